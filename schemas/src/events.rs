@@ -1,0 +1,205 @@
+//! The facts in the journal. Each is decided by one actor alone and may be folded by any.
+//!
+//! | type | decided by | folded by |
+//! |---|---|---|
+//! | `run.started` `run.cancelling` `run.finished` | DAG tracker | artifact store, pool manager, arbitration |
+//! | `step.committed` `step.failed` | DAG tracker | pool manager, arbitration, artifact store |
+//! | `attempt.started` `attempt.stopped` | pool manager | DAG tracker |
+//! | `worker.requested` `worker.started` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
+//! | `lease.granted` `lease.released` | arbitration | pool manager |
+//!
+//! Stored as msgpack named maps with type and version; a field is only ever added, with a default.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::DeathCertificate;
+use crate::error::Error;
+use crate::flow::{EnvironmentSpec, FlowSpec};
+use crate::ids::{Attempt, EffectId, EnvironmentId, Fence, LeaseId, RunId, TaskId, TaskRef, Tenant, WorkerId};
+use crate::payload::Payload;
+use crate::view::RunState;
+
+/// A fact. `KIND` is its stored type, `VERSION` the version of its stored form.
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    const KIND: &'static str;
+    const VERSION: u16 = 1;
+}
+
+macro_rules! event {
+    ($name:ident, $kind:literal) => {
+        impl Event for $name {
+            const KIND: &'static str = $kind;
+        }
+    };
+}
+
+/// A run was accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunStarted {
+    pub run: RunId,
+    pub flow: FlowSpec,
+    /// Defaults of the flow with what the caller set.
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    pub seed: u64,
+    pub content: String,
+    pub environment: EnvironmentId,
+    pub tenant: Tenant,
+    /// The caller's idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idem: Option<String>,
+}
+event!(RunStarted, "run.started");
+
+/// Its cancellation was accepted: nothing of it starts or commits any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunCancelling {
+    pub run: RunId,
+    pub reason: String,
+}
+event!(RunCancelling, "run.cancelling");
+
+/// Every task of it is in a final state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunFinished {
+    pub run: RunId,
+    /// `succeeded`, `failed` or `cancelled`.
+    pub state: RunState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+}
+event!(RunFinished, "run.finished");
+
+/// An attempt was given to a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AttemptStarted {
+    pub run: RunId,
+    pub task: TaskId,
+    pub attempt: Attempt,
+    pub fence: Fence,
+    pub worker: WorkerId,
+    /// Only where the task asked for more than a worker's default lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
+    /// The DAG tracker's wish that this answers.
+    pub wish: EffectId,
+    /// Why this worker, and why now.
+    pub reason: String,
+}
+event!(AttemptStarted, "attempt.started");
+
+/// A worker stopped computing an attempt that was over already (timed out or cancelled): its slot is free.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AttemptStopped {
+    pub worker: WorkerId,
+    pub fence: Fence,
+}
+event!(AttemptStopped, "attempt.stopped");
+
+/// The one result of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StepCommitted {
+    pub run: RunId,
+    pub task: TaskId,
+    pub attempt: Attempt,
+    pub fence: Fence,
+    pub worker: WorkerId,
+    pub output: Payload,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
+}
+event!(StepCommitted, "step.committed");
+
+/// An attempt ended without a result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StepFailed {
+    pub run: RunId,
+    pub task: TaskId,
+    pub attempt: Attempt,
+    pub fence: Fence,
+    pub worker: WorkerId,
+    pub error: Error,
+    /// The worker itself reported it and is free again; otherwise (time-out) it must still be stopped.
+    pub released: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
+}
+event!(StepFailed, "step.failed");
+
+/// A worker was asked for. Its process is an effect of this; `worker.ready` is not journaled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerRequested {
+    pub worker: WorkerId,
+    pub environment: EnvironmentId,
+}
+event!(WorkerRequested, "worker.requested");
+
+/// A worker's process exists: enough to find it again after a crash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerStarted {
+    pub worker: WorkerId,
+    pub pid: u32,
+    /// In clock ticks since boot, from /proc/PID/stat: with the pid it names one process.
+    pub start_ticks: u64,
+    pub boot_id: String,
+}
+event!(WorkerStarted, "worker.started");
+
+/// A worker is gone, and every attempt on it is lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerDied {
+    pub worker: WorkerId,
+    pub certificate: DeathCertificate,
+    /// The attempt that it takes along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
+    /// It was told to stop and nothing was lost.
+    #[serde(default)]
+    pub wanted: bool,
+}
+event!(WorkerDied, "worker.died");
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EnvironmentRequested {
+    pub environment: EnvironmentId,
+    pub spec: EnvironmentSpec,
+}
+event!(EnvironmentRequested, "environment.requested");
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EnvironmentReady {
+    pub environment: EnvironmentId,
+    /// The interpreter to start.
+    pub python: String,
+}
+event!(EnvironmentReady, "environment.ready");
+
+/// It cannot be built: what waits for it fails with these words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EnvironmentFailed {
+    pub environment: EnvironmentId,
+    pub error: Error,
+}
+event!(EnvironmentFailed, "environment.failed");
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseGranted {
+    pub lease: LeaseId,
+    pub task: TaskRef,
+    pub tenant: Tenant,
+    pub amounts: BTreeMap<String, u64>,
+    /// The pool manager's wish that this answers.
+    pub wish: EffectId,
+}
+event!(LeaseGranted, "lease.granted");
+
+/// Released without an attempt of its own having ended: the wish was withdrawn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseReleased {
+    pub lease: LeaseId,
+    pub reason: String,
+}
+event!(LeaseReleased, "lease.released");

@@ -1,0 +1,151 @@
+//! Flow files: the grammar of `flow.toml` (and of the same model in JSON, which Python's `@flow` writes).
+//!
+//! ```toml
+//! schema = "eclosion/flow/v1"
+//! name = "automl"
+//! code = "."                                # the root that modules are imported from, relative to this file
+//! result = "report"                         # whose output is the run's result; default: the only task nobody needs
+//!
+//! [environment]
+//! requirements = ["scikit-learn==1.9.1"]
+//! preload = ["numpy"]                       # imported once in the zygote
+//!
+//! [parameters]
+//! seed = 7                                  # a default; `--set seed=8` overrides it. `seed` also seeds the run
+//!
+//! [tasks.load]
+//! run = "steps:load"                        # module:qualname
+//! with = { path = "${param.data}" }
+//!
+//! [tasks.train]
+//! run = "steps:train"
+//! each = ["logistic", "forest"]             # a fan-out: a list, "${param.NAME}" or "${TASK}" whose output is a list
+//! with = { table = "${load}", model = "${item}" }
+//! retries = 2
+//! timeout = "2m"
+//! resources = { cpu = 1, memory = "1GiB" }
+//! ```
+//!
+//! A string that is exactly one `${…}` becomes the value itself, of whatever type; inside a longer string, parameters
+//! and items are filled in as text and task outputs are refused. `$${` stands for a literal `${`.
+//! References: `${param.NAME}`, `${item}`, `${TASK}` (for a fan-out: the list of its outputs, in order).
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The `schema` line of a flow file.
+pub const FLOW_SCHEMA: &str = "eclosion/flow/v1";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowSpec {
+    pub schema: String,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// In a file: relative to it. As submitted: absolute.
+    #[serde(default = "default_code")]
+    pub code: String,
+    /// The hash of every `.py` file below `code`; filled in by whoever submits.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub code_hash: String,
+    #[serde(default)]
+    pub environment: EnvironmentSpec,
+    #[serde(default)]
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    pub tasks: BTreeMap<String, TaskSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+}
+
+fn default_code() -> String {
+    ".".into()
+}
+
+/// What an environment is made from; its hash is its identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnvironmentSpec {
+    /// An interpreter, by path or by name on PATH. Default: `python3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python: Option<String>,
+    /// PEP 508 requirements. None: the interpreter is used as it is.
+    #[serde(default)]
+    pub requirements: Vec<String>,
+    /// Modules that the zygote imports before it forks. They may only be imported, never compute.
+    #[serde(default)]
+    pub preload: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// `module:qualname`.
+    pub run: String,
+    /// Keyword arguments; `${…}` are references.
+    #[serde(default)]
+    pub with: BTreeMap<String, serde_json::Value>,
+    /// A fan-out over a list: one instance of the task for each item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each: Option<serde_json::Value>,
+    /// Tasks that must have succeeded before, beside those that are referred to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+    /// How often an attempt that raised is tried again.
+    #[serde(default)]
+    pub retries: u32,
+    #[serde(default)]
+    pub backoff: Backoff,
+    /// `"30s"`, `"2m"`; none: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Beyond a worker's default lease (1 cpu): `cpu` as a number, `memory` as `"2GiB"` or bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    pub priority: Priority,
+}
+
+/// Waiting before the n-th retry: `initial · factorⁿ⁻¹`, at most `max`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Backoff {
+    #[serde(default = "Backoff::initial_ms")]
+    pub initial_ms: u64,
+    #[serde(default = "Backoff::factor")]
+    pub factor: f64,
+    #[serde(default = "Backoff::max_ms")]
+    pub max_ms: u64,
+}
+
+impl Backoff {
+    fn initial_ms() -> u64 {
+        1_000
+    }
+    fn factor() -> f64 {
+        2.0
+    }
+    fn max_ms() -> u64 {
+        100_000
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { initial_ms: Self::initial_ms(), factor: Self::factor(), max_ms: Self::max_ms() }
+    }
+}
+
+/// Served in this order; waiting tasks age upwards.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    Interactive,
+    #[default]
+    Normal,
+    Batch,
+}

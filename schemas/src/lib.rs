@@ -1,0 +1,27 @@
+//! What crosses a process: identifiers, errors, operations, events, flow files, the wire.
+//!
+//! This crate holds the kernel's own vocabulary and nothing else: an application brings its own operations and
+//! declares them with the same [`Operation`] trait. Everything here is data; nothing here performs anything.
+//!
+//! Reading order: [`ids`] (newtypes), [`error`] (what a refusal says), [`operation`] (the open table), [`ops`]
+//! (the kernel's operations), [`events`] (the facts in the journal), [`flow`] (flow files), [`payload`] (values
+//! between steps), [`certificate`] and [`pending`] (why), [`frame`] and [`codec`] (bytes), [`secret`].
+
+pub mod certificate;
+pub mod codec;
+pub mod error;
+pub mod events;
+pub mod flow;
+pub mod frame;
+pub mod ids;
+pub mod operation;
+pub mod ops;
+pub mod payload;
+pub mod pending;
+pub mod secret;
+pub mod view;
+
+pub use error::{Code, Error, Retry};
+pub use ids::*;
+pub use operation::{Durability, Operation, Role};
+pub use payload::{Part, Payload};

@@ -1,0 +1,129 @@
+//! Artifacts: outputs of steps, by name and by content. Served by the artifact store; `artifact.stage` and
+//! `artifact.open` are served to a worker by its own holder, as they pass descriptors.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::operation;
+use crate::ids::{Digest, RunId};
+use crate::operation::Spec;
+use crate::payload::Payload;
+use crate::view::ArtifactView;
+
+pub const ADDRESS: &str = "/artifacts";
+
+/// Worker to kernel: `artifact.stage {bytes}` → `{stage}` and one descriptor, open for writing, preallocated.
+pub const STAGE: &str = "artifact.stage";
+/// Worker to kernel: `artifact.open {digest}` → `{bytes}` and one descriptor, open for reading.
+pub const OPEN: &str = "artifact.open";
+
+pub(super) fn all() -> Vec<Spec> {
+    vec![Spec::of::<List>(), Spec::of::<Get>(), Spec::of::<Verify>(), Spec::of::<Lineage>()]
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StageRequest {
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StageReply {
+    pub stage: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OpenRequest {
+    pub digest: Digest,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OpenReply {
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// Names that start with this.
+    #[serde(default)]
+    pub prefix: String,
+    #[serde(default = "thousand")]
+    pub limit: u32,
+}
+
+fn thousand() -> u32 {
+    1000
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListReply {
+    pub artifacts: Vec<ArtifactView>,
+    pub cut: u64,
+}
+
+operation!(List {
+    request: ListRequest, reply: ListReply, name: "artifact.list", address: ADDRESS, role: View, durability: Call,
+    doc: "Lists artifacts by name.", example: ListRequest { run: None, prefix: String::new(), limit: 1000 },
+});
+
+/// By `name` (newest version, or `name@version`) or by digest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GetRequest {
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GetReply {
+    pub artifact: ArtifactView,
+    /// The value as it was committed; bytes of its parts come as items before this.
+    pub payload: Payload,
+}
+
+/// A piece of a part, verified against its digest before the first piece was sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Piece {
+    pub part: u32,
+    #[serde(with = "serde_bytes")]
+    #[schemars(with = "Vec<u8>", extend("format" = "binary", "type" = "string", "items" = null))]
+    pub bytes: Vec<u8>,
+}
+
+operation!(Get {
+    request: GetRequest, reply: GetReply, item: Piece, name: "artifact.get", address: ADDRESS, role: View,
+    durability: Call, doc: "Fetches an artifact, verified.", example: GetRequest { name: "7k2m4q9d/report".into() },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VerifyRequest {
+    /// Every artifact, if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VerifyReply {
+    pub checked: u64,
+    pub bytes: u64,
+    /// Digests whose file is missing or differs; differing files were moved to quarantine.
+    pub bad: Vec<Digest>,
+}
+
+operation!(Verify {
+    request: VerifyRequest, reply: VerifyReply, name: "artifact.verify", address: ADDRESS, role: Operate,
+    durability: Call, doc: "Reads artifacts and compares them with their names.", example: VerifyRequest { name: None },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LineageReply {
+    /// What it was made from, nearest first.
+    pub inputs: Vec<ArtifactView>,
+    /// What was made from it.
+    pub outputs: Vec<ArtifactView>,
+}
+
+operation!(Lineage {
+    request: GetRequest, reply: LineageReply, name: "artifact.lineage", address: ADDRESS, role: View,
+    durability: Call, doc: "Shows what an artifact was made from, and what was made from it.",
+    example: GetRequest { name: "7k2m4q9d/report".into() },
+});

@@ -1,0 +1,141 @@
+//! The kernel itself: status, the actor tree, the table of operations, subscriptions, stopping.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::operation;
+use crate::ids::{Epoch, Seq};
+use crate::operation::Spec;
+use crate::view::ActorRow;
+
+pub const ADDRESS: &str = "/kernel";
+
+pub(super) fn all() -> Vec<Spec> {
+    vec![
+        Spec::of::<Ping>(),
+        Spec::of::<Status>(),
+        Spec::of::<Tree>(),
+        Spec::of::<Describe>(),
+        Spec::of::<Stop>(),
+        Spec::of::<Subscribe>(),
+    ]
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Empty {}
+
+operation!(Ping {
+    request: Empty, reply: Empty, name: "kernel.ping", address: ADDRESS, role: View, durability: Call,
+    doc: "Answers.", example: Empty {},
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusReply {
+    pub instance: String,
+    pub version: String,
+    pub pid: u32,
+    pub epoch: Epoch,
+    pub uptime_ms: u64,
+    /// `starting`, `ready`, `read_only` or `draining`.
+    pub state: String,
+    pub appended: Seq,
+    pub written: Seq,
+    pub synced: Seq,
+    pub state_dir: String,
+    pub rss_bytes: u64,
+    pub findings: Vec<String>,
+}
+
+operation!(Status {
+    request: Empty, reply: StatusReply, name: "kernel.status", address: ADDRESS, role: View, durability: Call,
+    doc: "Shows the kernel's state, journal marks and findings.", example: Empty {},
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TreeReply {
+    /// Parents before their children.
+    pub actors: Vec<ActorRow>,
+}
+
+operation!(Tree {
+    request: Empty, reply: TreeReply, name: "kernel.tree", address: ADDRESS, role: View, durability: Call,
+    doc: "Shows every actor.", example: Empty {},
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DescribeRequest {
+    /// One operation; all, if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DescribeReply {
+    /// Each with name, address, role, durability, since, doc, example and the JSON Schemas of request, reply and item.
+    pub operations: Vec<serde_json::Value>,
+}
+
+operation!(Describe {
+    request: DescribeRequest, reply: DescribeReply, name: "kernel.describe", address: ADDRESS, role: View,
+    durability: Call, doc: "Describes the operations that this kernel knows.", example: DescribeRequest { name: None },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StopRequest {
+    /// End workers at once instead of letting them finish what is in hand.
+    #[serde(default)]
+    pub now: bool,
+}
+
+operation!(Stop {
+    request: StopRequest, reply: Empty, name: "kernel.stop", address: ADDRESS, role: Admin, durability: Call,
+    mutates: true, doc: "Stops the kernel. Unfinished runs go on at its next start.", example: StopRequest { now: false },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SubscribeRequest {
+    /// `run/7k2m4q9d/**`; `*` is one chunk, `**` the tail.
+    pub filter: String,
+    #[serde(default)]
+    pub on_full: OnFull,
+}
+
+/// What happens when a subscriber does not keep up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// Drop the oldest and say how many.
+    #[default]
+    Gap,
+    /// Keep the newest of each subject.
+    Latest,
+    /// End the subscription with `slow_consumer`.
+    Close,
+    /// Make the publisher wait; for workers only.
+    Block,
+}
+
+/// One item of a subscription.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "tag", rename_all = "snake_case")]
+pub enum Delivery {
+    /// The first item: subscribed, as of this position.
+    #[schemars(title = "DeliveryAcknowledged")]
+    Acknowledged { epoch: Epoch, seq: Seq },
+    /// A retained state, before any change.
+    #[schemars(title = "DeliverySnapshot")]
+    Snapshot { subject: String, epoch: Epoch, seq: Seq, value: serde_json::Value },
+    #[schemars(title = "DeliverySnapshotEnd")]
+    SnapshotEnd {},
+    #[schemars(title = "DeliveryChange")]
+    Change { subject: String, epoch: Epoch, seq: Seq, value: serde_json::Value },
+    /// This many were dropped here.
+    #[schemars(title = "DeliveryGap")]
+    Gap { dropped: u64 },
+}
+
+operation!(Subscribe {
+    request: SubscribeRequest, reply: Empty, item: Delivery, name: "bus.subscribe", address: ADDRESS, role: View,
+    durability: Call, doc: "Subscribes: an acknowledgement, a snapshot of retained states, then changes.",
+    example: SubscribeRequest { filter: "run/**".into(), on_full: OnFull::Gap },
+});

@@ -1,0 +1,172 @@
+//! Workers and environments. Served by the pool manager.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::operation;
+use super::task::{Execute, example_fence, example_worker};
+use crate::certificate::Death;
+use crate::error::Error;
+use crate::flow::{EnvironmentSpec, Priority};
+use crate::ids::{EffectId, EnvironmentId, Fence, Tenant, Timestamp, WorkerId};
+use crate::operation::Spec;
+use crate::payload::Payload;
+use crate::view::{EnvironmentView, TaskReport, WorkerView};
+
+pub const ADDRESS: &str = "/pool";
+
+pub(super) fn all() -> Vec<Spec> {
+    vec![
+        Spec::of::<Dispatch>(),
+        Spec::of::<Withdraw>(),
+        Spec::of::<WorkerUp>(),
+        Spec::of::<WorkerDown>(),
+        Spec::of::<WorkerIdle>(),
+        Spec::of::<EnvironmentBuilt>(),
+        Spec::of::<Status>(),
+        Spec::of::<Call>(),
+    ]
+}
+
+/// The DAG tracker's wish that an attempt be started. `execute.attempt` and `execute.fence` are filled in by the pool
+/// manager, which decides them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Wish {
+    pub id: EffectId,
+    pub execute: Execute,
+    pub environment: EnvironmentId,
+    pub spec: EnvironmentSpec,
+    pub tenant: Tenant,
+    pub priority: Priority,
+    pub ready_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DispatchRequest {
+    pub wishes: Vec<Wish>,
+}
+
+/// Taken: the incarnation that said so holds it until it is answered by `attempt.started` or withdrawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Taken {}
+
+operation!(Dispatch {
+    request: DispatchRequest, reply: Taken, name: "pool.dispatch", address: ADDRESS, role: Service,
+    durability: Call, mutates: true, doc: "Wishes that attempts be started. The same wish again changes nothing.",
+    example: DispatchRequest { wishes: Vec::new() },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WithdrawRequest {
+    pub wishes: Vec<EffectId>,
+}
+
+operation!(Withdraw {
+    request: WithdrawRequest, reply: Taken, name: "pool.withdraw", address: ADDRESS, role: Service,
+    durability: Call, mutates: true, doc: "Takes wishes back that no attempt has answered.",
+    example: WithdrawRequest { wishes: Vec::new() },
+});
+
+/// A worker's holder has its connection: newly started, or of an earlier kernel and adopted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerUpRequest {
+    pub worker: WorkerId,
+    pub pid: u32,
+    pub start_ticks: u64,
+    pub boot_id: String,
+    /// What it says it is computing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Fence>,
+}
+
+operation!(WorkerUp {
+    request: WorkerUpRequest, reply: Taken, name: "pool.worker_up", address: ADDRESS, role: Service,
+    durability: Process, mutates: true, doc: "Reports that a worker is attached.",
+    example: WorkerUpRequest { worker: example_worker(), pid: 4242, start_ticks: 1, boot_id: "b".into(), running: None },
+});
+
+/// A worker is gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerDownRequest {
+    pub worker: WorkerId,
+    pub death: Death,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_memory_bytes: Option<u64>,
+    #[serde(default)]
+    pub last_lines: Vec<String>,
+}
+
+operation!(WorkerDown {
+    request: WorkerDownRequest, reply: Taken, name: "pool.worker_down", address: ADDRESS, role: Service,
+    durability: Process, mutates: true, doc: "Reports that a worker is gone.",
+    example: WorkerDownRequest { worker: example_worker(), death: Death::Exited { code: 1 }, peak_rss_bytes: None, free_memory_bytes: None, last_lines: Vec::new() },
+});
+
+/// A worker has stopped computing an attempt whose end the DAG tracker had decided before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerIdleRequest {
+    pub worker: WorkerId,
+    pub fence: Fence,
+}
+
+operation!(WorkerIdle {
+    request: WorkerIdleRequest, reply: Taken, name: "pool.worker_idle", address: ADDRESS, role: Service,
+    durability: Process, mutates: true, doc: "Reports that a worker stopped computing a stale attempt.",
+    example: WorkerIdleRequest { worker: example_worker(), fence: example_fence() },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EnvironmentBuiltRequest {
+    pub environment: EnvironmentId,
+    /// The interpreter, or why it cannot be built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+}
+
+operation!(EnvironmentBuilt {
+    request: EnvironmentBuiltRequest, reply: Taken, name: "pool.environment_built", address: ADDRESS, role: Service,
+    durability: Process, mutates: true, doc: "Reports that an environment was built, or why not.",
+    example: EnvironmentBuiltRequest { environment: example_environment(), python: Some("/usr/bin/python3".into()), error: None },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusRequest {}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusReply {
+    pub workers: Vec<WorkerView>,
+    pub environments: Vec<EnvironmentView>,
+    pub workers_max: u32,
+    /// Wishes not answered yet.
+    pub waiting: u32,
+}
+
+operation!(Status {
+    request: StatusRequest, reply: StatusReply, name: "pool.status", address: ADDRESS, role: View, durability: Call,
+    doc: "Shows workers, environments and what waits.", example: StatusRequest {},
+});
+
+/// One call of a Python function that is not part of a run and not journaled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallRequest {
+    pub function: String,
+    pub code: String,
+    #[serde(default)]
+    pub environment: EnvironmentSpec,
+    /// Keyword arguments as one msgpack map.
+    pub arguments: Payload,
+}
+
+operation!(Call {
+    request: CallRequest, reply: Payload, item: TaskReport, name: "pool.call", address: ADDRESS, role: Operate,
+    durability: Call, mutates: true, doc: "Calls a Python function on a warm worker; nothing is journaled.",
+    example: CallRequest { function: "math:sqrt".into(), code: "/".into(), environment: EnvironmentSpec::default(), arguments: Payload::default() },
+});
+
+fn example_environment() -> EnvironmentId {
+    "0f3a".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
+}

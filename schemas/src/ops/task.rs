@@ -1,0 +1,113 @@
+//! Attempts. What the kernel asks of a worker (`task.execute`), and what a worker's holder asks of the DAG tracker
+//! (`step.commit`, `step.fail`).
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::operation;
+use super::run::{ADDRESS, example_run};
+use crate::error::Error;
+use crate::ids::{Attempt, Epoch, Fence, RunId, TaskId, WorkerId};
+use crate::operation::Spec;
+use crate::payload::Payload;
+use crate::view::TaskReport;
+
+pub(super) fn all() -> Vec<Spec> {
+    vec![Spec::of::<Commit>(), Spec::of::<Fail>()]
+}
+
+/// One attempt, as it is sent to a worker: the request of `task.execute`. Its items are [`TaskReport`]s, its reply a
+/// [`Payload`] whose new parts name a `stage`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Execute {
+    pub run: RunId,
+    pub task: TaskId,
+    pub attempt: Attempt,
+    pub fence: Fence,
+    /// `module:qualname`.
+    pub function: String,
+    /// Where modules are imported from, absolute.
+    pub code: String,
+    pub code_hash: String,
+    pub arguments: BTreeMap<String, Argument>,
+    /// From (run seed, task): the same in every attempt.
+    pub seed: u64,
+    pub idempotency_key: String,
+    /// None: no limit. The kernel enforces it; the worker only shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// What the attempt holds: `cpu` in cores, `memory` in bytes.
+    #[serde(default)]
+    pub lease: BTreeMap<String, u64>,
+}
+
+/// One keyword argument.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "tag", rename_all = "snake_case")]
+pub enum Argument {
+    #[schemars(title = "ArgumentValue")]
+    Value { payload: Payload },
+    /// The outputs of a fan-out, in order.
+    #[schemars(title = "ArgumentList")]
+    List { payloads: Vec<Payload> },
+}
+
+/// The name of the operation that a worker serves.
+pub const EXECUTE: &str = "task.execute";
+/// What a worker's stream carries before its reply.
+pub type ExecuteItem = TaskReport;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CommitRequest {
+    pub run: RunId,
+    pub task: TaskId,
+    pub fence: Fence,
+    pub worker: WorkerId,
+    /// Every part names its digest.
+    pub output: Payload,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CommitReply {
+    Committed,
+    /// The same fence committed before.
+    AlreadyCommitted,
+    /// Another fence is current, or the task is over: the result is dropped.
+    Stale,
+}
+
+operation!(Commit {
+    request: CommitRequest, reply: CommitReply, name: "step.commit", address: ADDRESS, role: Worker,
+    durability: Process, mutates: true, doc: "Commits the result of an attempt under its fence.",
+    example: CommitRequest { run: example_run(), task: example_task(), fence: example_fence(), worker: example_worker(), output: Payload::default() },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FailRequest {
+    pub run: RunId,
+    pub task: TaskId,
+    pub fence: Fence,
+    pub worker: WorkerId,
+    pub error: Error,
+}
+
+operation!(Fail {
+    request: FailRequest, reply: CommitReply, name: "step.fail", address: ADDRESS, role: Worker,
+    durability: Process, mutates: true, doc: "Reports that an attempt ended without a result.",
+    example: FailRequest { run: example_run(), task: example_task(), fence: example_fence(), worker: example_worker(), error: Error::internal("task.raised", "boom") },
+});
+
+pub(super) fn example_task() -> TaskId {
+    "train[0]".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
+}
+
+pub(super) fn example_worker() -> WorkerId {
+    "w-1-1".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
+}
+
+pub(super) fn example_fence() -> Fence {
+    Fence { epoch: Epoch(1), counter: 1 }
+}

@@ -1,0 +1,67 @@
+//! Values between steps.
+//!
+//! A payload is a msgpack body with, beside it, the parts that were too large to ride along: arrays, tables, files.
+//! In the body a part is the msgpack extension type 1 whose data is the part's index as a big-endian u32. Inline is
+//! at most [`INLINE_BYTES_MAX`] in sum per step; a larger body becomes part 0 itself.
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Digest;
+
+/// What rides inside the committing record; a file per result would cost more than the record.
+pub const INLINE_BYTES_MAX: usize = 32 * 1024;
+/// The msgpack extension type that stands in a body for one of its parts.
+pub const PART_EXTENSION: i8 = 1;
+
+/// A value as it travels.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Payload {
+    /// msgpack.
+    #[serde(with = "serde_bytes_bytes")]
+    #[schemars(with = "Vec<u8>", extend("format" = "binary", "type" = "string", "items" = null))]
+    pub body: Bytes,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+impl Payload {
+    /// Encodes a plain value as an inline payload.
+    #[must_use]
+    pub fn of<T: Serialize>(value: &T) -> Self {
+        Self { body: rmp_serde::to_vec_named(value).unwrap_or_default().into(), parts: Vec::new() }
+    }
+}
+
+/// A large piece of a value: a file in the artifact store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Part {
+    /// The content's name; empty while a worker names it by `stage` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The token of `artifact.stage`, until the kernel has hashed the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<u64>,
+    pub bytes: u64,
+    /// `npy`, `arrow`, `msgpack`, `bytes` or `file`.
+    pub codec: String,
+    /// The file name that a `file` part had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// `bytes::Bytes` as a msgpack bin, never as an array of integers.
+mod serde_bytes_bytes {
+    use bytes::Bytes;
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_bytes::serialize(bytes.as_ref(), serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let buffer: serde_bytes::ByteBuf = serde_bytes::deserialize(deserializer)?;
+        Ok(Bytes::from(buffer.into_vec()))
+    }
+}

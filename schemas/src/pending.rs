@@ -1,0 +1,40 @@
+//! Why something waits: the pending reason. It names actual holders.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{EnvironmentId, LeaseId, TaskId, TaskRef, Timestamp, WorkerId};
+
+/// Who holds what a waiting task needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Holder {
+    pub lease: LeaseId,
+    pub task: TaskRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    pub amount: u64,
+    pub since: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "tag", rename_all = "snake_case")]
+pub enum PendingReason {
+    /// Tasks that it needs are not finished.
+    #[schemars(title = "PendingUpstream")]
+    Upstream { tasks: Vec<TaskId> },
+    /// Its environment is being built.
+    #[schemars(title = "PendingEnvironment")]
+    Environment { environment: EnvironmentId, doing: String },
+    /// All workers of its pool are busy.
+    #[schemars(title = "PendingWorker")]
+    Worker { busy: Vec<WorkerId>, max: u32, ahead: u32 },
+    /// A resource is held by others.
+    #[schemars(title = "PendingResource")]
+    Resource { resource: String, needs: u64, free: u64, capacity: u64, holders: Vec<Holder> },
+    /// It failed and waits before the next attempt.
+    #[schemars(title = "PendingBackoff")]
+    Backoff { until: Timestamp, failures: u32, last_error: String },
+    /// The workers of an earlier kernel are being asked whether they still compute it.
+    #[schemars(title = "PendingAdoption")]
+    Adoption { worker: WorkerId },
+}

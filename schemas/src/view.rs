@@ -1,0 +1,231 @@
+//! What readers see: of a run, a task, a worker, a lease, an actor.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::DeathCertificate;
+use crate::error::Error;
+use crate::ids::{
+    Attempt, Digest, EnvironmentId, Fence, Incarnation, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant, Timestamp,
+    WorkerId,
+};
+use crate::payload::Payload;
+use crate::pending::PendingReason;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Running,
+    Cancelling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl RunState {
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, RunState::Succeeded | RunState::Failed | RunState::Cancelled)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Tasks that it needs are not finished.
+    Waiting,
+    /// Wished for; no attempt has started.
+    Ready,
+    Running,
+    /// Failed, and waits before the next attempt.
+    Backoff,
+    Succeeded,
+    Failed,
+    Cancelled,
+    /// Never started, because a task that it needs failed or the run was cancelled.
+    Skipped,
+}
+
+/// The head of a run, without its tasks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunView {
+    pub run: RunId,
+    pub flow: String,
+    pub state: RunState,
+    pub tenant: Tenant,
+    pub seed: u64,
+    /// The hash of flow, code, environment, parameters and seed.
+    pub content: String,
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    pub started_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// Tasks by state, so that a list needs no tasks.
+    pub counts: BTreeMap<TaskState, u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+    /// The output of the result task, once succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Payload>,
+    /// The journal position that this view reflects.
+    pub seq: Seq,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskView {
+    pub run: RunId,
+    pub task: TaskId,
+    pub function: String,
+    pub state: TaskState,
+    pub attempt: Attempt,
+    pub failures: u32,
+    /// Workers lost under it.
+    pub lost: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<DeathCertificate>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PendingReason>,
+    pub needs: Vec<TaskId>,
+    pub seq: Seq,
+}
+
+/// Progress and metrics of a running attempt; published, never journaled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "tag", rename_all = "snake_case")]
+pub enum TaskReport {
+    #[schemars(title = "ReportProgress")]
+    Progress {
+        done: f64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        total: Option<f64>,
+        #[serde(default)]
+        text: String,
+    },
+    #[schemars(title = "ReportMetric")]
+    Metric {
+        name: String,
+        value: f64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<i64>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    Starting,
+    Idle,
+    Busy,
+    Stopping,
+    /// Of an earlier kernel, not attached yet.
+    Adopting,
+    Dead,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerView {
+    pub worker: WorkerId,
+    pub environment: EnvironmentId,
+    pub state: WorkerState,
+    pub pid: u32,
+    pub since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
+    pub finished: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<DeathCertificate>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EnvironmentState {
+    Building,
+    Ready,
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EnvironmentView {
+    pub environment: EnvironmentId,
+    pub state: EnvironmentState,
+    pub requirements: Vec<String>,
+    /// What it is doing, in the builder's words.
+    #[serde(default)]
+    pub doing: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseView {
+    pub lease: LeaseId,
+    pub task: TaskRef,
+    pub tenant: Tenant,
+    pub amounts: BTreeMap<String, u64>,
+    pub since: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ArtifactView {
+    pub name: String,
+    pub version: u32,
+    pub run: RunId,
+    pub task: TaskId,
+    /// Absent for an inline value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    pub bytes: u64,
+    pub codec: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    pub created_at: Timestamp,
+    pub seq: Seq,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorState {
+    Starting,
+    Ready,
+    Busy,
+    Stuck,
+    Paused,
+    Draining,
+    Backoff,
+    Failed,
+    Stopped,
+}
+
+/// One row of `eclosion tree`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ActorRow {
+    pub address: String,
+    pub state: ActorState,
+    pub incarnation: Incarnation,
+    /// Restarts inside the window that the budget counts.
+    pub restarts: u32,
+    pub restarts_max: u32,
+    pub window_ms: u64,
+    pub depth: u64,
+    pub capacity: u64,
+    pub handled: u64,
+    pub dead_letters: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
