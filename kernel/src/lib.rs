@@ -1,1 +1,7 @@
+//! Bus, supervision, journal and views for somebody's actors. Names no subsystem, transport, path or language.
+//!
+//! Reading order: [`core`] (the pure shape of a journaled actor), [`journal`] (facts and marks), [`engine`] (drives a
+//! core without I/O), `shell` (the same under tokio and ractor), `supervision`, `kernel`.
 
+pub mod core;
+pub mod journal;

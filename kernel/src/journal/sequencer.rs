@@ -1,0 +1,453 @@
+//! The order of facts, and what waits for them: sequencer and release queue.
+//!
+//! Every actor appends here, at memory speed: the record gets its seq, stands in the tail, and the actor goes on. The
+//! writer takes the tail in batches and reports `written`; the syncer reports `synced`. Whatever must not be seen
+//! before its mark is *held* here with the seq it depends on: replies, publications, views, effects. It is held by the
+//! journal and not by the actor's incarnation, so a panic between append and release loses nothing.
+//!
+//! ```text
+//! append ──► appended ──writer──► written ──syncer──► synced
+//!   │            release: effects, in-process views   release: replies, what clients see
+//!   └─ behind?  returns the foreign records instead; the actor folds them and decides again
+//! any failure ──► poisoned: held things resolve as lost, appends are refused, until the next start
+//! ```
+//!
+//! Invariants: (1) seq is gapless and never reused. (2) `synced ≤ written ≤ appended`. (3) A held thing is released
+//! exactly once: with `Ok` when its mark has reached its seq, with [`Lost`] when the journal was poisoned first.
+//! (4) Append is a compare: it succeeds only if the actor has folded every record of its kinds. (5) The tail keeps
+//! what is not written, and what a registered folder has not folded, up to [`TAIL_RECORDS_MAX`] (older ones are read
+//! from the store).
+//!
+//! It neither blocks nor does I/O, so the simulation uses it as it is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use eclosion_schemas::error::{Code, Error};
+use eclosion_schemas::{EffectId, Epoch, Seq, Timestamp};
+
+use super::record::{EVENT_BYTES_MAX, Record, Stored};
+use super::store::{Opened, Reader};
+use crate::core::AnyEvent;
+
+/// Records kept in memory for folders that are behind; older ones are read from the store.
+pub const TAIL_RECORDS_MAX: usize = 65_536;
+/// Records that may wait for the writer; above it, appends are refused until it has caught up.
+pub const UNWRITTEN_RECORDS_MAX: usize = 1_048_576;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// Survives SIGKILL of the kernel.
+    Written,
+    /// Survives a power cut.
+    Synced,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks {
+    pub appended: Seq,
+    pub written: Seq,
+    pub synced: Seq,
+}
+
+/// The journal was poisoned before the mark was reached: it may or may not have happened.
+#[derive(Debug, Clone)]
+pub struct Lost(pub Arc<str>);
+
+impl Lost {
+    #[must_use]
+    pub fn error(&self) -> Error {
+        Error::new(Code::Unknown, "journal.poisoned", format!("the outcome is not known: {}", self.0))
+            .help("eclosion status; then stop the kernel, mend the disk, and start it again")
+    }
+}
+
+type Release = Box<dyn FnOnce(Result<(), Lost>) + Send>;
+
+/// What to append, and what the appender has seen.
+#[derive(Debug)]
+pub struct Append<'a> {
+    pub events: Vec<AnyEvent>,
+    pub at: Timestamp,
+    pub cause: Option<EffectId>,
+    /// Up to where the appender has folded the kinds in `folds`.
+    pub folded: Seq,
+    pub folds: &'a [&'a str],
+}
+
+#[derive(Debug)]
+pub enum AppendError {
+    /// Fold these first, and decide again.
+    Behind(Vec<Arc<Record>>),
+    Refused(Error),
+}
+
+struct Inner {
+    epoch: Epoch,
+    marks: Marks,
+    /// Oldest first; consecutive seqs ending with `marks.appended`.
+    tail: VecDeque<Arc<Record>>,
+    last_of_kind: BTreeMap<&'static str, Seq>,
+    held: [BTreeMap<(Seq, u64), Release>; 2],
+    tickets: u64,
+    poisoned: Option<Arc<str>>,
+    closed: bool,
+    reader: Option<Arc<dyn Reader>>,
+}
+
+/// Cheap to share; see the head of this file.
+pub struct Journal {
+    inner: Mutex<Inner>,
+    /// The writer sleeps here.
+    unwritten: Condvar,
+    /// The syncer sleeps here.
+    unsynced: Condvar,
+    /// Who wants to know that something was appended.
+    listeners: Mutex<Vec<Listener>>,
+}
+
+struct Listener {
+    kinds: Vec<&'static str>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Journal {
+    /// A journal that goes on where `opened` ends.
+    #[must_use]
+    pub fn new(opened: Opened, reader: Option<Arc<dyn Reader>>) -> Self {
+        let marks = Marks { appended: opened.last, written: opened.last, synced: opened.last };
+        let inner = Inner {
+            epoch: opened.epoch,
+            marks,
+            tail: VecDeque::new(),
+            last_of_kind: BTreeMap::new(),
+            held: [BTreeMap::new(), BTreeMap::new()],
+            tickets: 0,
+            poisoned: None,
+            closed: false,
+            reader,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            unwritten: Condvar::new(),
+            unsynced: Condvar::new(),
+            listeners: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing in a critical section can be left half done: each ends by plain assignments.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.lock().epoch
+    }
+
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        self.lock().marks
+    }
+
+    /// Why it is read-only, if it is.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<Arc<str>> {
+        self.lock().poisoned.clone()
+    }
+
+    /// Calls `wake` after every append of one of `kinds`. It must be quick and must not call back.
+    pub fn listen(&self, kinds: &[&'static str], wake: impl Fn() + Send + Sync + 'static) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.push(Listener { kinds: kinds.to_vec(), wake: Box::new(wake) });
+    }
+
+    /// Appends in one step, or says what the caller has not folded yet.
+    ///
+    /// # Errors
+    /// [`AppendError::Behind`] hands over what to fold first. [`AppendError::Refused`]: `invalid` for an event above
+    /// [`EVENT_BYTES_MAX`], `unavailable` when the journal is poisoned or the writer far behind.
+    pub fn append(&self, append: &Append<'_>) -> Result<Vec<Arc<Record>>, AppendError> {
+        let bodies = encode(&append.events).map_err(AppendError::Refused)?;
+        let records = {
+            let mut inner = self.lock();
+            inner.admit().map_err(AppendError::Refused)?;
+            if inner.is_behind(append) {
+                drop(inner);
+                return Err(AppendError::Behind(self.after(append.folded, append.folds)));
+            }
+            inner.push(append, bodies)
+        };
+        self.unwritten.notify_one();
+        self.wake_listeners(&append.events);
+        Ok(records)
+    }
+
+    fn wake_listeners(&self, events: &[AnyEvent]) {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        for listener in listeners.iter() {
+            if events.iter().any(|event| listener.kinds.contains(&event.kind)) {
+                (listener.wake)();
+            }
+        }
+    }
+
+    /// The records of `kinds` after `folded`, from the tail or, where that does not reach back, from the store.
+    #[must_use]
+    pub fn after(&self, folded: Seq, kinds: &[&str]) -> Vec<Arc<Record>> {
+        let (mut found, start, reader) = {
+            let inner = self.lock();
+            let start = inner.tail.front().map_or(inner.marks.appended, |first| Seq(first.seq.0 - 1));
+            let wanted = inner.tail.iter().filter(|r| r.seq > folded && kinds.contains(&&*r.kind));
+            (wanted.cloned().collect::<Vec<_>>(), start, inner.reader.clone())
+        };
+        if folded < start
+            && let Some(reader) = reader
+        {
+            let mut older = Vec::new();
+            let read = reader.read(folded, kinds, &mut |record| {
+                if record.seq > start {
+                    return ControlFlow::Break(());
+                }
+                older.push(Arc::new(record));
+                ControlFlow::Continue(())
+            });
+            match read {
+                Ok(()) => {
+                    older.append(&mut found);
+                    found = older;
+                }
+                // Folding around a hole would be a wrong state; nothing can be decided any more.
+                Err(why) => self.poison(&format!("reading back: {why}")),
+            }
+        }
+        found
+    }
+
+    /// Runs `release` once `mark` has reached `seq`; at once, if it has already.
+    pub fn hold(&self, mark: Mark, seq: Seq, release: impl FnOnce(Result<(), Lost>) + Send + 'static) {
+        let outcome = {
+            let mut inner = self.lock();
+            if inner.reached(mark) >= seq {
+                Ok(())
+            } else if let Some(why) = &inner.poisoned {
+                Err(Lost(Arc::clone(why)))
+            } else {
+                inner.tickets += 1;
+                let key = (seq, inner.tickets);
+                inner.held[mark as usize].insert(key, Box::new(release));
+                if mark == Mark::Synced {
+                    self.unsynced.notify_one();
+                }
+                return;
+            }
+        };
+        release(outcome);
+    }
+
+    /// How many things are held, for each mark.
+    #[must_use]
+    pub fn held(&self) -> [usize; 2] {
+        let inner = self.lock();
+        [inner.held[0].len(), inner.held[1].len()]
+    }
+
+    /// The next records for the store, at most `max`; empty when everything is written.
+    #[must_use]
+    pub fn unwritten(&self, max: usize) -> Vec<Arc<Record>> {
+        self.lock().unwritten(max)
+    }
+
+    /// As [`Journal::unwritten`], waiting until there are some; `None` once closed and drained, or poisoned.
+    #[must_use]
+    pub fn wait_unwritten(&self, max: usize) -> Option<Vec<Arc<Record>>> {
+        let mut inner = self.lock();
+        loop {
+            if inner.poisoned.is_some() {
+                return None;
+            }
+            let batch = inner.unwritten(max);
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+            if inner.closed {
+                return None;
+            }
+            inner = self.unwritten.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until somebody holds something for a sync, or `idle` has passed with unsynced records; gives the seq to
+    /// sync up to. `None` once closed and synced, or poisoned.
+    #[must_use]
+    pub fn wait_unsynced(&self, idle: Duration) -> Option<Seq> {
+        let mut inner = self.lock();
+        let mut idled = false;
+        loop {
+            if inner.poisoned.is_some() {
+                return None;
+            }
+            let dirty = inner.marks.written > inner.marks.synced;
+            let wanted = inner.held[Mark::Synced as usize]
+                .first_key_value()
+                .is_some_and(|((seq, _), _)| *seq <= inner.marks.written);
+            if dirty && (wanted || idled || inner.closed) {
+                return Some(inner.marks.written);
+            }
+            if inner.closed && inner.marks.synced == inner.marks.appended {
+                return None;
+            }
+            let (guard, timeout) =
+                self.unsynced.wait_timeout(inner, idle).unwrap_or_else(PoisonError::into_inner);
+            inner = guard;
+            idled = timeout.timed_out();
+        }
+    }
+
+    /// The writer's report: everything up to `seq` is written.
+    pub fn mark_written(&self, seq: Seq) {
+        self.advance(Mark::Written, seq);
+        self.unsynced.notify_one();
+    }
+
+    /// The syncer's report: everything up to `seq` is synced.
+    pub fn mark_synced(&self, seq: Seq) {
+        self.advance(Mark::Synced, seq);
+    }
+
+    fn advance(&self, mark: Mark, seq: Seq) {
+        let released = {
+            let mut inner = self.lock();
+            match mark {
+                Mark::Written => inner.marks.written = inner.marks.written.max(seq),
+                Mark::Synced => inner.marks.synced = inner.marks.synced.max(seq).min(inner.marks.written),
+            }
+            inner.trim();
+            let reached = inner.reached(mark);
+            let later = inner.held[mark as usize].split_off(&(reached.next(), 0));
+            std::mem::replace(&mut inner.held[mark as usize], later)
+        };
+        for release in released.into_values() {
+            release(Ok(()));
+        }
+    }
+
+    /// Turns the journal read-only for good: what is held resolves as lost, in order.
+    pub fn poison(&self, why: &str) {
+        let (lost, why) = {
+            let mut inner = self.lock();
+            let why: Arc<str> = inner.poisoned.get_or_insert_with(|| why.into()).clone();
+            let held = std::mem::take(&mut inner.held);
+            (held, why)
+        };
+        tracing::error!(%why, "the journal is read-only");
+        self.unwritten.notify_all();
+        self.unsynced.notify_all();
+        for release in lost.into_iter().flat_map(BTreeMap::into_values) {
+            release(Err(Lost(Arc::clone(&why))));
+        }
+    }
+
+    /// Ends the waits of writer and syncer once everything is written and synced.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.unwritten.notify_all();
+        self.unsynced.notify_all();
+    }
+}
+
+impl Inner {
+    fn admit(&self) -> Result<(), Error> {
+        let unavailable = |reason: &str, message: String| Error::new(Code::Unavailable, reason, message);
+        if let Some(why) = &self.poisoned {
+            return Err(unavailable("journal.poisoned", format!("the journal is read-only: {why}"))
+                .help("eclosion status; then stop the kernel, mend the disk, and start it again"));
+        }
+        if self.closed {
+            return Err(unavailable("journal.closed", "the kernel is stopping".into()));
+        }
+        if (self.marks.appended.0 - self.marks.written.0) as usize >= UNWRITTEN_RECORDS_MAX {
+            return Err(unavailable("journal.behind", "the journal's writer is far behind".into())
+                .retry(eclosion_schemas::Retry::After { after_ms: 100 }));
+        }
+        Ok(())
+    }
+
+    fn is_behind(&self, append: &Append<'_>) -> bool {
+        append.folds.iter().any(|kind| self.last_of_kind.get(kind).is_some_and(|last| *last > append.folded))
+    }
+
+    fn push(&mut self, append: &Append<'_>, bodies: Vec<Vec<u8>>) -> Vec<Arc<Record>> {
+        let mut records = Vec::with_capacity(bodies.len());
+        for (event, body) in append.events.iter().zip(bodies) {
+            let seq = self.marks.appended.next();
+            self.marks.appended = seq;
+            self.last_of_kind.insert(event.kind, seq);
+            let stored = Stored {
+                seq,
+                epoch: self.epoch,
+                at: append.at,
+                kind: event.kind.into(),
+                version: event.version,
+                cause: append.cause,
+                body: body.into(),
+            };
+            let record = Arc::new(Record::with_value(stored, event.value()));
+            self.tail.push_back(Arc::clone(&record));
+            records.push(record);
+        }
+        records
+    }
+
+    fn reached(&self, mark: Mark) -> Seq {
+        match mark {
+            Mark::Written => self.marks.written,
+            Mark::Synced => self.marks.synced,
+        }
+    }
+
+    fn unwritten(&self, max: usize) -> Vec<Arc<Record>> {
+        let waiting = (self.marks.appended.0 - self.marks.written.0) as usize;
+        let from = self.tail.len().saturating_sub(waiting);
+        self.tail.range(from..).take(max).cloned().collect()
+    }
+
+    fn trim(&mut self) {
+        while self.tail.len() > TAIL_RECORDS_MAX
+            && self.tail.front().is_some_and(|first| first.seq <= self.marks.written)
+        {
+            self.tail.pop_front();
+        }
+    }
+}
+
+fn encode(events: &[AnyEvent]) -> Result<Vec<Vec<u8>>, Error> {
+    let mut bodies = Vec::with_capacity(events.len());
+    for event in events {
+        let body = event.encode()?;
+        if body.len() > EVENT_BYTES_MAX {
+            let message = format!("{} needs {} bytes, the limit is {EVENT_BYTES_MAX}", event.kind, body.len());
+            return Err(Error::invalid("event.too_large", message)
+                .help("return large values as arrays, bytes or files: they are stored beside the journal"));
+        }
+        bodies.push(body);
+    }
+    Ok(bodies)
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.lock();
+        f.debug_struct("Journal")
+            .field("epoch", &inner.epoch)
+            .field("marks", &inner.marks)
+            .field("poisoned", &inner.poisoned)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use eclosion_schemas::events::{Event, LeaseReleased};
+
+use super::*;
+
+fn journal() -> Journal {
+    Journal::new(Opened { epoch: Epoch(1), last: Seq(0) }, None)
+}
+
+fn released(reason: &str) -> AnyEvent {
+    LeaseReleased { lease: "l-1".parse().unwrap(), reason: reason.into() }.into()
+}
+
+fn append(journal: &Journal, folded: u64) -> Result<Vec<Arc<Record>>, AppendError> {
+    journal.append(&Append {
+        events: vec![released("done")],
+        at: Timestamp(1),
+        cause: None,
+        folded: Seq(folded),
+        folds: &[LeaseReleased::KIND],
+    })
+}
+
+#[test]
+fn releases_each_held_thing_once_at_its_own_mark() {
+    let journal = journal();
+    append(&journal, 0).unwrap();
+    let (written, synced) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    for (mark, count) in [(Mark::Written, &written), (Mark::Synced, &synced)] {
+        let count = Arc::clone(count);
+        journal.hold(mark, Seq(1), move |outcome| {
+            outcome.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    journal.mark_written(Seq(1));
+    assert_eq!((written.load(Ordering::Relaxed), synced.load(Ordering::Relaxed)), (1, 0));
+    journal.mark_synced(Seq(1));
+    journal.mark_synced(Seq(1));
+    assert_eq!((written.load(Ordering::Relaxed), synced.load(Ordering::Relaxed)), (1, 1));
+}
+
+#[test]
+fn an_append_from_behind_gets_what_it_has_not_folded() {
+    let journal = journal();
+    append(&journal, 0).unwrap();
+    let Err(AppendError::Behind(records)) = append(&journal, 0) else { panic!("it has not folded #1") };
+    assert_eq!(records.len(), 1);
+    assert!(append(&journal, 1).is_ok());
+    assert_eq!(journal.marks().appended, Seq(2));
+}
+
+#[test]
+fn a_poisoned_journal_loses_what_is_held_and_refuses_the_rest() {
+    let journal = journal();
+    append(&journal, 0).unwrap();
+    let lost = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&lost);
+    journal.hold(Mark::Synced, Seq(1), move |outcome| {
+        assert_eq!(outcome.unwrap_err().error().code, Code::Unknown);
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    journal.mark_written(Seq(1));
+    journal.poison("fdatasync: EIO");
+    assert_eq!(lost.load(Ordering::Relaxed), 1);
+    let Err(AppendError::Refused(error)) = append(&journal, 1) else { panic!("it is read-only") };
+    assert_eq!(error.reason, "journal.poisoned");
+}
+
+#[test]
+fn synced_never_overtakes_written() {
+    let journal = journal();
+    append(&journal, 0).unwrap();
+    journal.mark_synced(Seq(1));
+    assert_eq!(journal.marks().synced, Seq(0));
+}
+
+#[test]
+fn refuses_an_event_that_belongs_into_a_file() {
+    let journal = journal();
+    let events = vec![released(&"x".repeat(EVENT_BYTES_MAX))];
+    let outcome =
+        journal.append(&Append { events, at: Timestamp(1), cause: None, folded: Seq(0), folds: &[] });
+    let Err(AppendError::Refused(error)) = outcome else { panic!("too large") };
+    assert_eq!(error.reason, "event.too_large");
+    assert_eq!(journal.marks().appended, Seq(0));
+}
