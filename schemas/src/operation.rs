@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::codec;
 use crate::error::Error;
 
 /// Who may call.
@@ -142,9 +143,13 @@ impl Spec {
             since: O::SINCE,
             doc: O::DOC,
             decode_request: |bytes| {
-                let request: O::Request = rmp_serde::from_slice(bytes).map_err(|why| {
-                    Error::invalid("request.malformed", format!("the request of {} is malformed: {why}", O::NAME))
-                        .help(format!("eclosion describe {}", O::NAME))
+                let request: O::Request = codec::decode(bytes).map_err(|why| {
+                    Error::invalid(
+                        "request.malformed",
+                        format!("the request of {} is malformed: {why}", O::NAME),
+                    )
+                    .cause(why.reason())
+                    .help(format!("eclosion describe {}", O::NAME))
                 })?;
                 Ok(Box::new(request))
             },
@@ -162,7 +167,7 @@ fn encode_as<T: Serialize + 'static>(value: &(dyn Any + Send)) -> Result<Vec<u8>
     let value = value.downcast_ref::<T>().ok_or_else(|| {
         Error::internal("reply.type", format!("the value is not a {}", std::any::type_name::<T>()))
     })?;
-    rmp_serde::to_vec_named(value).map_err(|why| Error::internal("reply.encode", why.to_string()))
+    codec::encode(value).map_err(|why| Error::internal("reply.encode", why.to_string()))
 }
 
 /// The operations that one kernel knows.
