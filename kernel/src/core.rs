@@ -43,6 +43,8 @@ pub trait Core: Send + 'static {
         Vec::new()
     }
 
+    /// It may be asked again about the same command, when foreign records had to be folded first.
+    ///
     /// # Errors
     /// A refusal, as it is shown to the caller. Nothing has changed then.
     fn decide(
@@ -50,7 +52,7 @@ pub trait Core: Send + 'static {
         state: &Self::State,
         volatile: &mut Self::Volatile,
         reads: &Reads,
-        command: Self::Command,
+        command: &Self::Command,
         now: Timestamp,
     ) -> Result<Decision, Error>;
 
@@ -149,16 +151,27 @@ impl<E: Event> From<E> for AnyEvent {
 
 impl Debug for AnyEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AnyEvent").field("kind", &self.kind).field("version", &self.version).finish_non_exhaustive()
+        f.debug_struct("AnyEvent")
+            .field("kind", &self.kind)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 
 /// A row, or the rows under a prefix, of one of the actor's tables.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Query {
-    Get { table: &'static str, key: Vec<u8> },
+    Get {
+        table: &'static str,
+        key: Vec<u8>,
+    },
     /// At most `limit` rows whose key starts with `prefix`, in key order or backwards.
-    Scan { table: &'static str, prefix: Vec<u8>, newest_first: bool, limit: u32 },
+    Scan {
+        table: &'static str,
+        prefix: Vec<u8>,
+        newest_first: bool,
+        limit: u32,
+    },
 }
 
 /// Key and value.

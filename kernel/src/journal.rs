@@ -10,5 +10,5 @@ pub mod store;
 pub mod threads;
 
 pub use record::{EVENT_BYTES_MAX, Record, Stored};
-pub use sequencer::{Append, AppendError, Journal, Lost, Mark, Marks};
+pub use sequencer::{Append, AppendError, Behind, Journal, Lost, Mark, Marks};
 pub use store::{JournalStore, Opened, Projection, Reader, RowChange, Syncer};

@@ -4,4 +4,5 @@
 //! core without I/O), `shell` (the same under tokio and ractor), `supervision`, `kernel`.
 
 pub mod core;
+pub mod engine;
 pub mod journal;

@@ -78,10 +78,18 @@ pub struct Append<'a> {
     pub folds: &'a [&'a str],
 }
 
+/// What an actor has not folded yet.
+#[derive(Debug)]
+pub struct Behind {
+    pub records: Vec<Arc<Record>>,
+    /// Folding them brings it up to here.
+    pub head: Seq,
+}
+
 #[derive(Debug)]
 pub enum AppendError {
     /// Fold these first, and decide again.
-    Behind(Vec<Arc<Record>>),
+    Behind(Behind),
     Refused(Error),
 }
 
@@ -159,7 +167,8 @@ impl Journal {
         self.lock().poisoned.clone()
     }
 
-    /// Calls `wake` after every append of one of `kinds`. It must be quick and must not call back.
+    /// Calls `wake` after every append of one of `kinds`, and when the journal is poisoned. It must be quick and must
+    /// not call back.
     pub fn listen(&self, kinds: &[&'static str], wake: impl Fn() + Send + Sync + 'static) {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.push(Listener { kinds: kinds.to_vec(), wake: Box::new(wake) });
@@ -195,36 +204,48 @@ impl Journal {
         }
     }
 
-    /// The records of `kinds` after `folded`, from the tail or, where that does not reach back, from the store.
+    /// The records of `kinds` after `folded`, from the tail or, where that does not reach back, from the store; and the
+    /// seq up to which that is everything.
     #[must_use]
-    pub fn after(&self, folded: Seq, kinds: &[&str]) -> Vec<Arc<Record>> {
-        let (mut found, start, reader) = {
+    pub fn after(&self, folded: Seq, kinds: &[&str]) -> Behind {
+        let (found, start, head, reader) = {
             let inner = self.lock();
             let start = inner.tail.front().map_or(inner.marks.appended, |first| Seq(first.seq.0 - 1));
-            let wanted = inner.tail.iter().filter(|r| r.seq > folded && kinds.contains(&&*r.kind));
-            (wanted.cloned().collect::<Vec<_>>(), start, inner.reader.clone())
+            let skip = folded.0.saturating_sub(start.0) as usize;
+            let wanted = inner.tail.iter().skip(skip).filter(|record| kinds.contains(&&*record.kind));
+            (wanted.cloned().collect::<Vec<_>>(), start, inner.marks.appended, inner.reader.clone())
         };
-        if folded < start
-            && let Some(reader) = reader
-        {
-            let mut older = Vec::new();
-            let read = reader.read(folded, kinds, &mut |record| {
-                if record.seq > start {
-                    return ControlFlow::Break(());
-                }
-                older.push(Arc::new(record));
-                ControlFlow::Continue(())
-            });
-            match read {
-                Ok(()) => {
-                    older.append(&mut found);
-                    found = older;
-                }
-                // Folding around a hole would be a wrong state; nothing can be decided any more.
-                Err(why) => self.poison(&format!("reading back: {why}")),
+        match reader {
+            Some(reader) if folded < start => {
+                Behind { records: self.read_back(&*reader, folded, start, kinds, found), head }
             }
+            _ => Behind { records: found, head },
         }
-        found
+    }
+
+    /// What the store has of `(folded, start]`, before what the tail had.
+    fn read_back(
+        &self,
+        reader: &dyn Reader,
+        folded: Seq,
+        start: Seq,
+        kinds: &[&str],
+        mut tail: Vec<Arc<Record>>,
+    ) -> Vec<Arc<Record>> {
+        let mut records = Vec::new();
+        let read = reader.read(folded, kinds, &mut |record| {
+            if record.seq > start {
+                return ControlFlow::Break(());
+            }
+            records.push(Arc::new(record));
+            ControlFlow::Continue(())
+        });
+        if let Err(why) = read {
+            // Folding around a hole would be a wrong state; nothing can be decided any more.
+            self.poison(&format!("reading back: {why}"));
+        }
+        records.append(&mut tail);
+        records
     }
 
     /// Runs `release` once `mark` has reached `seq`; at once, if it has already.
@@ -340,10 +361,17 @@ impl Journal {
         let (lost, why) = {
             let mut inner = self.lock();
             let why: Arc<str> = inner.poisoned.get_or_insert_with(|| why.into()).clone();
+            // What was appended and never written has not happened.
+            let written = inner.marks.written;
+            inner.tail.retain(|record| record.seq <= written);
+            inner.marks.appended = written;
             let held = std::mem::take(&mut inner.held);
             (held, why)
         };
         tracing::error!(%why, "the journal is read-only");
+        for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            (listener.wake)();
+        }
         self.unwritten.notify_all();
         self.unsynced.notify_all();
         for release in lost.into_iter().flat_map(BTreeMap::into_values) {
@@ -429,7 +457,8 @@ fn encode(events: &[AnyEvent]) -> Result<Vec<Vec<u8>>, Error> {
     for event in events {
         let body = event.encode()?;
         if body.len() > EVENT_BYTES_MAX {
-            let message = format!("{} needs {} bytes, the limit is {EVENT_BYTES_MAX}", event.kind, body.len());
+            let message =
+                format!("{} needs {} bytes, the limit is {EVENT_BYTES_MAX}", event.kind, body.len());
             return Err(Error::invalid("event.too_large", message)
                 .help("return large values as arrays, bytes or files: they are stored beside the journal"));
         }

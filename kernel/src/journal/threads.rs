@@ -23,7 +23,11 @@ const IDLE_SYNC: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The failure that poisoned the journal.
-pub fn write(journal: &Journal, store: &mut dyn JournalStore, projections: &[Projection]) -> Result<(), Error> {
+pub fn write(
+    journal: &Journal,
+    store: &mut dyn JournalStore,
+    projections: &[Projection],
+) -> Result<(), Error> {
     let mut rows: Vec<RowChange> = Vec::new();
     while let Some(batch) = journal.wait_unwritten(BATCH_RECORDS_MAX) {
         rows.clear();

@@ -45,8 +45,8 @@ fn releases_each_held_thing_once_at_its_own_mark() {
 fn an_append_from_behind_gets_what_it_has_not_folded() {
     let journal = journal();
     append(&journal, 0).unwrap();
-    let Err(AppendError::Behind(records)) = append(&journal, 0) else { panic!("it has not folded #1") };
-    assert_eq!(records.len(), 1);
+    let Err(AppendError::Behind(behind)) = append(&journal, 0) else { panic!("it has not folded #1") };
+    assert_eq!((behind.records.len(), behind.head), (1, Seq(1)));
     assert!(append(&journal, 1).is_ok());
     assert_eq!(journal.marks().appended, Seq(2));
 }
