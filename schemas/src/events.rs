@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `run.started` `run.cancelling` `run.finished` | DAG tracker | artifact store, pool manager, arbitration |
 //! | `step.committed` `step.failed` | DAG tracker | pool manager, arbitration, artifact store |
+//! | `step.ready` | DAG tracker | |
 //! | `attempt.started` `attempt.stopped` | pool manager | DAG tracker |
 //! | `worker.requested` `worker.started` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
 //! | `lease.granted` `lease.released` | arbitration | pool manager |
@@ -19,9 +20,12 @@ use serde::{Deserialize, Serialize};
 use crate::certificate::DeathCertificate;
 use crate::error::Error;
 use crate::flow::{EnvironmentSpec, FlowSpec};
-use crate::ids::{Attempt, EffectId, EnvironmentId, Fence, LeaseId, RunId, TaskId, TaskRef, Tenant, WorkerId};
+use crate::ids::{
+    Attempt, EffectId, EnvironmentId, Fence, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant, Timestamp,
+    WorkerId,
+};
 use crate::payload::Payload;
-use crate::view::RunState;
+use crate::view::{RunState, TaskState};
 
 /// A fact. `KIND` is its stored type, `VERSION` the version of its stored form.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -70,8 +74,24 @@ pub struct RunFinished {
     pub state: RunState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
+    /// What a list of runs shows of it, so that a row can be derived from this record alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Box<RunSummary>>,
 }
 event!(RunFinished, "run.finished");
+
+/// The head of a finished run; its parameters stand in `run.started`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunSummary {
+    pub flow: String,
+    pub tenant: Tenant,
+    pub seed: u64,
+    pub content: String,
+    /// The seq of `run.started`: the order of a list.
+    pub started_seq: Seq,
+    pub started_at: Timestamp,
+    pub counts: BTreeMap<TaskState, u32>,
+}
 
 /// An attempt was given to a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -128,6 +148,14 @@ pub struct StepFailed {
     pub lease: Option<LeaseId>,
 }
 event!(StepFailed, "step.failed");
+
+/// A task that waited after a failure is wished for again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StepReady {
+    pub run: RunId,
+    pub task: TaskId,
+}
+event!(StepReady, "step.ready");
 
 /// A worker was asked for. Its process is an effect of this; `worker.ready` is not journaled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

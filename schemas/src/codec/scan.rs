@@ -1,5 +1,7 @@
 //! The scan over msgpack bytes, before any decoder: a loop with a stack of fixed size.
 
+use std::ops::Range;
+
 use super::{Bounds, CodecError};
 
 /// The scan's own stack; [`Bounds::nesting`] beyond it is cut to it.
@@ -49,6 +51,28 @@ pub fn scan_with(bytes: &[u8], bounds: Bounds) -> Result<(), CodecError> {
         0 => Ok(()),
         bytes => Err(CodecError::Trailing { bytes }),
     }
+}
+
+/// Where the values of an array lie in `bytes`; `None` if the value is not an array. The bytes must have passed
+/// [`scan`].
+///
+/// # Errors
+/// [`CodecError`] where the bytes end too early.
+pub fn elements(bytes: &[u8]) -> Result<Option<Vec<Range<usize>>>, CodecError> {
+    let is_array = matches!(bytes.first(), Some(0x90..=0x9f | 0xdc | 0xdd));
+    let mut cursor = Cursor { bytes, at: 0 };
+    let Some(count) = cursor.value()?.filter(|_| is_array) else { return Ok(None) };
+    let mut found = Vec::with_capacity(count);
+    for _ in 0..count {
+        let start = cursor.at;
+        let mut missing = 1;
+        while missing > 0 {
+            missing += cursor.value()?.unwrap_or(0);
+            missing -= 1;
+        }
+        found.push(start..cursor.at);
+    }
+    Ok(Some(found))
 }
 
 struct Cursor<'a> {

@@ -2,6 +2,7 @@
 //! (`step.commit`, `step.fail`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,9 +50,12 @@ pub struct Execute {
 pub enum Argument {
     #[schemars(title = "ArgumentValue")]
     Value { payload: Payload },
-    /// The outputs of a fan-out, in order.
+    /// The outputs of a fan-out, in order. Shared, because every instance of a later fan-out is given the same.
     #[schemars(title = "ArgumentList")]
-    List { payloads: Vec<Payload> },
+    List {
+        #[schemars(with = "Vec<Payload>")]
+        payloads: Arc<[Payload]>,
+    },
 }
 
 /// The name of the operation that a worker serves.
