@@ -5,9 +5,10 @@
 //! | `run.started` `run.cancelling` `run.finished` | DAG tracker | artifact store, pool manager, arbitration |
 //! | `step.committed` `step.failed` | DAG tracker | pool manager, arbitration, artifact store |
 //! | `step.ready` | DAG tracker | |
-//! | `attempt.started` `attempt.stopped` | pool manager | DAG tracker |
-//! | `worker.requested` `worker.started` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
-//! | `lease.granted` `lease.released` | arbitration | pool manager |
+//! | `attempt.started` `attempt.stopped` `attempt.refused` | pool manager | DAG tracker, arbitration |
+//! | `attempt.waiting` | pool manager | itself |
+//! | `worker.requested` `worker.started` `worker.stopping` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
+//! | `lease.granted` `lease.released` `lease.refused` | arbitration | pool manager |
 //!
 //! Stored as msgpack named maps with type and version; a field is only ever added, with a default.
 
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::DeathCertificate;
 use crate::error::Error;
-use crate::flow::{EnvironmentSpec, FlowSpec};
+use crate::flow::{EnvironmentSpec, FlowSpec, Priority};
 use crate::ids::{
     Attempt, EffectId, EnvironmentId, Fence, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant, Timestamp,
     WorkerId,
@@ -119,6 +120,31 @@ pub struct AttemptStopped {
 }
 event!(AttemptStopped, "attempt.stopped");
 
+/// An attempt needs more than a worker's default lease: arbitration is asked for it before a worker is chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AttemptWaiting {
+    pub run: RunId,
+    pub task: TaskId,
+    pub tenant: Tenant,
+    pub priority: Priority,
+    pub amounts: BTreeMap<String, u64>,
+    pub since: Timestamp,
+    /// The DAG tracker's wish.
+    pub wish: EffectId,
+}
+event!(AttemptWaiting, "attempt.waiting");
+
+/// A wish for an attempt ended without one: what it asks for can never be granted, or it was taken back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AttemptRefused {
+    pub run: RunId,
+    pub task: TaskId,
+    /// The DAG tracker's wish that this answers.
+    pub wish: EffectId,
+    pub error: Error,
+}
+event!(AttemptRefused, "attempt.refused");
+
 /// The one result of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepCommitted {
@@ -165,7 +191,8 @@ pub struct WorkerRequested {
 }
 event!(WorkerRequested, "worker.requested");
 
-/// A worker's process exists: enough to find it again after a crash.
+/// A worker's process exists and is attached: enough to find it again after a crash. Recorded once more by every kernel
+/// that adopts it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerStarted {
     pub worker: WorkerId,
@@ -175,6 +202,14 @@ pub struct WorkerStarted {
     pub boot_id: String,
 }
 event!(WorkerStarted, "worker.started");
+
+/// A worker is to end once it has nothing in hand; it gets no attempt any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerStopping {
+    pub worker: WorkerId,
+    pub reason: String,
+}
+event!(WorkerStopping, "worker.stopping");
 
 /// A worker is gone, and every attempt on it is lost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -231,3 +266,13 @@ pub struct LeaseReleased {
     pub reason: String,
 }
 event!(LeaseReleased, "lease.released");
+
+/// A wish for a lease ended without one: it can never fit, or it was taken back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseRefused {
+    pub task: TaskRef,
+    /// The pool manager's wish that this answers.
+    pub wish: EffectId,
+    pub error: Error,
+}
+event!(LeaseRefused, "lease.refused");

@@ -35,6 +35,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ids::Timestamp;
+
 /// The `schema` line of a flow file.
 pub const FLOW_SCHEMA: &str = "eclosion/flow/v1";
 
@@ -148,4 +150,17 @@ pub enum Priority {
     #[default]
     Normal,
     Batch,
+}
+
+impl Priority {
+    /// By this the waiting are ordered, earliest first: a lower class stands `aging_ms` (batch: four times that) behind
+    /// what arrives at the same moment, so whoever has waited that much longer is served first.
+    #[must_use]
+    pub fn rank(self, since: Timestamp, aging_ms: u64) -> Timestamp {
+        since.plus_ms(match self {
+            Priority::Interactive => 0,
+            Priority::Normal => aging_ms,
+            Priority::Batch => aging_ms.saturating_mul(4),
+        })
+    }
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::arbitration::Waiting;
 use super::operation;
 use super::task::{Execute, example_fence, example_worker};
 use crate::certificate::Death;
@@ -134,15 +135,20 @@ operation!(EnvironmentBuilt {
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PoolStatusRequest")]
 pub struct StatusRequest {}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PoolStatusReply")]
 pub struct StatusReply {
     pub workers: Vec<WorkerView>,
     pub environments: Vec<EnvironmentView>,
     pub workers_max: u32,
     /// Wishes not answered yet.
     pub waiting: u32,
+    /// Why the first of them wait.
+    #[serde(default)]
+    pub pending: Vec<Waiting>,
 }
 
 operation!(Status {

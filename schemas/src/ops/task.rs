@@ -16,7 +16,7 @@ use crate::payload::Payload;
 use crate::view::TaskReport;
 
 pub(super) fn all() -> Vec<Spec> {
-    vec![Spec::of::<Commit>(), Spec::of::<Fail>()]
+    vec![Spec::of::<Commit>(), Spec::of::<Fail>(), Spec::of::<Body>()]
 }
 
 /// One attempt, as it is sent to a worker: the request of `task.execute`. Its items are [`TaskReport`]s, its reply a
@@ -102,6 +102,28 @@ operation!(Fail {
     request: FailRequest, reply: CommitReply, name: "step.fail", address: ADDRESS, role: Worker,
     durability: Process, mutates: true, doc: "Reports that an attempt ended without a result.",
     example: FailRequest { run: example_run(), task: example_task(), fence: example_fence(), worker: example_worker(), error: Error::internal("task.raised", "boom") },
+});
+
+/// What an attempt consists of, asked for by the pool manager when an incarnation that knew it died between
+/// `attempt.started` and its execution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BodyRequest {
+    pub run: RunId,
+    pub task: TaskId,
+    pub fence: Fence,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BodyReply {
+    /// Nothing, if another fence is current or the task is over: there is nothing to execute any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execute: Option<Execute>,
+}
+
+operation!(Body {
+    request: BodyRequest, reply: BodyReply, name: "step.body", address: ADDRESS, role: Service,
+    durability: Call, doc: "Gives what the current attempt of a task is to execute.",
+    example: BodyRequest { run: example_run(), task: example_task(), fence: example_fence() },
 });
 
 pub(super) fn example_task() -> TaskId {
