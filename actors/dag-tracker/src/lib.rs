@@ -1,1 +1,27 @@
+//! The DAG tracker: checks flows, holds runs, decides what may start, commits one result for each task.
+//!
+//! It serves `/dag`: `run.start`, `run.validate`, `run.get`, `run.list`, `run.cancel`, `run.why` for callers, and
+//! `step.commit`, `step.fail` for the holders of workers. It decides `run.started`, `run.cancelling`, `run.finished`,
+//! `step.committed`, `step.failed` and `step.ready`, and folds what the pool manager says of attempts and workers.
+//!
+//! Reading order: [`load`] (a flow file's text), [`builder`] (the same flow written in Rust), [`plan`] (a flow that was
+//! checked), [`state`] (the pure core), [`view`] and [`why`] (what readers see), [`rows`] (what stays of finished runs).
+//!
+//! It deliberately does not choose workers, count resources, store large values or start anything: it wishes
+//! (`Dispatch`), and the pool manager answers with `attempt.started`.
 
+pub mod builder;
+mod content;
+pub mod load;
+pub mod plan;
+pub mod rows;
+pub mod state;
+mod suggest;
+pub mod view;
+pub mod why;
+
+pub use builder::Flow;
+pub use content::environment_id;
+pub use plan::Plan;
+pub use rows::project;
+pub use state::{Command, DagTracker, Effect, State};

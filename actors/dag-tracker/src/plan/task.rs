@@ -1,0 +1,240 @@
+//! One task's own checks: its name, function, arguments, fan-out, retries, time-out and resources.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use eclosion_schemas::Error;
+use eclosion_schemas::flow::{Backoff, TaskSpec};
+use serde_json::Value;
+
+use super::template::{self, Reference, Scope, Template};
+use super::{Each, Source, Task, units};
+
+const NAME_BYTES_MAX: usize = 64;
+/// More than this is a loop.
+const RETRIES_MAX: u32 = 100;
+/// Cores, locks, slots: nobody has more, and sums of them stay far from overflow.
+const AMOUNT_MAX: u64 = 1 << 40;
+
+/// A checked task that still names others by name.
+pub(super) struct Draft {
+    task: Task,
+    arguments: Vec<(String, Template)>,
+    each: Fan,
+    after: Vec<String>,
+}
+
+enum Fan {
+    One,
+    Items(Arc<[Value]>),
+    Output(String),
+}
+
+pub(super) fn draft(
+    name: &str,
+    spec: &TaskSpec,
+    parameters: &BTreeMap<String, Value>,
+) -> Result<Draft, Error> {
+    check_name(name)?;
+    check_function(name, &spec.run)?;
+    let each = fan(name, spec.each.as_ref(), parameters)?;
+    let scope = Scope { parameters, item: !matches!(each, Fan::One) };
+    let mut arguments = Vec::with_capacity(spec.with.len());
+    for (argument, value) in &spec.with {
+        check_argument(name, argument)?;
+        let place = format!("argument `{argument}` of task `{name}`");
+        arguments.push((argument.clone(), template::compile(value, scope, &place)?));
+    }
+    if let Fan::Items(items) = &each {
+        try_items(name, &arguments, items)?;
+    }
+    if spec.retries > RETRIES_MAX {
+        return Err(refuse(
+            "flow.task",
+            name,
+            &format!("{} retries are more than {RETRIES_MAX}", spec.retries),
+        )
+        .help("retry a few times with a longer backoff"));
+    }
+    let timeout = spec
+        .timeout
+        .as_deref()
+        .map(units::duration)
+        .transpose()
+        .map_err(|error| at(error, name, "timeout"))?;
+    let task = Task {
+        name: name.to_owned(),
+        function: spec.run.clone(),
+        arguments: Vec::new(),
+        each: Each::One,
+        needs: Vec::new(),
+        dependants: Vec::new(),
+        retries: spec.retries,
+        backoff: checked_backoff(name, &spec.backoff)?,
+        timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        lease: lease(name, &spec.resources)?,
+        priority: spec.priority,
+    };
+    Ok(Draft { task, arguments, each, after: spec.after.clone() })
+}
+
+impl Draft {
+    /// The tasks that it refers to, each with the place that a refusal names.
+    pub(super) fn references(&self) -> impl Iterator<Item = (String, &str)> {
+        let name = &self.task.name;
+        let arguments = self.arguments.iter().filter_map(move |(argument, template)| match template {
+            Template::Output(task) => {
+                Some((format!("argument `{argument}` of task `{name}`"), task.as_str()))
+            }
+            _ => None,
+        });
+        let each = match &self.each {
+            Fan::Output(task) => Some((format!("`each` of task `{name}`"), task.as_str())),
+            Fan::One | Fan::Items(_) => None,
+        };
+        let after = self.after.iter().map(move |task| (format!("`after` of task `{name}`"), task.as_str()));
+        arguments.chain(each).chain(after)
+    }
+
+    /// The same with numbers for names. Every name is known by now.
+    pub(super) fn number(self, by_name: &BTreeMap<String, usize>) -> Task {
+        let needs: BTreeSet<usize> =
+            self.references().filter_map(|(_, task)| by_name.get(task)).copied().collect();
+        let number = |name: &str| by_name.get(name).copied().unwrap_or_default();
+        let arguments = self.arguments.into_iter().map(|(argument, template)| {
+            let source = match template {
+                Template::Fixed(payload) => Source::Fixed(payload),
+                Template::Item => Source::Item,
+                Template::Around(value) => Source::Around(value),
+                Template::Output(task) => Source::Output(number(&task)),
+            };
+            (argument, source)
+        });
+        let arguments = arguments.collect();
+        let each = match self.each {
+            Fan::One => Each::One,
+            Fan::Items(items) => Each::Items(items),
+            Fan::Output(task) => Each::Output(number(&task)),
+        };
+        Task { arguments, each, needs: needs.into_iter().collect(), ..self.task }
+    }
+}
+
+fn refuse(reason: &str, task: &str, why: &str) -> Error {
+    Error::invalid(reason, format!("task `{task}`: {why}"))
+}
+
+fn at(mut error: Error, task: &str, key: &str) -> Error {
+    error.message = format!("{key} of task `{task}`: {}", error.message);
+    error
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if first && rest && name.len() <= NAME_BYTES_MAX && name != "item" {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
+    let why = if name == "item" { "`item` means the item of a fan-out" } else { "this is not a name" };
+    Err(refuse("flow.task", &shown, why).help(format!(
+        "a name has at most {NAME_BYTES_MAX} of A-Z a-z 0-9 _ - and begins with a letter or _"
+    )))
+}
+
+fn check_argument(task: &str, argument: &str) -> Result<(), Error> {
+    if is_identifier(argument) {
+        return Ok(());
+    }
+    Err(refuse("flow.task", task, &format!("`{argument}` is not the name of a Python argument"))
+        .help("arguments are passed by keyword: letters, digits and _, not beginning with a digit"))
+}
+
+fn check_function(task: &str, run: &str) -> Result<(), Error> {
+    let dotted = |text: &str| text.split('.').all(is_identifier);
+    if run.split_once(':').is_some_and(|(module, name)| dotted(module) && dotted(name)) && run.len() <= 512 {
+        return Ok(());
+    }
+    let shown: String = run.chars().take(128).collect();
+    let likely = match run.rsplit_once('.') {
+        Some((module, name)) if dotted(module) && is_identifier(name) => {
+            format!("did you mean `{module}:{name}`?")
+        }
+        _ => "write run = \"module:function\", such as \"steps:load\"".into(),
+    };
+    Err(refuse("flow.function", task, &format!("`{shown}` does not name a function")).help(likely))
+}
+
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+}
+
+fn fan(task: &str, each: Option<&Value>, parameters: &BTreeMap<String, Value>) -> Result<Fan, Error> {
+    let place = format!("`each` of task `{task}`");
+    let no_list = |why: &str| {
+        refuse("flow.each", task, why)
+            .help("write each = [\"a\", \"b\"], each = \"${param.NAME}\" or each = \"${TASK}\"")
+    };
+    match each {
+        None => Ok(Fan::One),
+        Some(list @ Value::Array(_)) => match template::resolve(list, parameters, &place)? {
+            Value::Array(items) => Ok(Fan::Items(items.into())),
+            _ => Err(no_list("`each` is not a list")),
+        },
+        Some(Value::String(text)) => match template::sole_reference(text, &place)? {
+            Some(Reference::Task(name)) => Ok(Fan::Output(name)),
+            Some(Reference::Parameter(name)) => match template::parameter(&name, parameters, &place)? {
+                Value::Array(items) => Ok(Fan::Items(items.as_slice().into())),
+                _ => Err(no_list(&format!("`each` goes over parameter `{name}`, which is not a list"))),
+            },
+            Some(Reference::Item) | None => Err(no_list("`each` is not a list")),
+        },
+        Some(_) => Err(no_list("`each` is not a list")),
+    }
+}
+
+/// An item that cannot stand where it is to be put is refused now, not when its instance starts.
+fn try_items(task: &str, arguments: &[(String, Template)], items: &[Value]) -> Result<(), Error> {
+    for (argument, template) in arguments {
+        if let Template::Around(value) = template {
+            let place = format!("argument `{argument}` of task `{task}`");
+            items.iter().try_for_each(|item| template::fill_item(value, item, &place).map(drop))?;
+        }
+    }
+    Ok(())
+}
+
+fn checked_backoff(task: &str, backoff: &Backoff) -> Result<Backoff, Error> {
+    let year_ms = 366 * 24 * 60 * 60 * 1_000;
+    if (1.0..=100.0).contains(&backoff.factor) && backoff.initial_ms <= year_ms && backoff.max_ms <= year_ms {
+        return Ok(backoff.clone());
+    }
+    Err(refuse("flow.duration", task, "this backoff cannot be waited for")
+        .help("factor is between 1 and 100, initial_ms and max_ms are at most 366 days"))
+}
+
+fn lease(task: &str, resources: &BTreeMap<String, Value>) -> Result<BTreeMap<String, u64>, Error> {
+    let mut lease = BTreeMap::new();
+    for (resource, value) in resources {
+        let amount = if resource == "memory" {
+            units::size_bytes(value).map_err(|error| at(error, task, "memory"))?
+        } else {
+            whole(value).ok_or_else(|| {
+                refuse("flow.size", task, &format!("{value} is no amount of `{resource}`"))
+                    .help(format!("write a whole number between 1 and {AMOUNT_MAX}"))
+            })?
+        };
+        lease.insert(resource.clone(), amount);
+    }
+    Ok(lease)
+}
+
+fn whole(value: &Value) -> Option<u64> {
+    let amount = value.as_u64().or_else(|| {
+        // TOML and JSON writers turn 2 into 2.0 easily.
+        let float = value.as_f64().filter(|float| float.fract() == 0.0 && (1.0..=1e12).contains(float))?;
+        format!("{float:.0}").parse().ok()
+    })?;
+    (1..=AMOUNT_MAX).contains(&amount).then_some(amount)
+}

@@ -1,0 +1,90 @@
+//! The wish for one attempt: which function, with which arguments, in which environment.
+
+use std::collections::BTreeMap;
+
+use eclosion_schemas::ops::pool::Wish;
+use eclosion_schemas::ops::task::{Argument, Execute};
+use eclosion_schemas::{Attempt, EffectId, Error, Fence, Payload, Timestamp};
+use serde_json::Value;
+
+use super::run::{Instance, Output, Run, Slot};
+use crate::content;
+use crate::plan::{Each, Source, Task, fill_item};
+
+impl Run {
+    /// Outputs are shared, never encoded again; the only values that are built here are texts around an item.
+    pub(super) fn wish_for(&self, slot: Slot, id: EffectId, ready_at: Timestamp) -> Result<Wish, Error> {
+        let unknown = || Error::internal("dag.slot", "a wish for a task that is not in the plan");
+        let (task, instance) = self.task(slot).zip(self.instance(slot)).ok_or_else(unknown)?;
+        let plan = &self.plan;
+        let execute = Execute {
+            run: self.id.clone(),
+            task: instance.id.clone(),
+            attempt: Attempt(instance.attempt.0 + 1),
+            fence: Fence::default(),
+            function: task.function.clone(),
+            code: plan.code.clone(),
+            code_hash: plan.code_hash.clone(),
+            arguments: self.arguments(task, instance, slot.index)?,
+            seed: content::task_seed(plan.seed, &instance.id),
+            idempotency_key: content::idempotency_key(&self.id, &instance.id, &plan.content),
+            timeout_ms: task.timeout_ms,
+            lease: task.lease.clone(),
+        };
+        Ok(Wish {
+            id,
+            execute,
+            environment: plan.environment.clone(),
+            spec: plan.spec.clone(),
+            tenant: self.tenant.clone(),
+            priority: task.priority,
+            ready_at,
+        })
+    }
+
+    fn arguments(
+        &self,
+        task: &Task,
+        instance: &Instance,
+        index: u32,
+    ) -> Result<BTreeMap<String, Argument>, Error> {
+        let mut arguments = BTreeMap::new();
+        for (name, source) in &task.arguments {
+            let argument = match source {
+                Source::Fixed(payload) => Argument::Value { payload: payload.clone() },
+                Source::Item => Argument::Value { payload: item_payload(task, instance, index) },
+                Source::Around(value) => {
+                    let place = format!("argument `{name}` of `{}`", instance.id);
+                    let item = item_value(task, instance, index, &place)?;
+                    Argument::Value { payload: Payload::of(&fill_item(value, &item, &place)?) }
+                }
+                Source::Output(task) => match self.groups.get(*task).map(|group| &group.output) {
+                    Some(Output::One(payload)) => Argument::Value { payload: payload.clone() },
+                    Some(Output::List(payloads)) => Argument::List { payloads: payloads.clone() },
+                    Some(Output::None) | None => Argument::Value { payload: Payload::of(&()) },
+                },
+            };
+            arguments.insert(name.clone(), argument);
+        }
+        Ok(arguments)
+    }
+}
+
+fn item_payload(task: &Task, instance: &Instance, index: u32) -> Payload {
+    match (&instance.item, &task.each) {
+        (Some(payload), _) => payload.clone(),
+        (None, Each::Items(items)) => Payload::of(&items.get(index as usize)),
+        (None, _) => Payload::of(&()),
+    }
+}
+
+fn item_value(task: &Task, instance: &Instance, index: u32, place: &str) -> Result<Value, Error> {
+    match (&instance.item, &task.each) {
+        (Some(payload), _) => eclosion_schemas::codec::decode(&payload.body).map_err(|why| {
+            Error::invalid("flow.each", format!("{place}: the item cannot stand inside another value: {why}"))
+                .help("pass it as an argument of its own: with = { item = \"${item}\" }")
+        }),
+        (None, Each::Items(items)) => Ok(items.get(index as usize).cloned().unwrap_or_default()),
+        (None, _) => Ok(Value::Null),
+    }
+}

@@ -1,0 +1,147 @@
+//! Why a run or a task waits or failed: findings, each a sentence, with the next command where there is one (P4).
+//!
+//! What a ready task waits for (a worker, an environment, a resource) is known to the pool manager and arbitration;
+//! whoever asks for all of it puts their reasons beside these.
+
+use eclosion_kernel::core::Reads;
+use eclosion_schemas::ops::run::{WhyReply, WhyRequest};
+use eclosion_schemas::view::{RunState, TaskState, TaskView};
+use eclosion_schemas::{Error, TaskId};
+
+use crate::rows;
+use crate::state::{Run, State};
+use crate::suggest::hint;
+use crate::view::{no_run, task_at, tasks};
+
+/// Tasks of one kind that are named one by one.
+const NAMED_MAX: usize = 5;
+
+pub(crate) fn why(state: &State, reads: &Reads, request: &WhyRequest) -> Result<WhyReply, Error> {
+    let older;
+    let run = match state.run(&request.run) {
+        Some(run) => run,
+        None => {
+            older = rows::restored(reads, &request.run).ok_or_else(|| no_run(state, &request.run))?;
+            &older
+        }
+    };
+    match &request.task {
+        Some(task) => why_task(run, task),
+        None => Ok(why_run(run)),
+    }
+}
+
+fn why_task(run: &Run, task: &TaskId) -> Result<WhyReply, Error> {
+    let known = run.groups.iter().flat_map(|group| &group.instances).map(|instance| instance.id.as_str());
+    let view = run.slot(task).and_then(|slot| task_at(run, slot)).ok_or_else(|| {
+        Error::not_found("run.task", format!("run {} has no task `{task}`", run.id))
+            .help(hint(task.as_str(), known))
+    })?;
+    Ok(WhyReply { findings: task_findings(&view), tasks: vec![view] })
+}
+
+fn why_run(run: &Run) -> WhyReply {
+    let tasks = tasks(run);
+    let mut findings = vec![run_finding(run)];
+    for state in [TaskState::Failed, TaskState::Backoff, TaskState::Running, TaskState::Ready] {
+        let of_state: Vec<_> = tasks.iter().filter(|task| task.state == state).collect();
+        findings.extend(of_state.iter().take(NAMED_MAX).flat_map(|task| task_findings(task)));
+        if of_state.len() > NAMED_MAX {
+            findings.push(format!("{} more tasks are {}.", of_state.len() - NAMED_MAX, in_words(state)));
+        }
+    }
+    let explained = |task: &TaskView| !matches!(task.state, TaskState::Succeeded | TaskState::Waiting);
+    WhyReply { findings, tasks: tasks.into_iter().filter(explained).collect() }
+}
+
+fn run_finding(run: &Run) -> String {
+    let id = &run.id;
+    let count = |state| run.counts.get(&state).copied().unwrap_or_default();
+    match run.state {
+        RunState::Running => format!(
+            "Run {id} is running: {} of {} tasks have succeeded, {} are running, {} are ready. Follow it: eclosion attach {id}",
+            count(TaskState::Succeeded),
+            run.instances(),
+            count(TaskState::Running),
+            count(TaskState::Ready),
+        ),
+        RunState::Cancelling => {
+            format!(
+                "Run {id} is being cancelled and waits until {} workers have stopped.",
+                count(TaskState::Running)
+            )
+        }
+        RunState::Succeeded => {
+            format!("Run {id} has succeeded. See its outputs: eclosion artifact ls --run {id}")
+        }
+        RunState::Failed | RunState::Cancelled => {
+            let error =
+                run.error.as_ref().map(|error| error.message.as_str()).unwrap_or("no reason was recorded");
+            let outcome = if run.state == RunState::Failed { "failed" } else { "was cancelled" };
+            format!("Run {id} {outcome}: {error}. Run it again: eclosion run … --new")
+        }
+    }
+}
+
+fn task_findings(task: &TaskView) -> Vec<String> {
+    let (id, run) = (&task.task, &task.run);
+    let error = task.error.as_ref();
+    let message = error.map(|error| error.message.as_str()).unwrap_or("no reason was recorded");
+    let mut findings = vec![match task.state {
+        TaskState::Waiting => format!("`{id}` waits for tasks that it needs: {}.", upstream(task)),
+        TaskState::Ready => format!("`{id}` is ready and waits for a worker. See who works: eclosion status"),
+        TaskState::Running => {
+            let worker = task.worker.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!(
+                "`{id}` is running on {worker}, attempt {}. Read along: eclosion logs {run} {id} --follow",
+                task.attempt
+            )
+        }
+        TaskState::Backoff => {
+            format!(
+                "`{id}` failed {} times and waits before the next attempt: {message}. Read on: eclosion logs {run} {id}",
+                task.failures
+            )
+        }
+        TaskState::Succeeded => format!("`{id}` has succeeded in attempt {}.", task.attempt),
+        TaskState::Failed => format!(
+            "`{id}` failed after {} attempts: {message}. Read on: eclosion logs {run} {id}",
+            task.attempt
+        ),
+        TaskState::Cancelled => format!("`{id}` was stopped because the run was cancelled."),
+        TaskState::Skipped => {
+            format!("`{id}` never started, because a task that it needs failed or the run was cancelled.")
+        }
+    }];
+    for certificate in &task.certificates {
+        let last =
+            certificate.last_lines.last().map(|line| format!(" Its last line: {line}")).unwrap_or_default();
+        findings.push(format!(
+            "Worker {} died while computing `{id}`: {}.{last}",
+            certificate.worker, certificate.death
+        ));
+    }
+    findings.extend(error.and_then(|error| error.help.clone()).map(|help| format!("What to do: {help}")));
+    findings
+}
+
+fn upstream(task: &TaskView) -> String {
+    let reasons = task.pending.iter().filter_map(|reason| match reason {
+        eclosion_schemas::pending::PendingReason::Upstream { tasks } => Some(tasks),
+        _ => None,
+    });
+    reasons.flatten().map(|task| format!("`{task}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn in_words(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Waiting => "waiting",
+        TaskState::Ready => "ready",
+        TaskState::Running => "running",
+        TaskState::Backoff => "waiting after a failure",
+        TaskState::Succeeded => "done",
+        TaskState::Failed => "failed",
+        TaskState::Cancelled => "cancelled",
+        TaskState::Skipped => "skipped",
+    }
+}
