@@ -1,7 +1,7 @@
 //! The DAG tracker: checks flows, holds runs, decides what may start, commits one result for each task.
 //!
 //! It serves `/dag`: `run.start`, `run.validate`, `run.get`, `run.list`, `run.cancel`, `run.why` for callers, and
-//! `step.commit`, `step.fail` for the holders of workers. It decides `run.started`, `run.cancelling`, `run.finished`,
+//! `step.commit`, `step.fail` for the holders of workers, `step.body` for the pool manager. It decides `run.started`, `run.cancelling`, `run.finished`,
 //! `step.committed`, `step.failed` and `step.ready`, and folds what the pool manager says of attempts and workers.
 //!
 //! Reading order: [`load`] (a flow file's text), [`builder`] (the same flow written in Rust), [`plan`] (a flow that was

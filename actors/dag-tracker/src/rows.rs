@@ -142,7 +142,7 @@ pub(crate) fn queries(command: &Command) -> Vec<Query> {
         Command::Why(request) => vec![steps_query(&request.run)],
         Command::Cancel(request) => vec![steps_query(&request.run)],
         Command::List(request) => vec![list_query(request)],
-        Command::Validate(_) | Command::Commit(_) | Command::Fail(_) => Vec::new(),
+        Command::Validate(_) | Command::Commit(_) | Command::Fail(_) | Command::Body(_) => Vec::new(),
     }
 }
 

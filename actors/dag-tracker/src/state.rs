@@ -4,7 +4,7 @@
 //! task instance   Waiting ──all needs succeeded──► Ready ──attempt.started──► Running ──step.committed──► Succeeded
 //!   (run.rs:       │                                ▲ ▲                         │ │
 //!    `enter`)      │ a need failed,                 │ └─ step.ready ─ Backoff ◄─┘ │ step.failed, retries left
-//!                  ▼ or cancelled                   └──── worker.died, < 3 lost ──┤
+//!                  ▼ or cancelled                   └──── worker.died, < 3 lost ──┤   (attempt.refused: Failed)
 //!               Skipped                                Failed, Cancelled ◄────────┘ otherwise
 //! run             Running ──run.cancelling──► Cancelling;  both ──every instance final, run.finished──► final
 //! ```
@@ -42,14 +42,14 @@ use std::fmt;
 use eclosion_kernel::core::{AnyEvent, Core, Decision, Query, Reads};
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::events::{
-    AttemptStarted, AttemptStopped, EnvironmentFailed, EnvironmentReady, Event, RunCancelling, RunFinished,
-    RunStarted, StepCommitted, StepFailed, StepReady, WorkerDied,
+    AttemptRefused, AttemptStarted, AttemptStopped, EnvironmentFailed, EnvironmentReady, Event,
+    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepReady, WorkerDied,
 };
 use eclosion_schemas::ops::pool::Wish;
 use eclosion_schemas::ops::run::{
     CancelRequest, ListRequest, RunRequest, StartRequest, ValidateRequest, WhyRequest,
 };
-use eclosion_schemas::ops::task::{CommitRequest, FailRequest};
+use eclosion_schemas::ops::task::{BodyRequest, CommitRequest, FailRequest};
 use eclosion_schemas::{EffectId, EnvironmentId, Error, Fence, RunId, Seq, Timestamp};
 
 pub(crate) use fold::{Fold, apply as fold_record};
@@ -85,6 +85,7 @@ pub enum Command {
     Why(WhyRequest),
     Commit(Box<CommitRequest>),
     Fail(Box<FailRequest>),
+    Body(BodyRequest),
 }
 
 /// What it owes.
@@ -209,6 +210,7 @@ impl Core for DagTracker {
         StepReady::KIND,
         AttemptStarted::KIND,
         AttemptStopped::KIND,
+        AttemptRefused::KIND,
         WorkerDied::KIND,
         EnvironmentFailed::KIND,
         EnvironmentReady::KIND,

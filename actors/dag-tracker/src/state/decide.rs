@@ -8,7 +8,7 @@ use eclosion_schemas::events::{
 use eclosion_schemas::ops::run::{
     CancelReply, CancelRequest, StartReply, StartRequest, ValidateReply, ValidateRequest,
 };
-use eclosion_schemas::ops::task::{CommitReply, CommitRequest, FailRequest};
+use eclosion_schemas::ops::task::{BodyReply, BodyRequest, CommitReply, CommitRequest, FailRequest};
 use eclosion_schemas::payload::INLINE_BYTES_MAX;
 use eclosion_schemas::view::{RunState, TaskState};
 use eclosion_schemas::{Code, Error, Fence, Payload, Retry, RunId, TaskId, Tenant, Timestamp, WorkerId};
@@ -33,6 +33,7 @@ pub(super) fn decide(state: &State, reads: &Reads, command: &Command) -> Result<
         Command::Why(request) => why::why(state, reads, request).map(Decision::reply),
         Command::Commit(request) => Ok(commit(state, request)),
         Command::Fail(request) => Ok(fail(state, request)),
+        Command::Body(request) => body(state, request).map(Decision::reply),
     }
 }
 
@@ -167,6 +168,19 @@ fn commit(state: &State, request: &CommitRequest) -> Decision {
         output: output.clone(),
         lease: instance.lease.clone(),
     })
+}
+
+/// What a running attempt is to execute, for a pool manager that was told and has forgotten.
+fn body(state: &State, request: &BodyRequest) -> Result<BodyReply, Error> {
+    let found = state.run(&request.run).and_then(|run| Some((run, run.slot(&request.task)?)));
+    let current = found.filter(|(run, slot)| {
+        let phase = run.instance(*slot).map(|instance| &instance.phase);
+        run.state == RunState::Running
+            && matches!(phase, Some(Phase::Running { fence, .. }) if *fence == request.fence)
+    });
+    let Some((run, slot)) = current else { return Ok(BodyReply { execute: None }) };
+    let attempt = run.instance(slot).map(|instance| instance.attempt).unwrap_or_default();
+    run.execute(slot, attempt, request.fence).map(|execute| BodyReply { execute: Some(execute) })
 }
 
 fn is_succeeded(state: &State, run: &RunId, task: &TaskId) -> bool {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::events::{
-    AttemptStarted, AttemptStopped, EnvironmentFailed, EnvironmentReady, Event, RunCancelling, RunFinished,
-    RunStarted, StepCommitted, StepFailed, StepReady, WorkerDied,
+    AttemptRefused, AttemptStarted, AttemptStopped, EnvironmentFailed, EnvironmentReady, Event,
+    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepReady, WorkerDied,
 };
 use eclosion_schemas::view::RunState;
 use eclosion_schemas::{EffectId, Fence, RunId, Seq, TaskId, Timestamp};
@@ -67,6 +67,9 @@ pub(crate) fn apply(state: &mut State, record: &Record) {
             if let Some((run, slot)) = current(&event.fence, fold) {
                 runs.get_mut(&run).into_iter().for_each(|run| run.stopped(slot, fold));
             }
+        }),
+        AttemptRefused::KIND => with(record, |event: &AttemptRefused| {
+            at_task(runs.get_mut(&event.run), &event.task, |run, slot| run.refused(slot, event, fold));
         }),
         WorkerDied::KIND => with(record, |event: &WorkerDied| {
             if let Some((run, slot)) = event.fence.and_then(|fence| current(&fence, fold)) {

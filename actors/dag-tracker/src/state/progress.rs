@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use eclosion_schemas::certificate::DeathCertificate;
-use eclosion_schemas::events::{AttemptStarted, RunFinished, StepCommitted, StepFailed};
+use eclosion_schemas::events::{AttemptRefused, AttemptStarted, RunFinished, StepCommitted, StepFailed};
 use eclosion_schemas::flow::Backoff;
 use eclosion_schemas::view::RunState;
 use eclosion_schemas::{Code, EffectId, Error};
@@ -99,6 +99,13 @@ impl Run {
         instance.started_at = Some(fold.at);
         instance.ended_at = None;
         self.enter(slot, Phase::Running { fence: event.fence, deadline }, fold);
+    }
+
+    /// The pool manager will never start it: what it asks for cannot be had.
+    pub(super) fn refused(&mut self, slot: Slot, event: &AttemptRefused, fold: &mut Fold<'_>) {
+        if self.instance(slot).is_some_and(|instance| instance.phase == (Phase::Ready { wish: event.wish })) {
+            self.fail(slot, Arc::new(event.error.clone()), fold);
+        }
     }
 
     pub(super) fn commit(&mut self, slot: Slot, event: &StepCommitted, fold: &mut Fold<'_>) {

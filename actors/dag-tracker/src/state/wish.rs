@@ -12,16 +12,29 @@ use crate::content;
 use crate::plan::{Each, Source, Task, fill_item};
 
 impl Run {
-    /// Outputs are shared, never encoded again; the only values that are built here are texts around an item.
     pub(super) fn wish_for(&self, slot: Slot, id: EffectId, ready_at: Timestamp) -> Result<Wish, Error> {
-        let unknown = || Error::internal("dag.slot", "a wish for a task that is not in the plan");
-        let (task, instance) = self.task(slot).zip(self.instance(slot)).ok_or_else(unknown)?;
+        let (task, instance) = self.found(slot)?;
         let plan = &self.plan;
-        let execute = Execute {
+        Ok(Wish {
+            id,
+            execute: self.execute(slot, Attempt(instance.attempt.0 + 1), Fence::default())?,
+            environment: plan.environment.clone(),
+            spec: plan.spec.clone(),
+            tenant: self.tenant.clone(),
+            priority: task.priority,
+            ready_at,
+        })
+    }
+
+    /// Outputs are shared, never encoded again; the only values that are built here are texts around an item.
+    pub(super) fn execute(&self, slot: Slot, attempt: Attempt, fence: Fence) -> Result<Execute, Error> {
+        let (task, instance) = self.found(slot)?;
+        let plan = &self.plan;
+        Ok(Execute {
             run: self.id.clone(),
             task: instance.id.clone(),
-            attempt: Attempt(instance.attempt.0 + 1),
-            fence: Fence::default(),
+            attempt,
+            fence,
             function: task.function.clone(),
             code: plan.code.clone(),
             code_hash: plan.code_hash.clone(),
@@ -30,16 +43,12 @@ impl Run {
             idempotency_key: content::idempotency_key(&self.id, &instance.id, &plan.content),
             timeout_ms: task.timeout_ms,
             lease: task.lease.clone(),
-        };
-        Ok(Wish {
-            id,
-            execute,
-            environment: plan.environment.clone(),
-            spec: plan.spec.clone(),
-            tenant: self.tenant.clone(),
-            priority: task.priority,
-            ready_at,
         })
+    }
+
+    fn found(&self, slot: Slot) -> Result<(&Task, &Instance), Error> {
+        let found = self.task(slot).zip(self.instance(slot));
+        found.ok_or_else(|| Error::internal("dag.slot", "a task that is not in the plan"))
     }
 
     fn arguments(
