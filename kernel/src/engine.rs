@@ -92,6 +92,11 @@ impl<C: Core> Engine<C> {
         self.core.outstanding(&self.state)
     }
 
+    /// What was reported was not performed: everything outstanding is reported with the next step.
+    pub fn report_again(&mut self) {
+        self.reported = EffectId::default();
+    }
+
     pub fn wake_at(&self) -> Option<Timestamp> {
         self.core.wake_at(&self.state, &self.volatile)
     }

@@ -1,0 +1,123 @@
+//! Effects that are asks: an actor wishes something of another.
+//!
+//! The ask carries the effect's id as its cause and is repeated with backoff until it is answered, or the effect is no
+//! longer outstanding. An answer means that the target's present incarnation has taken it on; when the target begins
+//! another, the shell performs the effect again. A refusal that repeating cannot mend goes back to the asker as a
+//! command.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use eclosion_bus::Bus;
+use eclosion_schemas::error::{Code, Error};
+use eclosion_schemas::{EffectId, Operation};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// How long one ask may take before it is repeated.
+const DEADLINE: Duration = Duration::from_secs(10);
+const BACKOFF: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// The asks of one actor that have not been answered. Cheap to clone.
+#[derive(Debug)]
+pub(crate) struct Asks<C> {
+    pending: Arc<Mutex<BTreeMap<EffectId, AbortHandle>>>,
+    commands: mpsc::UnboundedSender<C>,
+}
+
+impl<C> Clone for Asks<C> {
+    fn clone(&self) -> Self {
+        Self { pending: Arc::clone(&self.pending), commands: self.commands.clone() }
+    }
+}
+
+impl<C: Send + 'static> Asks<C> {
+    /// `commands` is bounded by the number of outstanding effects: each leads to one command at most.
+    pub(crate) fn new(commands: mpsc::UnboundedSender<C>) -> Self {
+        Self { pending: Arc::default(), commands }
+    }
+
+    /// Hands the actor a command of its own.
+    pub(crate) fn command(&self, command: C) {
+        // Nobody takes commands any more once the shell is gone for good.
+        let _ = self.commands.send(command);
+    }
+
+    pub(crate) fn ask<O>(
+        &self,
+        bus: &Bus,
+        id: EffectId,
+        request: O::Request,
+        refused: impl FnOnce(Error) -> Option<C> + Send + 'static,
+    ) where
+        O: Operation,
+        O::Request: Clone + Sync,
+    {
+        let (asks, bus) = (self.clone(), bus.clone());
+        let task = tokio::spawn(async move {
+            if let Err(refusal) = until_answered::<O>(&bus, id, request).await
+                && let Some(command) = refused(refusal)
+            {
+                asks.command(command);
+            }
+            asks.lock().remove(&id);
+        });
+        let mut pending = self.lock();
+        if let Some(earlier) = pending.insert(id, task.abort_handle()) {
+            earlier.abort();
+        }
+        if task.is_finished() {
+            pending.remove(&id);
+        }
+    }
+
+    /// Stops asking for what is no longer owed.
+    pub(crate) fn keep(&self, is_outstanding: impl Fn(&EffectId) -> bool) {
+        self.lock().retain(|id, task| {
+            let keep = is_outstanding(id);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<EffectId, AbortHandle>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `Err` only for a refusal that would be the same the next time.
+async fn until_answered<O>(bus: &Bus, id: EffectId, request: O::Request) -> Result<(), Error>
+where
+    O: Operation,
+    O::Request: Clone + Sync,
+{
+    let mut backoff = BACKOFF;
+    loop {
+        let refusal = match bus.ask::<O>(request.clone()).cause(id).deadline(DEADLINE).await {
+            Ok(_) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        if is_final(refusal.code) {
+            return Err(refusal);
+        }
+        tracing::debug!(operation = O::NAME, %id, %refusal, "asked in vain, asking again");
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+fn is_final(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::Unavailable
+            | Code::Deadline
+            | Code::Exhausted
+            | Code::NoResponders
+            | Code::Unknown
+            | Code::Cancelled
+    )
+}
