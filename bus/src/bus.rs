@@ -1,0 +1,360 @@
+//! Routes: which mailbox an address leads to, and everything that is sent through them.
+//!
+//! A [`Bus`] is a cheap handle. When its last handle is dropped every mailbox is closed, so that nobody who still
+//! waits hangs (P3).
+
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use eclosion_schemas::operation::{Operation, Spec, Table, Value};
+use eclosion_schemas::{Code, Error};
+
+use crate::address::{Address, Filter, Subject};
+use crate::ask::{Ask, AskCell, Pending};
+use crate::clock::Clock;
+use crate::context::Context;
+use crate::control::{Control, Probe};
+use crate::dead_letter::{DeadLetter, DeadLetters};
+use crate::mailbox::{Envelope, Mailbox, MailboxOptions, Message, Shelf};
+use crate::publish::{Hub, OnFull, Publication, Subscription};
+use crate::refused::{Refused, no_responders};
+use crate::statistics::MailboxStatistics;
+
+/// The bus of one kernel.
+///
+/// ```
+/// use eclosion_bus::{Address, Bus, MailboxOptions, Taken};
+/// use eclosion_schemas::ops::kernel::{Empty, Ping};
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let bus = Bus::new(eclosion_schemas::ops::table()?);
+/// let mailbox = bus.open(Address::new("/kernel")?, MailboxOptions::default())?;
+/// let answering = async {
+///     if let Taken::Message(in_hand) = mailbox.take().await {
+///         in_hand.finish().reply(Ok(Box::new(Empty {})));
+///     }
+/// };
+/// let (reply, ()) = tokio::join!(bus.ask::<Ping>(Empty {}), answering);
+/// assert_eq!(reply?, Empty {});
+/// # Ok::<(), eclosion_schemas::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug, Clone)]
+pub struct Bus(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    table: RwLock<Arc<Table>>,
+    clock: Clock,
+    routes: Routes,
+    dead: Arc<DeadLetters>,
+    hub: Hub,
+}
+
+type Routes = DashMap<Address, Arc<Shelf>, BuildHasherDefault<AddressHasher>>;
+
+/// A call whose types only its [`Spec`] knows; what transports make of a frame.
+#[derive(Debug)]
+pub struct Call {
+    pub spec: Arc<Spec>,
+    /// Usually the operation's own.
+    pub address: Address,
+    /// Of the operation's request type.
+    pub request: Value,
+    pub context: Context,
+}
+
+impl Bus {
+    #[must_use]
+    pub fn new(table: Table) -> Self {
+        Self::with_clock(table, Clock::system())
+    }
+
+    #[must_use]
+    pub fn with_clock(table: Table, clock: Clock) -> Self {
+        Self(Arc::new(Shared {
+            table: RwLock::new(Arc::new(table)),
+            clock,
+            routes: Routes::default(),
+            dead: Arc::default(),
+            hub: Hub::default(),
+        }))
+    }
+
+    /// The operations that are known now.
+    #[must_use]
+    pub fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.0.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds an operation that is served from now on.
+    ///
+    /// # Errors
+    /// `already_exists` when its name is taken.
+    pub fn declare(&self, spec: Spec) -> Result<(), Error> {
+        let mut table = self.0.table.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut table).declare(spec)
+    }
+
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Makes an address reachable.
+    ///
+    /// # Errors
+    /// `already_exists` while it is open.
+    pub fn open(&self, address: Address, options: MailboxOptions) -> Result<Mailbox, Error> {
+        match self.0.routes.entry(address) {
+            Entry::Occupied(taken) => {
+                let message = format!("{} is served already", taken.key());
+                Err(Error::new(Code::AlreadyExists, "address.taken", message).help("eclosion tree"))
+            }
+            Entry::Vacant(free) => {
+                let address = free.key().clone();
+                let shelf = Shelf::new(address, options, self.0.clock.clone(), Arc::clone(&self.0.dead));
+                Ok(Mailbox::new(Arc::clone(&free.insert(Arc::new(shelf)))))
+            }
+        }
+    }
+
+    /// Makes an address unreachable. What is queued becomes dead letters and its asks resolve `no_responders`; what is
+    /// in hand may still be finished and answered. False if it was not open.
+    #[must_use]
+    pub fn close(&self, address: &Address) -> bool {
+        // The route is gone before the mailbox is closed: nobody finds it closed and open at once.
+        let removed = self.0.routes.remove(address);
+        removed.map(|(_, shelf)| shelf.close()).is_some()
+    }
+
+    /// Asks; the builder is sent by `.await`, to the operation's own address unless told otherwise.
+    pub fn ask<O: Operation>(&self, request: O::Request) -> Ask<'_, O> {
+        Ask::new(self, request)
+    }
+
+    /// Tells, wanting no answer.
+    ///
+    /// # Errors
+    /// The refusal hands the request back.
+    pub fn tell<O: Operation>(&self, request: O::Request) -> Result<(), Refused<O::Request>> {
+        self.tell_with::<O>(O::ADDRESS, Context::until(self.0.clock.never()), request)
+    }
+
+    /// Tells somebody else than the operation's own address.
+    ///
+    /// # Errors
+    /// The refusal hands the request back.
+    pub fn tell_to<O: Operation>(
+        &self,
+        to: &Address,
+        request: O::Request,
+    ) -> Result<(), Refused<O::Request>> {
+        self.tell_with::<O>(to.as_str(), Context::until(self.0.clock.never()), request)
+    }
+
+    /// Tells with a context: a cause, a deadline after which it is not worth handling.
+    ///
+    /// # Errors
+    /// The refusal hands the request back.
+    pub fn tell_with<O: Operation>(
+        &self,
+        to: &str,
+        context: Context,
+        request: O::Request,
+    ) -> Result<(), Refused<O::Request>> {
+        let now = self.0.clock.recent();
+        if context.deadline <= now {
+            return Err(Refused::Expired(request));
+        }
+        let Some(shelf) = self.shelf(to) else { return Err(Refused::Closed(request)) };
+        let envelope = Envelope::new(O::NAME, context, now, None, request);
+        let pushed = shelf.push(envelope, |envelope| envelope);
+        pushed.map(drop).map_err(|refused| refused.map(|envelope| envelope.request))
+    }
+
+    /// Asks without knowing the types; items come before the reply if the operation streams.
+    pub fn call(&self, call: Call) -> Pending {
+        let Call { spec, address, request, context } = call;
+        let now = self.0.clock.now();
+        self.send(address.as_str(), spec.name, context, now, request, spec.streams)
+    }
+
+    /// # Errors
+    /// `Full` when its control lane is full, `Closed` when nobody serves the address.
+    pub fn control(&self, address: &Address, control: Control) -> Result<(), Refused<Control>> {
+        match self.shelf(address.as_str()) {
+            Some(shelf) => shelf.push_control(control),
+            None => Err(Refused::Closed(control)),
+        }
+    }
+
+    /// Asks whoever takes from the mailbox whether it is alive, past everything that is queued.
+    ///
+    /// # Errors
+    /// `no_responders`, `exhausted`, `actor.died`, or `actor.stuck` after 5 s.
+    pub async fn ping(&self, address: &Address) -> Result<(), Error> {
+        let (probe, probing) = Probe::pair();
+        self.control(address, Control::Ping(probe)).map_err(|refused| refused.to_error(address.as_str()))?;
+        probing.answered(address.as_str()).await
+    }
+
+    /// Tells all who want to know; never waits. Returns how many that were.
+    pub fn publish(&self, subject: &Subject, publication: Publication) -> usize {
+        self.0.hub.publish(subject, publication)
+    }
+
+    /// Like [`Bus::publish`], but waits while a subscriber with `block` has no room. For workers' output, never for
+    /// an actor.
+    pub async fn publish_patiently(&self, subject: &Subject, publication: Publication) -> usize {
+        self.0.hub.publish_patiently(subject, publication).await
+    }
+
+    /// Publishes a state: the last one is kept and shown to later subscribers. One that is older than what is kept is
+    /// discarded.
+    ///
+    /// # Errors
+    /// `exhausted` when too many states are kept; it was published, but later subscribers will not see it.
+    pub fn retain(&self, subject: &Subject, publication: Publication) -> Result<usize, Error> {
+        self.0.hub.retain(subject, publication)
+    }
+
+    /// Forgets retained states. Returns how many.
+    pub fn forget(&self, filter: &Filter) -> usize {
+        self.0.hub.forget(filter)
+    }
+
+    /// Subscribes without a gap or a repetition between the snapshot and the changes. `capacity` is that of changes
+    /// not yet taken.
+    #[must_use]
+    pub fn subscribe(&self, filter: Filter, on_full: OnFull, capacity: usize) -> Subscription {
+        self.0.hub.subscribe(filter, on_full, capacity)
+    }
+
+    #[must_use]
+    pub fn statistics(&self, address: &Address) -> Option<MailboxStatistics> {
+        self.shelf(address.as_str()).map(|shelf| shelf.statistics())
+    }
+
+    /// In order.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        let mut addresses: Vec<_> = self.0.routes.iter().map(|route| route.key().clone()).collect();
+        addresses.sort_unstable();
+        addresses
+    }
+
+    /// Oldest first.
+    #[must_use]
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.0.dead.list(self.0.clock.now())
+    }
+
+    /// Dead letters that the bound of the list has pushed out.
+    #[must_use]
+    pub fn dead_letters_forgotten(&self) -> u64 {
+        self.0.dead.forgotten()
+    }
+
+    /// Sends a dead letter again, as a tell: who asked has had the refusal. It stays a dead letter if it is refused.
+    ///
+    /// # Errors
+    /// `not_found`, or the refusal.
+    pub fn replay_dead_letter(&self, id: u64) -> Result<(), Error> {
+        let mut letter = self.0.dead.take(id).ok_or_else(|| no_such_letter(id))?;
+        let address = letter.address.clone();
+        let Some(shelf) = self.shelf(address.as_str()) else {
+            self.0.dead.put_back(letter);
+            return Err(no_responders(address.as_str()));
+        };
+        letter.message.revive(self.0.clock.never(), self.0.clock.recent());
+        let sent = shelf.push(letter, |letter| letter.message);
+        sent.map(drop).map_err(|refused| {
+            let error = refused.to_error(address.as_str());
+            self.0.dead.put_back(refused.into_inner());
+            error
+        })
+    }
+
+    /// Drops a dead letter for good.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub fn drop_dead_letter(&self, id: u64) -> Result<(), Error> {
+        self.0.dead.take(id).map(drop).ok_or_else(|| no_such_letter(id))
+    }
+
+    /// Resolves every ask whose deadline has passed, queued or in work. The kernel calls it every 50 ms.
+    pub fn sweep(&self, now: Instant) {
+        self.0.clock.note(now);
+        // Not under the map's lock: resolving an ask wakes its asker.
+        let shelves: Vec<_> = self.0.routes.iter().map(|route| Arc::clone(route.value())).collect();
+        shelves.iter().for_each(|shelf| shelf.sweep(now));
+    }
+
+    fn shelf(&self, address: &str) -> Option<Arc<Shelf>> {
+        self.0.routes.get(address).map(|route| Arc::clone(route.value()))
+    }
+
+    pub(crate) fn send<R: Send + 'static>(
+        &self,
+        to: &str,
+        operation: &'static str,
+        context: Context,
+        now: Instant,
+        request: R,
+        streams: bool,
+    ) -> Pending {
+        if context.deadline <= now {
+            return Pending::refused(Refused::Expired(()).to_error(to));
+        }
+        let Some(shelf) = self.shelf(to) else { return Pending::refused(no_responders(to)) };
+        let cell = AskCell::new(streams);
+        let envelope = Envelope::new(operation, context, now, Some(Arc::clone(&cell)), request);
+        match shelf.push(envelope, |envelope| envelope as Box<Message>) {
+            Ok(ticket) => Pending::waiting(cell, shelf, ticket),
+            Err(refused) => Pending::refused(refused.to_error(to)),
+        }
+    }
+}
+
+fn no_such_letter(id: u64) -> Error {
+    Error::not_found("dead_letter.unknown", format!("there is no dead letter {id}")).help("eclosion dead")
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.routes.iter().for_each(|route| route.value().close());
+    }
+}
+
+/// FNV-1a. Addresses are few, short, and declared by the program or by admitted services, so speed is worth more here
+/// than a keyed hash.
+struct AddressHasher(u64);
+
+impl Default for AddressHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl fmt::Debug for AddressHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AddressHasher")
+    }
+}
+
+impl Hasher for AddressHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,321 @@
+//! Where messages wait. A mailbox belongs to the bus and outlives whoever takes from it (P2).
+//!
+//! Two lanes, both bounded: *control*, always taken first, and *data*. One [`Mailbox::take`] waits at a time: the
+//! incarnation's loop. Each message on its way through the data lane is in one of these places:
+//!
+//! ```text
+//!            push              take                 finish
+//!   sender ────────▶ queued ─────────▶ in hand ───────────────▶ handled
+//!     ▲ refused        │ ▲               │ dropped unfinished
+//!     └────────        │ └───────────────┤ first time: back at its old place, deliveries + 1
+//!                      │                 └ second time, or closed: dead-lettered
+//!                      ├ expired (at take, or by the sweep) ├ cancelled (withdrawn)
+//!                      ├ dropped (WhenFull::DropOldest)     └ dead-lettered (closed)
+//! ```
+//!
+//! Invariants: (1) every transition counts under the one lock, except finish, which is one atomic and therefore cheap;
+//! so a reading always balances (P5). (2) `data` is sorted by ticket. (3) What is in hand keeps its place in the
+//! capacity, so giving it back never exceeds it. (4) Wakers are woken, asks resolved and messages dropped outside the
+//! lock.
+//!
+//! It deliberately has no timer: deadlines are checked at take and by [`Shelf::sweep`].
+
+mod in_hand;
+mod state;
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context as Task, Poll, ready};
+use std::time::Instant;
+
+use eclosion_schemas::Error;
+
+pub(crate) use self::in_hand::Envelope;
+pub use self::in_hand::{InHand, Message};
+use self::state::{Entry, Place, State};
+use crate::address::Address;
+use crate::clock::Clock;
+use crate::control::Control;
+use crate::dead_letter::DeadLetters;
+use crate::locked;
+use crate::refused::{Refused, no_responders};
+use crate::statistics::MailboxStatistics;
+
+/// Bounds of one mailbox.
+#[derive(Debug, Clone, Copy)]
+pub struct MailboxOptions {
+    /// Messages queued and in hand.
+    pub capacity_data: usize,
+    pub capacity_control: usize,
+    pub when_full: WhenFull,
+}
+
+impl Default for MailboxOptions {
+    /// 4,096 messages (P-BND-1), 64 control words; refuses when full.
+    fn default() -> Self {
+        Self { capacity_data: 4096, capacity_control: 64, when_full: WhenFull::Refuse }
+    }
+}
+
+/// What a full data lane does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Hands the new message back.
+    #[default]
+    Refuse,
+    /// Drops the oldest queued message; if it was an ask, that resolves `exhausted`.
+    DropOldest,
+}
+
+/// What comes out of a mailbox.
+#[derive(Debug)]
+pub enum Taken {
+    Control(Control),
+    Message(InHand),
+    /// The address was closed; nothing comes anymore.
+    Closed,
+}
+
+/// The taking side. A clone takes from the same mailbox; the next incarnation uses one.
+#[derive(Debug, Clone)]
+pub struct Mailbox(Arc<Shelf>);
+
+impl Mailbox {
+    pub(crate) fn new(shelf: Arc<Shelf>) -> Self {
+        Self(shelf)
+    }
+
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        self.0.address()
+    }
+
+    /// Control first, then the oldest message. One waits at a time: the last to wait is the one that is woken.
+    /// Cancel-safe: what was not returned was not taken.
+    pub async fn take(&self) -> Taken {
+        self.wait(Lanes::Both).await
+    }
+
+    /// Only control, while data is to stay where it is.
+    pub async fn take_control(&self) -> Taken {
+        self.wait(Lanes::Control).await
+    }
+
+    /// What is there now.
+    #[must_use]
+    pub fn try_take(&self) -> Option<Taken> {
+        self.0.take_now(Lanes::Both, None)
+    }
+
+    #[must_use]
+    pub fn statistics(&self) -> MailboxStatistics {
+        self.0.statistics()
+    }
+
+    async fn wait(&self, lanes: Lanes) -> Taken {
+        poll_fn(|task| {
+            // A loop that always finds a message must still let its neighbors run.
+            let progress = ready!(tokio::task::coop::poll_proceed(task));
+            match self.0.take_now(lanes, Some(task)) {
+                Some(taken) => {
+                    progress.made_progress();
+                    Poll::Ready(taken)
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lanes {
+    Both,
+    Control,
+}
+
+/// A mailbox as the bus holds it.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    address: Address,
+    options: MailboxOptions,
+    clock: Clock,
+    dead: Arc<DeadLetters>,
+    handled: AtomicU64,
+    state: Mutex<State>,
+}
+
+impl Shelf {
+    pub(crate) fn new(
+        address: Address,
+        options: MailboxOptions,
+        clock: Clock,
+        dead: Arc<DeadLetters>,
+    ) -> Self {
+        let (handled, state) = (AtomicU64::new(0), Mutex::new(State::default()));
+        Self { address, options, clock, dead, handled, state }
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Accepts a message, or hands it back as it came. The ticket withdraws it.
+    pub(crate) fn push<M>(
+        &self,
+        message: M,
+        erase: impl FnOnce(M) -> Box<Message>,
+    ) -> Result<u64, Refused<M>> {
+        let (ticket, taker, dropped) = {
+            let mut state = locked(&self.state);
+            if state.closed {
+                return Err(Refused::Closed(message));
+            }
+            let mut dropped = None;
+            if state.held(self.handled()) >= self.options.capacity_data {
+                dropped = match self.options.when_full {
+                    WhenFull::DropOldest => state.drop_oldest(),
+                    WhenFull::Refuse => None,
+                };
+                if dropped.is_none() {
+                    state.refused += 1;
+                    return Err(Refused::Full(message));
+                }
+            }
+            (state.accept(erase(message)), state.taker.take(), dropped)
+        };
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+        if let Some(ask) = dropped.as_ref().and_then(|message| message.ask()) {
+            ask.resolve(Err(Refused::Full(()).to_error(self.address.as_str())));
+        }
+        Ok(ticket)
+    }
+
+    pub(crate) fn push_control(&self, control: Control) -> Result<(), Refused<Control>> {
+        let taker = {
+            let mut state = locked(&self.state);
+            if state.closed {
+                return Err(Refused::Closed(control));
+            }
+            if state.control.len() >= self.options.capacity_control {
+                return Err(Refused::Full(control));
+            }
+            state.control.push_back(control);
+            state.taker.take()
+        };
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+        Ok(())
+    }
+
+    /// Takes, or leaves the task's waker.
+    fn take_now(self: &Arc<Self>, lanes: Lanes, task: Option<&Task<'_>>) -> Option<Taken> {
+        let mut expired = Vec::new();
+        let taken = {
+            let mut state = locked(&self.state);
+            let taken = if let Some(control) = state.control.pop_front() {
+                Some(Taken::Control(control))
+            } else if state.closed {
+                Some(Taken::Closed)
+            } else if lanes == Lanes::Control {
+                None
+            } else {
+                let entry = state.take(&self.clock, &mut expired);
+                entry.map(|entry| Taken::Message(InHand::new(Arc::clone(self), entry)))
+            };
+            if let (None, Some(task)) = (&taken, task) {
+                state.wait(task.waker());
+            }
+            taken
+        };
+        for message in expired {
+            expire(&message);
+        }
+        taken
+    }
+
+    /// Ends what is in hand well.
+    fn finish(&self) {
+        // Release: whoever counts it as handled sees what its handling did.
+        self.handled.fetch_add(1, Ordering::Release);
+    }
+
+    fn handled(&self) -> u64 {
+        self.handled.load(Ordering::Acquire)
+    }
+
+    /// Ends what is in hand badly: it is delivered once more, or becomes a dead letter.
+    fn give_back(&self, entry: Entry, why: &str) {
+        let (place, taker) = {
+            let mut state = locked(&self.state);
+            let place = state.give_back(entry);
+            (place, state.taker.take())
+        };
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+        if let Place::Dead(message) = place {
+            if let Some(ask) = message.ask() {
+                ask.resolve(Err(Error::died(self.address.as_str(), why)));
+            }
+            self.dead.bury(&self.address, message, why, self.clock.recent());
+        }
+    }
+
+    /// The asker has left: its message goes, if it is still queued.
+    pub(crate) fn withdraw(&self, ticket: u64) {
+        // Named, so that the message is dropped after the lock is released.
+        let withdrawn = locked(&self.state).withdraw(ticket);
+        drop(withdrawn);
+    }
+
+    /// Resolves every ask here whose deadline has passed, queued or in work.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let due = locked(&self.state).sweep(now);
+        for message in due.queued {
+            expire(&message);
+        }
+        for ask in due.in_work {
+            ask.resolve(Err(Error::deadline("the request")));
+            ask.trip();
+        }
+    }
+
+    /// What is queued becomes dead letters; its asks resolve `no_responders`.
+    pub(crate) fn close(&self) {
+        let (entries, control, taker) = {
+            let mut state = locked(&self.state);
+            let entries = state.close();
+            (entries, std::mem::take(&mut state.control), state.taker.take())
+        };
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+        drop(control);
+        for entry in entries {
+            if let Some(ask) = entry.message.ask() {
+                ask.resolve(Err(no_responders(self.address.as_str())));
+            }
+            self.dead.bury(&self.address, entry.message, "the address was closed", self.clock.recent());
+        }
+    }
+
+    pub(crate) fn statistics(&self) -> MailboxStatistics {
+        let now = self.clock.now();
+        let state = locked(&self.state);
+        let mut statistics = state.statistics(self.handled(), now);
+        statistics.capacity = self.options.capacity_data as u64;
+        statistics
+    }
+}
+
+fn expire(message: &Message) {
+    if let Some(ask) = message.ask() {
+        ask.resolve(Err(Error::deadline("the request")));
+        ask.trip();
+    }
+}
