@@ -19,7 +19,7 @@ pub(super) fn all() -> Vec<Spec> {
     vec![Spec::of::<Acquire>(), Spec::of::<Release>(), Spec::of::<Status>()]
 }
 
-/// The pool manager's wish for a lease; answered by `lease.granted`.
+/// The pool manager's wish for a lease; answered by `lease.granted` or `lease.refused`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AcquireRequest {
     pub wish: EffectId,
@@ -33,7 +33,7 @@ pub struct AcquireRequest {
 
 operation!(Acquire {
     request: AcquireRequest, reply: Taken, name: "arbitration.acquire", address: ADDRESS, role: Service,
-    durability: Call, mutates: true, doc: "Wishes for a lease. Refused at once if it can never be granted.",
+    durability: Call, mutates: true, doc: "Wishes for a lease. What can never be granted is answered by lease.refused at once.",
     example: AcquireRequest { wish: EffectId::default(), task: TaskRef::new(super::run::example_run(), super::task::example_task()), tenant: example_tenant(), priority: Priority::Normal, amounts: BTreeMap::from([("cpu".to_owned(), 1000)]), since: Timestamp(0) },
 });
 
@@ -41,18 +41,23 @@ operation!(Acquire {
 pub struct ReleaseRequest {
     pub wish: EffectId,
     pub reason: String,
+    /// Whose wish it was; said again, because wishes are forgotten when arbitration restarts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskRef>,
 }
 
 operation!(Release {
     request: ReleaseRequest, reply: Taken, name: "arbitration.release", address: ADDRESS, role: Service,
     durability: Process, mutates: true, doc: "Takes a wish for a lease back, granted or not.",
-    example: ReleaseRequest { wish: EffectId::default(), reason: "withdrawn".into() },
+    example: ReleaseRequest { wish: EffectId::default(), reason: "withdrawn".into(), task: None },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ArbitrationStatusRequest")]
 pub struct StatusRequest {}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ArbitrationStatusReply")]
 pub struct StatusReply {
     pub capacity: BTreeMap<String, u64>,
     pub free: BTreeMap<String, u64>,

@@ -1,0 +1,243 @@
+//! The pure core of arbitration.
+//!
+//! ```text
+//! wish:   taken ──fits, and its turn──► lease.granted        can never fit, or taken back ──► lease.refused
+//! lease:  granted ──attempt.started──► held by an attempt ──its worker let go──► free   (by fold, no event)
+//!            └── wish taken back ──► lease.released            └── or its run finished before it was used
+//! ```
+//!
+//! Invariants: (1) The sum of the leases never exceeds what there is, resource by resource. (2) A lease is granted whole
+//! or not at all. (3) An attempt that was given up but still computes (timed out, cancelled) keeps its lease until its
+//! worker has let go: the memory is in use whatever was decided. (4) Every wish ends by exactly one of `lease.granted`
+//! and `lease.refused`; the same wish again changes nothing. (5) A wish that has waited long is not overtaken for ever:
+//! from `patience_ms` on, what it needs is kept for it.
+//!
+//! Whose turn it is: the tenant whose largest share of any resource, by its weight, is the smallest (weighted dominant
+//! resource fairness); of its wishes the one of the earliest rank (class, with aging). Wishes are volatile, because the
+//! pool manager makes them again; leases are in the journal. Workers hold their default lease without asking: only what
+//! goes beyond it is known here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use eclosion_kernel::core::{AnyEvent, Core, Decision, Reads};
+use eclosion_kernel::journal::Record;
+use eclosion_schemas::error::{Code, Error, Retry};
+use eclosion_schemas::events::{
+    AttemptStarted, AttemptStopped, Event, LeaseGranted, LeaseRefused, LeaseReleased, RunCancelling,
+    RunFinished, RunStarted, StepCommitted, StepFailed, WorkerDied,
+};
+use eclosion_schemas::ops::arbitration::{AcquireRequest, ReleaseRequest};
+use eclosion_schemas::ops::pool::Taken;
+use eclosion_schemas::{
+    EffectId, Epoch, Fence, LeaseId, RunId, TaskId, TaskRef, Tenant, Timestamp, WorkerId,
+};
+
+use crate::options::ArbitrationOptions;
+
+mod fold;
+mod queue;
+mod settle;
+
+pub use queue::Queue;
+
+/// See the head of this file.
+#[derive(Debug, Clone)]
+pub struct Arbitration {
+    pub options: ArbitrationOptions,
+}
+
+#[derive(Debug, Clone)]
+pub enum Command {
+    Acquire(AcquireRequest),
+    Release(ReleaseRequest),
+    Status,
+}
+
+/// It owes nothing to anybody: what it decides is folded by those who wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {}
+
+/// Everything that follows from the records.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    pub(crate) runs: BTreeMap<RunId, Run>,
+    pub(crate) leases: BTreeMap<LeaseId, Lease>,
+    /// The same by the wish that each answers.
+    pub(crate) by_wish: BTreeMap<EffectId, LeaseId>,
+    /// The same by the attempt that holds each.
+    pub(crate) by_fence: BTreeMap<Fence, LeaseId>,
+    /// Sums over the leases: of all, and of each tenant.
+    pub(crate) used: BTreeMap<String, u64>,
+    pub(crate) used_by: BTreeMap<Tenant, BTreeMap<String, u64>>,
+    /// Attempts that have a worker, with or without a lease.
+    pub(crate) attempts: BTreeMap<Fence, RunningAttempt>,
+    pub(crate) running: BTreeMap<Tenant, u32>,
+    pub(crate) counter: u64,
+    /// Raised whenever a run is cancelled or finished: wishes may have become pointless.
+    pub(crate) ends: u64,
+    outstanding: BTreeMap<EffectId, Effect>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) tenant: Tenant,
+    pub(crate) cancelling: bool,
+    /// The last wish answered for each task; a message about an older one comes late.
+    pub(crate) answered: BTreeMap<TaskId, EffectId>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Lease {
+    pub(crate) task: TaskRef,
+    pub(crate) tenant: Tenant,
+    pub(crate) amounts: BTreeMap<String, u64>,
+    pub(crate) since: Timestamp,
+    pub(crate) wish: EffectId,
+    pub(crate) held_by: Option<(Fence, WorkerId)>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct RunningAttempt {
+    pub(crate) tenant: Tenant,
+    pub(crate) worker: WorkerId,
+}
+
+impl State {
+    /// Whether a lease for this run would still be used.
+    pub(crate) fn wants(&self, run: &RunId) -> bool {
+        self.runs.get(run).is_some_and(|run| !run.cancelling)
+    }
+
+    fn is_answered(&self, task: &TaskRef, wish: EffectId) -> bool {
+        let answered = self.runs.get(&task.run).and_then(|run| run.answered.get(&task.task));
+        answered.is_some_and(|answered| wish <= *answered)
+    }
+
+    pub(crate) fn used(&self, resource: &str) -> u64 {
+        self.used.get(resource).copied().unwrap_or_default()
+    }
+}
+
+impl Core for Arbitration {
+    type State = State;
+    type Volatile = Queue;
+    type Command = Command;
+    type Effect = Effect;
+
+    const DECIDES: &'static [&'static str] = &[LeaseGranted::KIND, LeaseReleased::KIND, LeaseRefused::KIND];
+    const FOLDS: &'static [&'static str] = &[
+        LeaseGranted::KIND,
+        LeaseReleased::KIND,
+        LeaseRefused::KIND,
+        RunStarted::KIND,
+        RunCancelling::KIND,
+        RunFinished::KIND,
+        AttemptStarted::KIND,
+        AttemptStopped::KIND,
+        StepCommitted::KIND,
+        StepFailed::KIND,
+        WorkerDied::KIND,
+    ];
+
+    fn decide(
+        &self,
+        state: &State,
+        queue: &mut Queue,
+        _: &Reads,
+        command: &Command,
+        _: Timestamp,
+    ) -> Result<Decision, Error> {
+        match command {
+            Command::Acquire(request) => acquire(&self.options, state, queue, request),
+            Command::Release(request) => Ok(release(state, queue, request)),
+            Command::Status => Ok(Decision::reply(crate::view::status(&self.options, state, queue))),
+        }
+    }
+
+    fn settle(&self, state: &State, queue: &mut Queue, reads: &Reads, now: Timestamp) -> Vec<AnyEvent> {
+        settle::settle(&self.options, state, queue, reads.epoch(), now)
+    }
+
+    fn apply(&self, state: &mut State, record: &Record) {
+        fold::apply(state, record);
+    }
+
+    fn outstanding<'a>(&self, state: &'a State) -> &'a BTreeMap<EffectId, Effect> {
+        &state.outstanding
+    }
+
+    /// Patience that runs out only keeps others back; nothing becomes possible by time alone.
+    fn wake_at(&self, _: &State, _: &Queue) -> Option<Timestamp> {
+        None
+    }
+
+    fn digest(&self, state: &State) -> String {
+        format!("{state:?}")
+    }
+}
+
+fn acquire(
+    options: &ArbitrationOptions,
+    state: &State,
+    queue: &mut Queue,
+    request: &AcquireRequest,
+) -> Result<Decision, Error> {
+    let taken = Decision::reply(Taken {});
+    if state.is_answered(&request.task, request.wish) || queue.contains(request.wish) {
+        return Ok(taken);
+    }
+    let refused = |error| LeaseRefused { task: request.task.clone(), wish: request.wish, error };
+    if !state.wants(&request.task.run) {
+        let message = format!("run {} is over", request.task.run);
+        return Ok(taken.event(refused(Error::new(Code::Cancelled, "arbitration.run_over", message))));
+    }
+    if let Some(impossible) = impossible(options, &request.amounts) {
+        return Ok(taken.event(refused(impossible)));
+    }
+    if queue.len() >= options.wishes_max {
+        let message = format!("{} wishes wait already, the most that are held", queue.len());
+        return Err(
+            Error::new(Code::Exhausted, "arbitration.wishes", message).retry(Retry::After { after_ms: 100 })
+        );
+    }
+    queue.insert(request.clone(), options.aging_ms);
+    Ok(taken)
+}
+
+/// The first resource of which more is asked for than there is.
+fn impossible(options: &ArbitrationOptions, amounts: &BTreeMap<String, u64>) -> Option<Error> {
+    let (resource, amount) =
+        amounts.iter().find(|(resource, amount)| **amount > options.capacity(resource))?;
+    let capacity = options.capacity(resource);
+    let message = format!("it needs {amount} of {resource}, and there is {capacity} in all");
+    let error = Error::new(Code::Exhausted, "arbitration.impossible", message);
+    Some(error.help(format!("ask for less in `resources`, or give the kernel more {resource}")))
+}
+
+/// Always leads to an event, because the pool manager owes the return until it has seen one.
+fn release(state: &State, queue: &mut Queue, request: &ReleaseRequest) -> Decision {
+    let taken = Decision::reply(Taken {});
+    let (wish, reason) = (request.wish, request.reason.clone());
+    let lease = state.by_wish.get(&wish).and_then(|id| Some((id, state.leases.get(id)?)));
+    match lease {
+        Some((id, lease)) if lease.held_by.is_none() => {
+            taken.event(LeaseReleased { lease: id.clone(), reason })
+        }
+        // It is in use, and is released when its worker lets go.
+        Some(_) => taken,
+        None => {
+            let Some(task) = request.task.clone().or_else(|| queue.task(wish)) else { return taken };
+            queue.remove(wish);
+            let error = Error::new(Code::Cancelled, "arbitration.withdrawn", reason);
+            taken.event(LeaseRefused { task, wish, error })
+        }
+    }
+}
+
+/// Ids made here are well formed: a letter and two numbers.
+fn lease_id(epoch: Epoch, counter: u64) -> LeaseId {
+    LeaseId::new(format!("l-{epoch}-{counter}")).unwrap_or_else(|_| unreachable!("a letter and two numbers"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! The only place where the state changes.
+
+use super::*;
+
+pub(super) fn apply(state: &mut State, record: &Record) {
+    match &*record.kind {
+        RunStarted::KIND => with(record, |event: &RunStarted| {
+            let (tenant, answered) = (event.tenant.clone(), BTreeMap::new());
+            let run = Run { tenant, cancelling: false, answered };
+            state.runs.insert(event.run.clone(), run);
+        }),
+        RunCancelling::KIND => with(record, |event: &RunCancelling| {
+            state.ends += 1;
+            if let Some(run) = state.runs.get_mut(&event.run) {
+                run.cancelling = true;
+            }
+        }),
+        RunFinished::KIND => with(record, |event| run_finished(state, event)),
+        LeaseGranted::KIND => with(record, |event| granted(state, event, record.at)),
+        LeaseRefused::KIND => {
+            with(record, |event: &LeaseRefused| answered(state, &event.task, event.wish));
+        }
+        LeaseReleased::KIND => with(record, |event: &LeaseReleased| free(state, &event.lease)),
+        AttemptStarted::KIND => with(record, |event| attempt_started(state, event)),
+        AttemptStopped::KIND => with(record, |event: &AttemptStopped| let_go(state, event.fence)),
+        StepCommitted::KIND => with(record, |event: &StepCommitted| let_go(state, event.fence)),
+        StepFailed::KIND => with(record, |event: &StepFailed| {
+            if event.released {
+                let_go(state, event.fence);
+            }
+        }),
+        WorkerDied::KIND => with(record, |event| worker_died(state, event)),
+        _ => {}
+    }
+}
+
+fn with<E: Event>(record: &Record, fold: impl FnOnce(&E)) {
+    if let Some(event) = record.event::<E>() {
+        fold(&event);
+    }
+}
+
+fn answered(state: &mut State, task: &TaskRef, wish: EffectId) {
+    if let Some(run) = state.runs.get_mut(&task.run) {
+        run.answered.insert(task.task.clone(), wish);
+    }
+}
+
+fn granted(state: &mut State, event: &LeaseGranted, at: Timestamp) {
+    answered(state, &event.task, event.wish);
+    state.counter += 1;
+    let used_by = state.used_by.entry(event.tenant.clone()).or_default();
+    for (resource, amount) in &event.amounts {
+        *state.used.entry(resource.clone()).or_default() += amount;
+        *used_by.entry(resource.clone()).or_default() += amount;
+    }
+    state.by_wish.insert(event.wish, event.lease.clone());
+    let lease = Lease {
+        task: event.task.clone(),
+        tenant: event.tenant.clone(),
+        amounts: event.amounts.clone(),
+        since: at,
+        wish: event.wish,
+        held_by: None,
+    };
+    state.leases.insert(event.lease.clone(), lease);
+}
+
+fn attempt_started(state: &mut State, event: &AttemptStarted) {
+    let Some(run) = state.runs.get(&event.run) else { return };
+    let attempt = RunningAttempt { tenant: run.tenant.clone(), worker: event.worker.clone() };
+    *state.running.entry(run.tenant.clone()).or_default() += 1;
+    state.attempts.insert(event.fence, attempt);
+    if let Some(id) = &event.lease
+        && let Some(lease) = state.leases.get_mut(id)
+    {
+        lease.held_by = Some((event.fence, event.worker.clone()));
+        state.by_fence.insert(event.fence, id.clone());
+    }
+}
+
+/// The worker of this attempt has nothing in hand any more.
+fn let_go(state: &mut State, fence: Fence) {
+    if let Some(attempt) = state.attempts.remove(&fence)
+        && let Some(running) = state.running.get_mut(&attempt.tenant)
+    {
+        *running -= 1;
+        if *running == 0 {
+            state.running.remove(&attempt.tenant);
+        }
+    }
+    if let Some(lease) = state.by_fence.remove(&fence) {
+        free(state, &lease);
+    }
+}
+
+fn worker_died(state: &mut State, event: &WorkerDied) {
+    let of_worker = state.attempts.iter().filter(|(_, attempt)| attempt.worker == event.worker);
+    for fence in of_worker.map(|(fence, _)| *fence).collect::<Vec<_>>() {
+        let_go(state, fence);
+    }
+}
+
+/// Leases of the run that no attempt holds are of no use; an attempt that still computes keeps its own.
+fn run_finished(state: &mut State, event: &RunFinished) {
+    state.ends += 1;
+    state.runs.remove(&event.run);
+    let unused =
+        state.leases.iter().filter(|(_, lease)| lease.task.run == event.run && lease.held_by.is_none());
+    for lease in unused.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+        free(state, &lease);
+    }
+}
+
+fn free(state: &mut State, id: &LeaseId) {
+    let Some(lease) = state.leases.remove(id) else { return };
+    state.by_wish.remove(&lease.wish);
+    if let Some((fence, _)) = lease.held_by {
+        state.by_fence.remove(&fence);
+    }
+    subtract(&mut state.used, &lease.amounts);
+    if let Some(used_by) = state.used_by.get_mut(&lease.tenant) {
+        subtract(used_by, &lease.amounts);
+        if used_by.is_empty() {
+            state.used_by.remove(&lease.tenant);
+        }
+    }
+}
+
+/// No zeros are kept, so that equal states are equal to the byte.
+fn subtract(used: &mut BTreeMap<String, u64>, amounts: &BTreeMap<String, u64>) {
+    for (resource, amount) in amounts {
+        if let Some(used) = used.get_mut(resource) {
+            *used = used.saturating_sub(*amount);
+        }
+    }
+    used.retain(|_, amount| *amount > 0);
+}

@@ -1,0 +1,162 @@
+//! Grants: whose turn it is, and what is kept for whoever has waited long.
+
+use super::queue::Rank;
+use super::*;
+
+/// Wishes of one tenant that are looked at behind one that does not fit.
+const LOOK_BEHIND_MAX: usize = 64;
+/// Leases granted by one call; `settle` is called again.
+const GRANTS_MAX: usize = 256;
+
+pub(super) fn settle(
+    options: &ArbitrationOptions,
+    state: &State,
+    queue: &mut Queue,
+    epoch: Epoch,
+    now: Timestamp,
+) -> Vec<AnyEvent> {
+    for wish in std::mem::take(&mut queue.answered) {
+        if state.by_wish.contains_key(&wish) {
+            queue.remove(wish);
+        }
+    }
+    if queue.ends_seen != state.ends {
+        queue.ends_seen = state.ends;
+        queue.retain(|request| state.wants(&request.task.run));
+    }
+    if queue.is_empty() {
+        return Vec::new();
+    }
+    let mut round = Round::new(options, state, queue, now);
+    let mut events: Vec<AnyEvent> = Vec::new();
+    while events.len() < GRANTS_MAX
+        && let Some(request) = round.next()
+    {
+        let counter = state.counter + 1 + events.len() as u64;
+        events.push(
+            LeaseGranted {
+                lease: lease_id(epoch, counter),
+                task: request.task.clone(),
+                tenant: request.tenant.clone(),
+                amounts: request.amounts.clone(),
+                wish: request.wish,
+            }
+            .into(),
+        );
+    }
+    queue.answered = round.granted;
+    events
+}
+
+/// One pass over those who wait, with what it has already given away.
+struct Round<'a> {
+    options: &'a ArbitrationOptions,
+    state: &'a State,
+    queue: &'a Queue,
+    free: BTreeMap<&'a str, u64>,
+    /// Added to what the state knows of the tenants.
+    added: BTreeMap<&'a Tenant, BTreeMap<&'a str, u64>>,
+    /// Up to which rank each tenant's wishes have been looked at, and how many of them did not fit.
+    looked: BTreeMap<&'a Tenant, (Rank, usize)>,
+    /// Kept for whoever has waited longer than patience: nobody else gets below it.
+    kept: Option<&'a AcquireRequest>,
+    granted: Vec<EffectId>,
+}
+
+impl<'a> Round<'a> {
+    fn new(options: &'a ArbitrationOptions, state: &'a State, queue: &'a Queue, now: Timestamp) -> Self {
+        let free = options
+            .capacity
+            .iter()
+            .map(|(resource, capacity)| (resource.as_str(), capacity.saturating_sub(state.used(resource))));
+        let oldest = queue.by_age().next();
+        let kept = oldest.filter(|request| now.since_ms(request.since) >= options.patience_ms);
+        Self {
+            options,
+            state,
+            queue,
+            free: free.collect(),
+            added: BTreeMap::new(),
+            looked: BTreeMap::new(),
+            kept,
+            granted: Vec::new(),
+        }
+    }
+
+    /// The next wish that is granted, and accounted for.
+    fn next(&mut self) -> Option<&'a AcquireRequest> {
+        if let Some(kept) = self.kept
+            && self.fits(kept)
+        {
+            self.kept = None;
+            return Some(self.grant(kept));
+        }
+        loop {
+            let (tenant, rank) = self.turn()?;
+            let skipped = self.looked.get(tenant).map_or(0, |(_, skipped)| *skipped);
+            let request = self.queue.get(rank.2)?;
+            let grant = !self.granted.contains(&request.wish) && self.fits(request) && self.spares(request);
+            self.looked.insert(tenant, (rank, skipped + usize::from(!grant)));
+            if grant {
+                return Some(self.grant(request));
+            }
+        }
+    }
+
+    fn grant(&mut self, request: &'a AcquireRequest) -> &'a AcquireRequest {
+        let added = self.added.entry(&request.tenant).or_default();
+        for (resource, amount) in &request.amounts {
+            *added.entry(resource).or_default() += amount;
+            if let Some(free) = self.free.get_mut(resource.as_str()) {
+                *free = free.saturating_sub(*amount);
+            }
+        }
+        self.granted.push(request.wish);
+        request
+    }
+
+    fn free(&self, resource: &str) -> u64 {
+        self.free.get(resource).copied().unwrap_or_default()
+    }
+
+    fn fits(&self, request: &AcquireRequest) -> bool {
+        request.amounts.iter().all(|(resource, amount)| *amount <= self.free(resource))
+    }
+
+    /// Whether granting it leaves alone what is kept for another.
+    fn spares(&self, request: &AcquireRequest) -> bool {
+        let Some(kept) = self.kept.filter(|kept| kept.wish != request.wish) else { return true };
+        request.amounts.iter().all(|(resource, amount)| {
+            let needed = kept.amounts.get(resource).copied().unwrap_or_default();
+            needed == 0 || *amount == 0 || self.free(resource) >= needed.saturating_add(*amount)
+        })
+    }
+
+    /// The tenant with the smallest share, and its next wish.
+    fn turn(&self) -> Option<(&'a Tenant, Rank)> {
+        let next = self.queue.by_tenant().iter().filter_map(|(tenant, ranks)| {
+            let rank = match self.looked.get(tenant) {
+                None => ranks.first(),
+                Some((_, skipped)) if *skipped > LOOK_BEHIND_MAX => None,
+                Some((rank, _)) => {
+                    ranks.range((std::ops::Bound::Excluded(*rank), std::ops::Bound::Unbounded)).next()
+                }
+            }?;
+            Some((self.share(tenant), *rank, tenant))
+        });
+        next.min().map(|(_, rank, tenant)| (tenant, rank))
+    }
+
+    /// The largest part of any resource that the tenant holds, for its weight; in millionths.
+    fn share(&self, tenant: &Tenant) -> u64 {
+        let held = self.state.used_by.get(tenant);
+        let added = self.added.get(tenant);
+        let parts = self.options.capacity.iter().map(|(resource, capacity)| {
+            let held = held.and_then(|held| held.get(resource)).copied().unwrap_or_default();
+            let added = added.and_then(|added| added.get(resource.as_str())).copied().unwrap_or_default();
+            let part = u128::from(held + added) * 1_000_000 / u128::from((*capacity).max(1));
+            u64::try_from(part).unwrap_or(u64::MAX)
+        });
+        parts.max().unwrap_or_default() / u64::from(self.options.weight(tenant))
+    }
+}

@@ -1,0 +1,236 @@
+//! Who waits for a worker, and in which order. Volatile: the DAG tracker says its wishes again.
+//!
+//! A wish stands in one place: `Later` (not before its time), `Asking` and `Asked` (for a lease), or `InLine`, by
+//! environment, by tenant, by rank. It is taken out only when the state shows its attempt, because an append may find that others were
+//! first and the decision be made again.
+
+use eclosion_schemas::ops::pool::Wish;
+use eclosion_schemas::ops::task::Execute;
+
+use super::*;
+
+/// Earliest first; see [`eclosion_schemas::flow::Priority::rank`].
+pub(super) type Rank = (Timestamp, Timestamp, EffectId);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Later,
+    /// Arbitration is to be asked.
+    Asking,
+    /// Arbitration was asked.
+    Asked,
+    InLine,
+}
+
+impl Place {
+    pub(super) fn when_ready(wish: &Wish) -> Self {
+        if asks_for(&wish.execute).is_empty() { Place::InLine } else { Place::Asking }
+    }
+}
+
+/// What it needs beyond the default lease of a worker, as arbitration counts it.
+pub(super) fn asks_for(execute: &Execute) -> BTreeMap<String, u64> {
+    let mut amounts = execute.lease.clone();
+    amounts.retain(|resource, amount| if resource == "cpu" { *amount > 1 } else { *amount > 0 });
+    if let Some(cpu) = amounts.get_mut("cpu") {
+        *cpu = cpu.saturating_mul(1_000);
+    }
+    amounts
+}
+
+/// A worker for a call that is not journaled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    pub ticket: u64,
+    pub worker: WorkerId,
+}
+
+#[derive(Debug, Clone)]
+struct Waiting {
+    wish: Wish,
+    rank: Rank,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub(super) environment: EnvironmentId,
+    pub(super) spec: EnvironmentSpec,
+    pub(super) worker: Option<WorkerId>,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub struct Line {
+    wishes: BTreeMap<EffectId, Waiting>,
+    in_line: BTreeMap<EnvironmentId, BTreeMap<Tenant, BTreeSet<Rank>>>,
+    asking: BTreeSet<EffectId>,
+    later: BTreeSet<(Timestamp, EffectId)>,
+    /// Wishes answered by the events of the last `settle`, if those were appended.
+    pub(super) answered: Vec<(EffectId, Fence)>,
+    /// This life of the kernel, once `settle` has been called.
+    pub(super) epoch: Epoch,
+    /// Up to which of the state's `ends` pointless wishes have been dropped.
+    pub(super) ends_seen: u64,
+    /// Without a holder, and declared dead at this time.
+    pub(super) missing: BTreeMap<WorkerId, Timestamp>,
+    pub(super) calls: BTreeMap<u64, Call>,
+    reservations: Vec<Reservation>,
+}
+
+impl Line {
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.wishes.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wishes.is_empty()
+    }
+
+    /// Workers that calls were given since this was last asked.
+    pub fn take_reservations(&mut self) -> Vec<Reservation> {
+        std::mem::take(&mut self.reservations)
+    }
+
+    pub(super) fn contains(&self, wish: EffectId) -> bool {
+        self.wishes.contains_key(&wish)
+    }
+
+    pub(crate) fn wish(&self, id: EffectId) -> Option<&Wish> {
+        self.wishes.get(&id).map(|waiting| &waiting.wish)
+    }
+
+    /// In the order of their ids.
+    pub(crate) fn wishes(&self) -> impl Iterator<Item = &Wish> {
+        self.wishes.values().map(|waiting| &waiting.wish)
+    }
+
+    pub(super) fn insert(&mut self, wish: Wish, place: Place, aging_ms: u64) {
+        let rank = (wish.priority.rank(wish.ready_at, aging_ms), wish.ready_at, wish.id);
+        let waiting = Waiting { wish, rank, place };
+        self.stand(&waiting);
+        self.wishes.insert(waiting.wish.id, waiting);
+    }
+
+    pub(super) fn drop(&mut self, id: EffectId) -> Option<Wish> {
+        let waiting = self.wishes.remove(&id)?;
+        self.leave(&waiting);
+        Some(waiting.wish)
+    }
+
+    pub(super) fn move_to(&mut self, id: EffectId, place: Place) {
+        let Some(mut waiting) = self.wishes.remove(&id) else { return };
+        self.leave(&waiting);
+        waiting.place = place;
+        self.stand(&waiting);
+        self.wishes.insert(id, waiting);
+    }
+
+    fn stand(&mut self, waiting: &Waiting) {
+        let Waiting { wish, rank, place } = waiting;
+        match place {
+            Place::Later => drop(self.later.insert((wish.ready_at, wish.id))),
+            Place::Asking => drop(self.asking.insert(wish.id)),
+            Place::Asked => {}
+            Place::InLine => {
+                let tenants = self.in_line.entry(wish.environment.clone()).or_default();
+                tenants.entry(wish.tenant.clone()).or_default().insert(*rank);
+            }
+        }
+    }
+
+    fn leave(&mut self, waiting: &Waiting) {
+        let Waiting { wish, rank, place } = waiting;
+        match place {
+            Place::Later => drop(self.later.remove(&(wish.ready_at, wish.id))),
+            Place::Asking => drop(self.asking.remove(&wish.id)),
+            Place::Asked => {}
+            Place::InLine => {
+                let Some(tenants) = self.in_line.get_mut(&wish.environment) else { return };
+                let Some(ranks) = tenants.get_mut(&wish.tenant) else { return };
+                ranks.remove(rank);
+                if ranks.is_empty() {
+                    tenants.remove(&wish.tenant);
+                }
+                if tenants.is_empty() {
+                    self.in_line.remove(&wish.environment);
+                }
+            }
+        }
+    }
+
+    /// Those whose time has come stand where they belong from now on.
+    pub(super) fn wake(&mut self, now: Timestamp) {
+        while let Some((_, id)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
+            let place = self.wish(id).map_or(Place::InLine, Place::when_ready);
+            self.move_to(id, place);
+        }
+    }
+
+    pub(super) fn next_later(&self) -> Option<Timestamp> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn is_asked(&self, id: EffectId) -> bool {
+        self.wishes.get(&id).is_some_and(|waiting| waiting.place == Place::Asked)
+    }
+
+    pub(super) fn asking(&self) -> &BTreeSet<EffectId> {
+        &self.asking
+    }
+
+    /// Environments that somebody waits for a worker of, and how many do.
+    pub(super) fn environments(&self) -> impl Iterator<Item = (&EnvironmentId, usize)> {
+        self.in_line
+            .iter()
+            .map(|(environment, tenants)| (environment, tenants.values().map(BTreeSet::len).sum()))
+    }
+
+    pub(super) fn tenants(&self, environment: &EnvironmentId) -> Option<&BTreeMap<Tenant, BTreeSet<Rank>>> {
+        self.in_line.get(environment)
+    }
+
+    /// What the environment is made from, said by one of the wishes for it.
+    pub(super) fn spec_of(&self, environment: &EnvironmentId) -> Option<&EnvironmentSpec> {
+        let ranks = self.in_line.get(environment)?.values().next()?;
+        self.wish(ranks.first()?.2).map(|wish| &wish.spec)
+    }
+
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(&Wish) -> bool) {
+        let gone: Vec<_> = self.wishes().filter(|wish| !is_wanted(wish)).map(|wish| wish.id).collect();
+        for id in gone {
+            self.drop(id);
+        }
+    }
+
+    pub(super) fn miss(&mut self, worker: &WorkerId, until: Timestamp) {
+        self.missing.insert(worker.clone(), until);
+    }
+
+    pub(super) fn found(&mut self, worker: &WorkerId) {
+        self.missing.remove(worker);
+    }
+
+    pub(super) fn reserve(&mut self, ticket: u64, environment: &EnvironmentId, spec: &EnvironmentSpec) {
+        let call = Call { environment: environment.clone(), spec: spec.clone(), worker: None };
+        self.calls.entry(ticket).or_insert(call);
+    }
+
+    pub(super) fn unreserve(&mut self, ticket: u64) {
+        self.calls.remove(&ticket);
+        self.reservations.retain(|reservation| reservation.ticket != ticket);
+    }
+
+    pub(super) fn is_reserved(&self, worker: &WorkerId) -> bool {
+        self.calls.values().any(|call| call.worker.as_ref() == Some(worker))
+    }
+
+    pub(super) fn give(&mut self, ticket: u64, worker: &WorkerId) {
+        if let Some(call) = self.calls.get_mut(&ticket) {
+            call.worker = Some(worker.clone());
+            self.reservations.push(Reservation { ticket, worker: worker.clone() });
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! What is due: environments to make, wishes to answer, workers to start and to stop.
+//!
+//! Whose turn it is: the tenant with the least running for its weight; of a tenant's wishes the one of the earliest
+//! rank. Workers belong to one environment, so a wish waits for a worker of its own; while all places are taken, an idle
+//! worker that nobody waits for makes room.
+
+use eclosion_schemas::ops::pool::Wish;
+
+use super::decide::death;
+use super::line::{Place, Rank, asks_for};
+use super::*;
+
+/// Attempts started by one call; `settle` is called again.
+const STARTS_MAX: usize = 1_024;
+
+pub(super) fn settle(
+    pool: &Pool,
+    state: &State,
+    line: &mut Line,
+    reads: &Reads,
+    now: Timestamp,
+) -> Vec<AnyEvent> {
+    line.epoch = reads.epoch();
+    confirm(state, line, &pool.bodies);
+    drop_pointless(state, line);
+    line.wake(now);
+    let mut due = Due { options: &pool.options, state, epoch: reads.epoch(), now, events: Vec::new() };
+    due.declare_missing(line);
+    due.leases(line);
+    due.environments(line);
+    let mut idle = due.idle_workers(line);
+    due.calls(line, &mut idle);
+    due.attempts(line, &mut idle);
+    due.workers(line, &idle);
+    due.events
+}
+
+/// Wishes whose attempts the state shows leave the line; their bodies wait for whoever performs `Execute`.
+fn confirm(state: &State, line: &mut Line, bodies: &Bodies) {
+    if line.answered.is_empty() {
+        return;
+    }
+    bodies.retain(|fence| state.fences.contains_key(&fence));
+    for (id, fence) in std::mem::take(&mut line.answered) {
+        if state.fences.contains_key(&fence)
+            && let Some(wish) = line.drop(id)
+        {
+            bodies.put(Execute { fence, ..wish.execute });
+        }
+    }
+}
+
+fn drop_pointless(state: &State, line: &mut Line) {
+    if line.ends_seen != state.ends {
+        line.ends_seen = state.ends;
+        line.retain(|wish| {
+            state.wants(&wish.execute.run, &wish.execute.task, wish.id)
+                && !state.failed_for(&wish.environment, wish.id)
+        });
+    }
+}
+
+/// Workers that may be given something now, by environment.
+type Idle = BTreeMap<EnvironmentId, Vec<WorkerId>>;
+
+struct Due<'a> {
+    options: &'a PoolOptions,
+    state: &'a State,
+    epoch: Epoch,
+    now: Timestamp,
+    events: Vec<AnyEvent>,
+}
+
+impl Due<'_> {
+    fn push(&mut self, event: impl Event) {
+        self.events.push(event.into());
+    }
+
+    fn declare_missing(&mut self, line: &mut Line) {
+        let (state, now) = (self.state, self.now);
+        line.missing.retain(|id, _| state.workers.contains_key(id));
+        for (id, _) in line.missing.iter().filter(|(_, until)| **until <= now) {
+            if let Some(worker) = state.workers.get(id) {
+                self.push(death(id, worker, unseen("its holder was gone"), now));
+            }
+        }
+    }
+
+    /// Asks for leases, and passes on what came of it.
+    fn leases(&mut self, line: &mut Line) {
+        for id in line.asking().clone() {
+            if self.state.leases.contains_key(&id) {
+                line.move_to(id, Place::Asked);
+            } else if let Some(wish) = line.wish(id) {
+                let (run, task) = (wish.execute.run.clone(), wish.execute.task.clone());
+                let (tenant, priority, since) = (wish.tenant.clone(), wish.priority, wish.ready_at);
+                let amounts = asks_for(&wish.execute);
+                self.push(AttemptWaiting { run, task, tenant, priority, amounts, since, wish: id });
+            }
+        }
+        for id in &self.state.resolved {
+            let Some(wanted) = self.state.leases.get(id) else { continue };
+            match &wanted.phase {
+                LeasePhase::Granted if line.is_asked(*id) => line.move_to(*id, Place::InLine),
+                LeasePhase::Refused(error) => {
+                    let TaskRef { run, task } = wanted.task.clone();
+                    self.push(AttemptRefused { run, task, wish: *id, error: error.clone() });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Requests what is waited for and not there; gives up on what cannot be launched.
+    fn environments(&mut self, line: &Line) {
+        let waited = line.environments().map(|(environment, _)| environment);
+        let called = line.calls.values().map(|call| &call.environment);
+        let needed: BTreeSet<&EnvironmentId> = waited.chain(called).collect();
+        for environment in needed {
+            let known = self.state.environments.get(environment).map(|known| &known.phase);
+            if matches!(known, None | Some(EnvironmentPhase::Failed { .. }))
+                && let Some(spec) = spec_of(line, environment)
+            {
+                self.push(EnvironmentRequested { environment: environment.clone(), spec });
+            }
+        }
+        for (id, environment) in &self.state.environments {
+            let ready = matches!(environment.phase, EnvironmentPhase::Ready { .. });
+            if ready && environment.launch_failures >= self.options.launch_failures_max {
+                self.push(EnvironmentFailed { environment: id.clone(), error: not_launched(environment) });
+            }
+        }
+    }
+
+    fn idle_workers(&self, line: &Line) -> Idle {
+        let mut idle = Idle::new();
+        for (environment, workers) in &self.state.idle {
+            let free: Vec<_> =
+                workers.iter().filter(|id| self.is_attached(id) && !line.is_reserved(id)).cloned().collect();
+            if !free.is_empty() {
+                idle.insert(environment.clone(), free);
+            }
+        }
+        idle
+    }
+
+    /// Survivors of an earlier kernel are given nothing before they have been heard of.
+    fn is_attached(&self, id: &WorkerId) -> bool {
+        let phase = self.state.workers.get(id).map(|worker| worker.phase);
+        phase == Some(WorkerPhase::Up { epoch: self.epoch })
+    }
+
+    /// Somebody waits for the answer of a call at this moment, so calls come before attempts.
+    fn calls(&mut self, line: &mut Line, idle: &mut Idle) {
+        let waiting = line.calls.iter().filter(|(_, call)| call.worker.is_none());
+        let waiting: Vec<_> = waiting.map(|(ticket, call)| (*ticket, call.environment.clone())).collect();
+        for (ticket, environment) in waiting {
+            if let Some(worker) = idle.get_mut(&environment).and_then(Vec::pop) {
+                line.give(ticket, &worker);
+            }
+        }
+    }
+
+    fn attempts(&mut self, line: &mut Line, idle: &mut Idle) {
+        // Counts that this call has added to; the state learns of them by its own events.
+        let mut added: BTreeMap<Tenant, u32> = BTreeMap::new();
+        let mut served: BTreeMap<(EnvironmentId, Tenant), Rank> = BTreeMap::new();
+        for (environment, workers) in idle {
+            while self.events.len() < STARTS_MAX {
+                let Some(worker) = workers.last() else { break };
+                let Some((tenant, rank)) = self.next_in_line(line, environment, &added, &served) else {
+                    break;
+                };
+                let wish = rank.2;
+                let fence = Fence {
+                    epoch: self.epoch,
+                    counter: self.state.fence_counter + 1 + line.answered.len() as u64,
+                };
+                let running =
+                    self.state.running_of(&tenant) + added.get(&tenant).copied().unwrap_or_default();
+                let Some(started) = self.started(line, wish, fence, worker, running) else { break };
+                self.push(started);
+                line.answered.push((wish, fence));
+                *added.entry(tenant.clone()).or_default() += 1;
+                served.insert((environment.clone(), tenant), rank);
+                workers.pop();
+            }
+        }
+    }
+
+    fn started(
+        &self,
+        line: &Line,
+        wish: EffectId,
+        fence: Fence,
+        worker: &WorkerId,
+        running: u32,
+    ) -> Option<AttemptStarted> {
+        let Wish { execute, tenant, .. } = line.wish(wish)?;
+        let reason = format!(
+            "{worker} was idle; next of tenant {tenant}, which had {running} running at weight {}",
+            self.options.weight(tenant)
+        );
+        Some(AttemptStarted {
+            run: execute.run.clone(),
+            task: execute.task.clone(),
+            attempt: execute.attempt,
+            fence,
+            worker: worker.clone(),
+            lease: self.state.leases.get(&wish).and_then(|wanted| wanted.lease.clone()),
+            wish,
+            reason,
+        })
+    }
+
+    /// The wish whose turn it is, of those that this call has not served.
+    fn next_in_line(
+        &self,
+        line: &Line,
+        environment: &EnvironmentId,
+        added: &BTreeMap<Tenant, u32>,
+        served: &BTreeMap<(EnvironmentId, Tenant), Rank>,
+    ) -> Option<(Tenant, Rank)> {
+        let heads = line.tenants(environment)?.iter().filter_map(|(tenant, ranks)| {
+            let after = served.get(&(environment.clone(), tenant.clone()));
+            let head = match after {
+                None => ranks.first(),
+                Some(rank) => {
+                    ranks.range((std::ops::Bound::Excluded(*rank), std::ops::Bound::Unbounded)).next()
+                }
+            }?;
+            let running = self.state.running_of(tenant) + added.get(tenant).copied().unwrap_or_default();
+            Some((tenant, *head, running))
+        });
+        let share =
+            |tenant, running: u32| (u64::from(running) << 20) / u64::from(self.options.weight(tenant));
+        heads
+            .min_by_key(|(tenant, rank, running)| (share(tenant, *running), *rank))
+            .map(|(tenant, rank, _)| (tenant.clone(), rank))
+    }
+
+    /// Starts workers for those who are still in line, makes room for them, and ends what idles.
+    fn workers(&mut self, line: &Line, idle: &Idle) {
+        let alive = self.state.workers.len();
+        let mut room = (self.options.workers_max as usize).saturating_sub(alive);
+        let mut wanted = 0;
+        let mut counter = self.state.worker_counter;
+        for (environment, demand) in self.demand(line, idle) {
+            if !self.may_launch(&environment) {
+                continue;
+            }
+            let launches = demand.min(room);
+            room -= launches;
+            wanted += demand - launches;
+            for _ in 0..launches {
+                counter += 1;
+                let worker = worker_id(self.epoch, counter);
+                self.push(WorkerRequested { worker, environment: environment.clone() });
+            }
+        }
+        let leaving = self.state.workers.values().filter(|worker| worker.stopping.is_some()).count();
+        self.stop_idle(line, idle, wanted.saturating_sub(leaving));
+    }
+
+    /// How many more workers those in line and the calls could use, per environment.
+    fn demand(&self, line: &Line, idle: &Idle) -> BTreeMap<EnvironmentId, usize> {
+        let mut demand: BTreeMap<EnvironmentId, usize> = BTreeMap::new();
+        for (environment, waiting) in line.environments() {
+            *demand.entry(environment.clone()).or_default() += waiting;
+        }
+        for call in line.calls.values().filter(|call| call.worker.is_none()) {
+            *demand.entry(call.environment.clone()).or_default() += 1;
+        }
+        for (id, _) in &line.answered {
+            if let Some(waiting) = line.wish(*id).and_then(|wish| demand.get_mut(&wish.environment)) {
+                *waiting -= 1;
+            }
+        }
+        for (environment, wanted) in &mut demand {
+            let starting = self.state.workers.values().filter(|worker| {
+                worker.environment == *environment && matches!(worker.phase, WorkerPhase::Requested { .. })
+            });
+            let free = idle.get(environment).map_or(0, Vec::len);
+            *wanted = wanted.saturating_sub(starting.count() + free);
+        }
+        demand
+    }
+
+    fn may_launch(&self, environment: &EnvironmentId) -> bool {
+        self.state.environments.get(environment).is_some_and(|environment| {
+            matches!(environment.phase, EnvironmentPhase::Ready { .. })
+                && environment.launch_failures < self.options.launch_failures_max
+                && launch_at(self.options, environment) <= self.now
+        })
+    }
+
+    /// Ends workers that nobody has used for `idle_ms`, and `room` more that nobody waits for.
+    fn stop_idle(&mut self, line: &Line, idle: &Idle, mut room: usize) {
+        for (environment, workers) in idle {
+            if line.tenants(environment).is_some() {
+                continue;
+            }
+            let spare = spare(self.options, self.state, environment);
+            let mut stopped = 0;
+            for id in workers {
+                let Some(worker) = self.state.workers.get(id) else { continue };
+                let expired = stopped < spare && worker.since.plus_ms(self.options.idle_ms) <= self.now;
+                if room > 0 {
+                    room -= 1;
+                    self.push(stopping(id, "another environment needs its place"));
+                } else if expired {
+                    self.push(stopping(id, "it was idle"));
+                } else {
+                    continue;
+                }
+                stopped += 1;
+            }
+        }
+    }
+}
+
+fn stopping(worker: &WorkerId, reason: &str) -> WorkerStopping {
+    WorkerStopping { worker: worker.clone(), reason: reason.into() }
+}
+
+/// How many workers of an environment are above the least that is kept.
+fn spare(options: &PoolOptions, state: &State, environment: &EnvironmentId) -> usize {
+    let alive = state.workers.values().filter(|worker| worker.environment == *environment).count();
+    let used = state.runs.values().any(|run| run.environment == *environment);
+    if used { alive.saturating_sub(options.workers_min as usize) } else { alive }
+}
+
+fn spec_of(line: &Line, environment: &EnvironmentId) -> Option<EnvironmentSpec> {
+    let called = || line.calls.values().find(|call| call.environment == *environment).map(|call| &call.spec);
+    line.spec_of(environment).or_else(called).cloned()
+}
+
+/// When the next worker may be launched, after the last failure.
+fn launch_at(options: &PoolOptions, environment: &Environment) -> Timestamp {
+    match environment.launch_failures {
+        0 => Timestamp(0),
+        failures => environment.launch_failed_at.plus_ms(options.launch_backoff_ms << (failures - 1).min(16)),
+    }
+}
+
+fn not_launched(environment: &Environment) -> Error {
+    let message = format!(
+        "{} workers in a row could not be started; the last {}",
+        environment.launch_failures, environment.launch_error
+    );
+    Error::new(eclosion_schemas::Code::Unavailable, "environment.launch", message)
+        .help("eclosion doctor; then look at the environment's preloads and start the run again")
+}
+
+/// The earliest time at which something becomes due without a record or a command.
+pub(super) fn wake_at(options: &PoolOptions, state: &State, line: &Line) -> Option<Timestamp> {
+    let up = WorkerPhase::Up { epoch: line.epoch };
+    let waiting = line.environments().filter_map(|(id, _)| {
+        let environment = state.environments.get(id)?;
+        let starts = |worker: &Worker| {
+            worker.environment == *id && matches!(worker.phase, WorkerPhase::Requested { .. })
+        };
+        let blocked = state.workers.len() >= options.workers_max as usize
+            || environment.launch_failures == 0
+            || state.workers.values().any(starts);
+        (!blocked).then(|| launch_at(options, environment))
+    });
+    let mut idle = Vec::new();
+    for (environment, workers) in &state.idle {
+        if line.tenants(environment).is_none() && spare(options, state, environment) > 0 {
+            let unused = workers.iter().filter(|id| !line.is_reserved(id));
+            let attached = unused.filter_map(|id| state.workers.get(id)).filter(|worker| worker.phase == up);
+            idle.extend(attached.map(|worker| worker.since.plus_ms(options.idle_ms)).min());
+        }
+    }
+    waiting.chain(idle).chain(line.next_later()).chain(line.missing.values().copied()).min()
+}

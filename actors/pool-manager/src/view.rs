@@ -1,0 +1,139 @@
+//! What readers see: workers, environments, and why the first of the wishes wait.
+
+use eclosion_schemas::ops::arbitration::Waiting;
+use eclosion_schemas::ops::pool::{StatusReply, Wish};
+use eclosion_schemas::pending::PendingReason;
+use eclosion_schemas::view::{EnvironmentState, EnvironmentView, WorkerState, WorkerView};
+use eclosion_schemas::{Epoch, TaskRef, Timestamp, WorkerId};
+
+use crate::options::PoolOptions;
+use crate::state::{Computing, Dead, Environment, EnvironmentPhase, Line, State, Worker, WorkerPhase};
+
+/// Wishes whose reasons are shown; the rest is a number.
+pub const PENDING_SHOWN_MAX: usize = 100;
+
+#[must_use]
+pub fn status(
+    options: &PoolOptions,
+    state: &State,
+    line: &Line,
+    epoch: Epoch,
+    now: Timestamp,
+) -> StatusReply {
+    let pending = line.wishes().take(PENDING_SHOWN_MAX).zip(0..);
+    StatusReply {
+        workers: workers(state, epoch),
+        environments: environments(state, now),
+        workers_max: options.workers_max,
+        waiting: u32::try_from(line.len()).unwrap_or(u32::MAX),
+        pending: pending.map(|(wish, ahead)| waiting(options, state, wish, epoch, ahead, now)).collect(),
+    }
+}
+
+/// The living, and the last of the dead.
+#[must_use]
+pub fn workers(state: &State, epoch: Epoch) -> Vec<WorkerView> {
+    let alive = state.workers.iter().map(|(id, worker)| worker_view(id, worker, epoch));
+    state.dead.iter().map(dead).chain(alive).collect()
+}
+
+#[must_use]
+pub fn environments(state: &State, now: Timestamp) -> Vec<EnvironmentView> {
+    state
+        .environments
+        .iter()
+        .map(|(id, environment)| EnvironmentView {
+            environment: id.clone(),
+            state: match environment.phase {
+                EnvironmentPhase::Building { .. } => EnvironmentState::Building,
+                EnvironmentPhase::Ready { .. } => EnvironmentState::Ready,
+                EnvironmentPhase::Failed { .. } => EnvironmentState::Failed,
+            },
+            requirements: environment.spec.requirements.clone(),
+            doing: doing(environment, now),
+            error: match &environment.phase {
+                EnvironmentPhase::Failed { error, .. } => Some(error.clone()),
+                _ => None,
+            },
+        })
+        .collect()
+}
+
+fn doing(environment: &Environment, now: Timestamp) -> String {
+    match &environment.phase {
+        EnvironmentPhase::Building { .. } => {
+            format!("being built for {} s", now.since_ms(environment.since) / 1_000)
+        }
+        EnvironmentPhase::Ready { .. } if environment.launch_failures > 0 => {
+            format!("a worker could not be started: {}", environment.launch_error)
+        }
+        EnvironmentPhase::Ready { python } => python.clone(),
+        EnvironmentPhase::Failed { error, .. } => error.message.clone(),
+    }
+}
+
+pub(crate) fn worker_view(id: &WorkerId, worker: &Worker, epoch: Epoch) -> WorkerView {
+    let computing = worker.computing.as_ref();
+    WorkerView {
+        worker: id.clone(),
+        environment: worker.environment.clone(),
+        state: worker_state(worker, epoch),
+        pid: worker.pid,
+        since: worker.since,
+        task: computing.map(|computing| computing.task.clone()),
+        fence: computing.map(|computing| computing.fence),
+        finished: worker.finished,
+        certificate: None,
+    }
+}
+
+fn worker_state(worker: &Worker, epoch: Epoch) -> WorkerState {
+    match (worker.phase, &worker.computing) {
+        (WorkerPhase::Requested { .. }, _) => WorkerState::Starting,
+        (WorkerPhase::Up { epoch: attached }, _) if attached != epoch => WorkerState::Adopting,
+        (_, Some(Computing { over: true, .. })) => WorkerState::Stopping,
+        _ if worker.stopping.is_some() => WorkerState::Stopping,
+        (_, Some(_)) => WorkerState::Busy,
+        (_, None) => WorkerState::Idle,
+    }
+}
+
+fn dead(dead: &Dead) -> WorkerView {
+    WorkerView {
+        worker: dead.certificate.worker.clone(),
+        environment: dead.environment.clone(),
+        state: WorkerState::Dead,
+        pid: dead.certificate.pid,
+        since: dead.certificate.at,
+        task: dead.certificate.task.clone(),
+        fence: None,
+        finished: dead.finished,
+        certificate: Some(dead.certificate.clone()),
+    }
+}
+
+fn waiting(
+    options: &PoolOptions,
+    state: &State,
+    wish: &Wish,
+    epoch: Epoch,
+    ahead: u32,
+    now: Timestamp,
+) -> Waiting {
+    let mut reasons = Vec::new();
+    if let Some(environment) = state.environments.get(&wish.environment)
+        && !matches!(environment.phase, EnvironmentPhase::Ready { .. })
+    {
+        let doing = doing(environment, now);
+        reasons.push(PendingReason::Environment { environment: wish.environment.clone(), doing });
+    } else {
+        let alive = state.workers.iter();
+        let adopting =
+            alive.clone().filter(|(_, worker)| worker_state(worker, epoch) == WorkerState::Adopting);
+        reasons.extend(adopting.map(|(id, _)| PendingReason::Adoption { worker: id.clone() }));
+        let busy = alive.filter(|(_, worker)| worker.computing.is_some()).map(|(id, _)| id.clone()).collect();
+        reasons.push(PendingReason::Worker { busy, max: options.workers_max, ahead });
+    }
+    let task = TaskRef::new(wish.execute.run.clone(), wish.execute.task.clone());
+    Waiting { task, reasons }
+}
