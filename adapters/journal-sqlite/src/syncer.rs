@@ -1,0 +1,73 @@
+//! The syncer's half: the WAL to the disk, then the mark; checkpoints when nobody's reply waits for them.
+//!
+//! It syncs through a descriptor of its own, so that neither SQLite's locks nor the writer's connection are touched.
+//! Closing a descriptor of the WAL is harmless; one of `journal.db` must never be opened here, because closing it
+//! would drop SQLite's POSIX locks of the whole process.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use eclosion_kernel::journal::Syncer;
+use eclosion_schemas::Seq;
+use eclosion_schemas::error::Error;
+use rusqlite::Connection;
+
+use crate::Shared;
+use crate::database::{FRAME_BYTES, checkpoint, open_writer};
+use crate::error::{Failure, io};
+use crate::mark::MarkFile;
+
+/// Above this, what was synced is also carried into the database: some milliseconds, every thousand commits or so.
+const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct WalSyncer {
+    shared: Arc<Shared>,
+    wal: File,
+    inode: u64,
+    mark: MarkFile,
+    connection: Connection,
+}
+
+impl WalSyncer {
+    pub(crate) fn open(shared: Arc<Shared>) -> Result<Self, Failure> {
+        let (wal, inode) = open_wal(&shared)?;
+        let mark = MarkFile::open(&shared.places.mark)?;
+        let connection = open_writer(&shared.places.database)?;
+        Ok(Self { shared, wal, inode, mark, connection })
+    }
+
+    fn carry(&mut self, through: Seq) -> Result<(), Failure> {
+        // Read before the sync: what is written while it runs is not covered by it.
+        let written = self.shared.written();
+        if written.seq < through {
+            return Err(Failure::OutOfOrder { expected: written.seq, found: through });
+        }
+        let path = &self.shared.places.wal;
+        if std::fs::metadata(path).map_err(io("find", path))?.ino() != self.inode {
+            (self.wal, self.inode) = open_wal(&self.shared)?;
+        }
+        self.wal.sync_data().map_err(io("sync", path))?;
+        self.mark.write(written, self.shared.epoch)?;
+        if checkpoint(&self.connection, "NOOP")?.waiting * FRAME_BYTES > CHECKPOINT_BYTES {
+            checkpoint(&self.connection, "PASSIVE")?;
+        }
+        Ok(())
+    }
+}
+
+fn open_wal(shared: &Shared) -> Result<(File, u64), Failure> {
+    let path = &shared.places.wal;
+    let wal = File::open(path).map_err(io("open", path))?;
+    let inode = wal.metadata().map_err(io("read", path))?.ino();
+    Ok((wal, inode))
+}
+
+impl Syncer for WalSyncer {
+    fn sync(&mut self, through: Seq) -> Result<(), Error> {
+        self.shared.refuse_after_failure()?;
+        let carried = self.carry(through);
+        Ok(self.shared.remember_failure(carried)?)
+    }
+}
