@@ -63,8 +63,11 @@ impl std::fmt::Display for Code {
 #[serde(tag = "policy", rename_all = "snake_case")]
 pub enum Retry {
     #[default]
+    #[schemars(title = "RetryNever")]
     Never,
+    #[schemars(title = "RetryNow")]
     Now,
+    #[schemars(title = "RetryAfter")]
     After {
         after_ms: u64,
     },

@@ -29,6 +29,7 @@
 //! A string that is exactly one `${…}` becomes the value itself, of whatever type; inside a longer string, parameters
 //! and items are filled in as text and task outputs are refused. `$${` stands for a literal `${`.
 //! References: `${param.NAME}`, `${item}`, `${TASK}` (for a fan-out: the list of its outputs, in order).
+//! A task's output is an argument as a whole: inside lists and maps only parameters and items are filled in.
 
 use std::collections::BTreeMap;
 

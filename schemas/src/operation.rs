@@ -161,6 +161,25 @@ impl Spec {
             item_schema: || schemars::schema_for!(O::Item),
         }
     }
+
+    /// The operation as data, as `kernel.describe` answers it.
+    #[must_use]
+    pub fn describe(&self) -> serde_json::Value {
+        serde_json::json!({
+            "name": self.name,
+            "address": self.address,
+            "role": self.role,
+            "durability": self.durability,
+            "streams": self.streams,
+            "mutates": self.mutates,
+            "since": self.since,
+            "doc": self.doc,
+            "example": (self.example)(),
+            "request": (self.request_schema)(),
+            "reply": (self.reply_schema)(),
+            "item": self.streams.then(self.item_schema),
+        })
+    }
 }
 
 fn encode_as<T: Serialize + 'static>(value: &(dyn Any + Send)) -> Result<Vec<u8>, Error> {

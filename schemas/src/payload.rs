@@ -20,7 +20,7 @@ pub const PART_EXTENSION: i8 = 1;
 pub struct Payload {
     /// msgpack.
     #[serde(with = "serde_bytes_bytes")]
-    #[schemars(with = "Vec<u8>", extend("format" = "binary", "type" = "string", "items" = null))]
+    #[schemars(schema_with = "binary")]
     pub body: Bytes,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
@@ -49,6 +49,11 @@ pub struct Part {
     /// The file name that a `file` part had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// The JSON Schema of bytes: a msgpack bin, and in JSON what [`crate::codec::json`] says.
+pub(crate) fn binary(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "format": "binary"})
 }
 
 /// `bytes::Bytes` as a msgpack bin, never as an array of integers.

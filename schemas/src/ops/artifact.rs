@@ -42,6 +42,7 @@ pub struct OpenReply {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ArtifactListRequest")]
 pub struct ListRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
@@ -57,6 +58,7 @@ fn thousand() -> u32 {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ArtifactListReply")]
 pub struct ListReply {
     pub artifacts: Vec<ArtifactView>,
     pub cut: u64,
@@ -69,11 +71,13 @@ operation!(List {
 
 /// By `name` (newest version, or `name@version`) or by digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ArtifactGetRequest")]
 pub struct GetRequest {
     pub name: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ArtifactGetReply")]
 pub struct GetReply {
     pub artifact: ArtifactView,
     /// The value as it was committed; bytes of its parts come as items before this.
@@ -85,7 +89,7 @@ pub struct GetReply {
 pub struct Piece {
     pub part: u32,
     #[serde(with = "serde_bytes")]
-    #[schemars(with = "Vec<u8>", extend("format" = "binary", "type" = "string", "items" = null))]
+    #[schemars(schema_with = "crate::payload::binary")]
     pub bytes: Vec<u8>,
 }
 

@@ -30,6 +30,7 @@ operation!(Ping {
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "KernelStatusReply")]
 pub struct StatusReply {
     pub instance: String,
     pub version: String,

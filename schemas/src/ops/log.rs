@@ -15,6 +15,7 @@ pub(super) fn all() -> Vec<Spec> {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "LogReadRequest")]
 pub struct ReadRequest {
     pub run: RunId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +37,7 @@ pub struct Line {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "LogReadReply")]
 pub struct ReadReply {
     pub lines: u64,
 }

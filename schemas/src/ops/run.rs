@@ -89,6 +89,7 @@ pub struct RunRequest {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RunGetReply")]
 pub struct GetReply {
     pub run: RunView,
     /// In the order in which they can run.
@@ -101,6 +102,7 @@ operation!(Get {
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RunListRequest")]
 pub struct ListRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RunState>,
@@ -114,6 +116,7 @@ fn hundred() -> u32 {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RunListReply")]
 pub struct ListReply {
     pub runs: Vec<RunView>,
     /// How many matched and were cut off by the limit.

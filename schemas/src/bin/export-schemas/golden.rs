@@ -1,0 +1,334 @@
+//! Golden frames: bytes that every implementation must read alike.
+//!
+//! `NAME.hex` holds whole frames; `NAME.json` says what they are, or, for `refused-NAME`, the `reason` with which a
+//! receiver must refuse them. A golden frame never changes once released; only new ones are added.
+
+use std::fmt::Write;
+
+use bytes::BytesMut;
+use eclosion_schemas::codec::{self, json as lines};
+use eclosion_schemas::error::{RemoteException, RemoteFrame};
+use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::frame::{Envelope, Flags, Frame, FrameError, FrameType, Limits, StreamId, WireCodec};
+use eclosion_schemas::ops::{artifact, kernel, pool, run, task};
+use eclosion_schemas::view::TaskReport;
+use eclosion_schemas::{
+    Attempt, Code, EffectId, Epoch, Error, Fence, Part, Payload, Retry, Role, RunId, Seq, WorkerId,
+};
+use serde_json::{Value, json};
+
+use crate::Files;
+use crate::api::sorted;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const WORKER: StreamId = StreamId(7);
+const KERNEL: StreamId = StreamId(4);
+/// Small, so that three fragments are short enough to be read by a person.
+const FRAGMENT_BYTES: usize = 24;
+
+pub(crate) fn files() -> std::result::Result<Files, String> {
+    build().map_err(|why| format!("golden frames: {why}"))
+}
+
+fn build() -> Result<Files> {
+    let mut files = Files::new();
+    for (name, frames) in accepted()? {
+        let mut bytes = BytesMut::new();
+        frames.iter().try_for_each(|frame| frame.encode(&mut bytes))?;
+        let shown = frames.iter().map(show).collect::<Result<Vec<Value>>>()?;
+        add(&mut files, name, &bytes, &json!({"frames": shown}))?;
+    }
+    for (name, bytes, reason) in refused()? {
+        add(&mut files, &format!("refused-{name}"), &bytes, &json!({"refused": reason}))?;
+    }
+    Ok(files)
+}
+
+fn add(files: &mut Files, name: &str, bytes: &[u8], shown: &Value) -> Result<()> {
+    let mut hex = String::new();
+    for row in bytes.chunks(32) {
+        row.iter().try_for_each(|byte| write!(hex, "{byte:02x}"))?;
+        hex.push('\n');
+    }
+    files.insert(format!("schemas/golden/{name}.hex").into(), hex);
+    let text = serde_json::to_string_pretty(&sorted(shown.clone()))? + "\n";
+    files.insert(format!("schemas/golden/{name}.json").into(), text);
+    Ok(())
+}
+
+/// The numbers and words of a frame; a body in msgpack also as a value.
+fn show(frame: &Frame) -> Result<Value> {
+    let flags =
+        [(Flags::END, "END"), (Flags::MORE, "MORE"), (Flags::IGNORE, "IGNORE"), (Flags::URGENT, "URGENT")];
+    let flags: Vec<&str> =
+        flags.iter().filter(|(flag, _)| frame.flags.contains(*flag)).map(|(_, name)| *name).collect();
+    let mut body = String::new();
+    frame.body.iter().try_for_each(|byte| write!(body, "{byte:02x}"))?;
+    let whole = frame.codec == WireCodec::Msgpack && codec::scan(&frame.body).is_ok();
+    let value = if whole { Some(lines::from_msgpack(&frame.body)?) } else { None };
+    Ok(json!({
+        "type": u8::from(frame.kind),
+        "flags": flags,
+        "codec": u8::from(frame.codec),
+        "stream": frame.stream,
+        "descriptors": frame.descriptors,
+        "envelope": frame.envelope,
+        "body_hex": body,
+        "value": value,
+    }))
+}
+
+fn accepted() -> Result<Vec<(&'static str, Vec<Frame>)>> {
+    let mut all = connection()?;
+    all.extend(calls()?);
+    all.extend(worker()?);
+    all.extend(errors());
+    all.extend(odd()?);
+    Ok(all)
+}
+
+fn connection() -> Result<Vec<(&'static str, Vec<Frame>)>> {
+    let zero = StreamId::CONNECTION;
+    let hello = |client: &str, role| Envelope {
+        client: Some(client.into()),
+        api: Some(1),
+        role: Some(role),
+        ..Envelope::default()
+    };
+    let welcome = Envelope {
+        server: Some("eclosion/0.1.0".into()),
+        instance: Some("default".into()),
+        epoch: Some(Epoch(3)),
+        api: Some(1),
+        api_compatible: Some(1),
+        features: Some(vec!["ndjson".into()]),
+        role: Some(Role::Operate),
+        limits: Some(Limits::DEFAULT),
+        describe_hash: Some("5f1d".into()),
+        ..Envelope::default()
+    };
+    let resume = Envelope { role: Some(Role::Worker), resume: Some(KERNEL), ..welcome.clone() };
+    let born = pool::WorkerUpRequest {
+        worker: worker_id()?,
+        pid: 4242,
+        start_ticks: 123_456_789,
+        boot_id: "2f9c".into(),
+        running: None,
+    };
+    let survivor = pool::WorkerUpRequest { running: Some(fence()), ..born.clone() };
+    let pong = Envelope { running: Some(fence()), gil_lag_ms: Some(12), ..Envelope::default() };
+    let goaway = Envelope { reason: Some("kernel.stopping".into()), ..Envelope::default() };
+    let python = || hello("eclosion-python/0.1.0", Role::Worker);
+    let bare = |kind| Frame::new(kind, zero);
+    Ok(vec![
+        (
+            "hello-client",
+            vec![bare(FrameType::Hello).with_envelope(hello("eclosion-cli/0.1.0", Role::Operate))],
+        ),
+        ("hello-worker", vec![bare(FrameType::Hello).with_envelope(python()).msgpack(&born)?]),
+        ("hello-worker-running", vec![bare(FrameType::Hello).with_envelope(python()).msgpack(&survivor)?]),
+        ("welcome-client", vec![bare(FrameType::Welcome).with_envelope(welcome)]),
+        ("welcome-worker-resume", vec![bare(FrameType::Welcome).with_envelope(resume)]),
+        ("ping", vec![bare(FrameType::Ping)]),
+        ("pong-client", vec![bare(FrameType::Pong)]),
+        ("pong-worker", vec![bare(FrameType::Pong).with_envelope(pong)]),
+        ("goaway", vec![bare(FrameType::Goaway).with_envelope(goaway)]),
+    ])
+}
+
+fn calls() -> Result<Vec<(&'static str, Vec<Frame>)>> {
+    let mut start = Frame::call(WORKER, "run.get", &run::RunRequest { run: run_id()? })?;
+    start.envelope.deadline_ms = Some(30_000);
+    start.envelope.idem = Some("7d0e".into());
+    start.envelope.trace = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
+    start.envelope.cause = Some(EffectId { seq: Seq(41), n: 2 });
+    let subscribe =
+        kernel::SubscribeRequest { filter: "run/7k2m4q9d/**".into(), on_full: kernel::OnFull::Gap };
+    let mut call = Frame::call(WORKER, "bus.subscribe", &subscribe)?;
+    call.envelope.credit = Some(64);
+    let subject = || "run/7k2m4q9d/state".to_owned();
+    let at = |seq| (Epoch(3), Seq(seq));
+    let (epoch, seq) = at(40);
+    let acknowledged = kernel::Delivery::Acknowledged { epoch, seq };
+    let value = json!({"state": "running"});
+    let snapshot = kernel::Delivery::Snapshot { subject: subject(), epoch, seq, value };
+    let (epoch, seq) = at(44);
+    let change =
+        kernel::Delivery::Change { subject: subject(), epoch, seq, value: json!({"state": "succeeded"}) };
+    let end = kernel::Delivery::SnapshotEnd {};
+    let items = [acknowledged, snapshot, end, change, kernel::Delivery::Gap { dropped: 9 }];
+    let mut subscription = vec![call];
+    for item in &items {
+        subscription.push(Frame::data(WORKER, item)?);
+    }
+    let mut publication =
+        Frame::new(FrameType::Pub, StreamId::CONNECTION).msgpack(&json!({"level": 0.5, "unit": null}))?;
+    publication.envelope.subject = Some("app/gauge".into());
+    let credit = Envelope { credit: Some(128), ..Envelope::default() };
+    let arguments = Payload::of(&json!({"text": "a body that is longer than two fragments of it"}));
+    let function = "steps:load".to_owned();
+    let environment = EnvironmentSpec::default();
+    let request = pool::CallRequest { function, code: "/flow".into(), environment, arguments };
+    let large = Frame::call(WORKER, "pool.call", &request)?;
+    Ok(vec![
+        ("call", vec![start]),
+        ("subscription", subscription),
+        ("pub", vec![publication]),
+        ("credit", vec![Frame::new(FrameType::Credit, WORKER).with_envelope(credit)]),
+        ("cancel-call", vec![Frame::new(FrameType::Cancel, WORKER)]),
+        ("call-fragments", large.fragments(FRAGMENT_BYTES * 4).collect()),
+        (
+            "data-json",
+            vec![Frame::new(FrameType::Data, WORKER).with_body(WireCodec::Json, &b"{\"a\":1}"[..]).end()],
+        ),
+    ])
+}
+
+fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
+    let list = task::Argument::List { payloads: vec![Payload::of(&1), Payload::of(&"two")].into() };
+    let table = Payload { body: PART_ZERO.to_vec().into(), parts: vec![stored()?] };
+    let execute = task::Execute {
+        run: run_id()?,
+        task: "train[0]".parse()?,
+        attempt: Attempt(1),
+        fence: fence(),
+        function: "steps:train".into(),
+        code: "/home/ada/flow".into(),
+        code_hash: "ab12".into(),
+        arguments: [
+            ("table".to_owned(), task::Argument::Value { payload: table }),
+            ("others".to_owned(), list),
+        ]
+        .into(),
+        seed: u64::MAX,
+        idempotency_key: "7k2m4q9d/train[0]".into(),
+        timeout_ms: Some(120_000),
+        lease: [("cpu".to_owned(), 1), ("memory".to_owned(), 1 << 30)].into(),
+    };
+    let progress = TaskReport::Progress { done: 3.0, total: Some(10.0), text: "fold 3".into() };
+    let metric = TaskReport::Metric { name: "loss".into(), value: 0.25, step: Some(-1) };
+    let made = Part { digest: None, stage: Some(5), bytes: 4096, codec: "npy".into(), name: None };
+    let output = Payload { body: PART_ZERO.to_vec().into(), parts: vec![made] };
+    let ranges = || Envelope { stdout: Some([0, 120]), stderr: Some([7, 7]), ..Envelope::default() };
+    let rung = |rung| {
+        Frame::new(FrameType::Cancel, KERNEL)
+            .with_flags(Flags::URGENT)
+            .with_envelope(Envelope { rung: Some(rung), ..Envelope::default() })
+    };
+    let report = |report: &TaskReport| Frame::data(KERNEL, report);
+    let reply = Frame::data(KERNEL, &output)?.with_envelope(ranges()).end();
+    let stage = Frame::call(WORKER, artifact::STAGE, &artifact::StageRequest { bytes: 4096 })?;
+    let staged = Frame::data(WORKER, &artifact::StageReply { stage: 5 })?.with_descriptors(1).end();
+    let digest = "c0".repeat(32).parse()?;
+    let open = Frame::call(WORKER, artifact::OPEN, &artifact::OpenRequest { digest })?;
+    let opened = Frame::data(WORKER, &artifact::OpenReply { bytes: 4096 })?.with_descriptors(1).end();
+    Ok(vec![
+        ("call-execute", vec![Frame::call(KERNEL, task::EXECUTE, &execute)?]),
+        ("data-reports", vec![report(&progress)?, report(&metric)?]),
+        ("data-end", vec![reply.clone()]),
+        ("data-end-fragments", reply.fragments(FRAGMENT_BYTES).collect()),
+        ("cancel-rungs", vec![rung(1), rung(2)]),
+        ("call-stage", vec![stage]),
+        ("reply-stage", vec![staged]),
+        ("call-open", vec![open]),
+        ("reply-open", vec![opened]),
+    ])
+}
+
+/// The msgpack extension that stands for part 0.
+const PART_ZERO: [u8; 6] = [0xd6, 1, 0, 0, 0, 0];
+
+fn errors() -> Vec<(&'static str, Vec<Frame>)> {
+    let frame = RemoteFrame {
+        file: "/home/ada/flow/steps.py".into(),
+        line: 12,
+        function: "train".into(),
+        source: "raise ValueError(\"no rows\")".into(),
+        user: true,
+    };
+    let exception = |kind: &str, text: &str, cause| RemoteException {
+        lang: "python".into(),
+        kind: kind.into(),
+        text: text.into(),
+        frames: vec![frame.clone()],
+        notes: vec!["while reading rows".into()],
+        cause,
+        truncated: false,
+    };
+    let cause = exception("builtins.KeyError", "'rows'", None);
+    let remote = exception("builtins.ValueError", "no rows", Some(Box::new(cause)));
+    let mut raised = Error::new(Code::Internal, "task.raised", "ValueError: no rows");
+    raised.remote = Some(Box::new(remote));
+    let envelope = Envelope {
+        reason: Some("task.raised".into()),
+        stdout: Some([0, 120]),
+        stderr: Some([7, 90]),
+        ..Envelope::default()
+    };
+    let busy = Error::new(Code::Exhausted, "worker.queue", "4 attempts are queued already")
+        .retry(Retry::After { after_ms: 250 })
+        .help("send one attempt at a time")
+        .cause("queue full");
+    let fatal = Error::from(FrameError::Version { found: 2 });
+    vec![
+        ("error-raised", vec![Frame::error(KERNEL, &raised).with_envelope(envelope)]),
+        ("error-busy", vec![Frame::error(KERNEL, &busy)]),
+        ("error-connection", vec![Frame::error(StreamId::CONNECTION, &fatal)]),
+    ]
+}
+
+/// What a receiver must bear although it does not know it.
+fn odd() -> Result<Vec<(&'static str, Vec<Frame>)>> {
+    let unknown = Frame::new(FrameType::Other(200), WORKER).with_flags(Flags::IGNORE);
+    let asking = Frame::new(FrameType::Other(201), WORKER);
+    let later =
+        Frame::new(FrameType::Data, WORKER).with_flags(Flags(0x40)).with_body(WireCodec::Other(99), vec![1]);
+    Ok(vec![("unknown-type", vec![unknown, asking]), ("unknown-codec-and-flag", vec![later])])
+}
+
+fn refused() -> Result<Vec<(&'static str, Vec<u8>, &'static str)>> {
+    let mut ping = BytesMut::new();
+    Frame::new(FrameType::Ping, StreamId::CONNECTION).encode(&mut ping)?;
+    let with = |at: usize, byte: u8| {
+        let mut bytes = ping.to_vec();
+        bytes[at] = byte;
+        bytes
+    };
+    let enveloped = |envelope: Vec<u8>| {
+        let mut bytes = with(3, u8::try_from(12 + envelope.len()).unwrap_or_default());
+        bytes[13] = u8::try_from(envelope.len()).unwrap_or_default();
+        [bytes, envelope].concat()
+    };
+    let mut deep = b"\x81\xa1x".to_vec();
+    deep.resize(deep.len() + 32, 0x91);
+    deep.push(0xc0);
+    Ok(vec![
+        ("version", with(4, 2), "frame.version"),
+        ("reserved", with(15, 1), "frame.reserved"),
+        ("short", with(3, 11), "frame.short"),
+        ("envelope-over-frame", with(13, 1), "frame.short"),
+        ("size", with(0, 1), "frame.size"),
+        ("envelope-size", with(12, 0xff), "frame.envelope_size"),
+        ("envelope-nesting", enveloped(deep), "frame.envelope"),
+        ("envelope-trailing", enveloped(vec![0x80, 0xc0]), "frame.envelope"),
+        ("envelope-shape", enveloped(b"\x81\xa6method\x05".to_vec()), "frame.envelope"),
+    ])
+}
+
+fn fence() -> Fence {
+    Fence { epoch: Epoch(3), counter: 17 }
+}
+
+fn run_id() -> Result<RunId> {
+    Ok("7k2m4q9d".parse::<RunId>()?)
+}
+
+fn worker_id() -> Result<WorkerId> {
+    Ok("w-3-1".parse::<WorkerId>()?)
+}
+
+fn stored() -> Result<Part> {
+    let digest = Some("c0".repeat(32).parse()?);
+    Ok(Part { digest, stage: None, bytes: 4096, codec: "npy".into(), name: None })
+}
