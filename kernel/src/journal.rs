@@ -6,6 +6,7 @@
 pub mod memory;
 pub mod record;
 pub mod sequencer;
+pub(crate) mod stage;
 pub mod store;
 pub mod threads;
 

@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::core::{Core, Query, Reads};
 use crate::engine::{Engine, Step};
 use crate::journal::{Journal, Mark, Reader, Record};
+use crate::service::obey_panic;
 
 /// Messages taken before views are published; the newest state is never further behind than these.
 const BATCH_MESSAGES_MAX: usize = 64;
@@ -252,13 +253,8 @@ impl<A: Actor> Life<A> {
             Control::Pause => self.paused = true,
             Control::Resume => self.paused = false,
             Control::Ping(probe) => probe.answer(),
-            #[cfg(feature = "chaos")]
-            #[expect(
-                clippy::panic,
-                reason = "that is what was asked for; the feature is absent from what users build"
-            )]
-            Control::Panic(text) => panic!("{text}"),
-            _ => {}
+            Control::Panic(text) => obey_panic(&self.parts.address, &text),
+            Control::Stop { .. } => {}
         }
     }
 

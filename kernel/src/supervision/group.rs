@@ -32,6 +32,8 @@ pub struct ChildSpec {
     pub restart: Restart,
     pub budget: Budget,
     pub start: Start,
+    /// Tells the present incarnation to end; ractor's own stop is not seen inside a handler that loops.
+    pub stop: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl fmt::Debug for ChildSpec {
@@ -172,8 +174,11 @@ impl Actor for Group {
         let mut children: Vec<&Child> = state.children.values().collect();
         let order = |child: &Child| state.shared.tree.get(&child.spec.address).map_or(0, |vital| vital.order);
         children.sort_by_key(|child| std::cmp::Reverse(order(child)));
-        for cell in children.iter().filter_map(|child| child.cell.as_ref()) {
-            if cell.stop_and_wait(None, Some(STOP)).await.is_err() {
+        for child in children {
+            let Some(cell) = &child.cell else { continue };
+            (child.spec.stop)();
+            if cell.wait(Some(STOP)).await.is_err() {
+                tracing::warn!(address = %child.spec.address, "did not stop in time and is killed");
                 cell.kill();
             }
         }
