@@ -42,7 +42,8 @@ fn with<E: Event>(record: &Record, fold: impl FnOnce(&E)) {
 
 fn answered(state: &mut State, task: &TaskRef, wish: EffectId) {
     if let Some(run) = state.runs.get_mut(&task.run) {
-        run.answered.insert(task.task.clone(), wish);
+        let answered = run.answered.entry(task.task.clone()).or_default();
+        *answered = wish.max(*answered);
     }
 }
 

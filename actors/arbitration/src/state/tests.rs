@@ -1,1 +1,468 @@
+//! Tables of cases over arbitration, and random ones: a world of one core, a journal and foreign records.
 
+use eclosion_kernel::engine::{Engine, Step};
+use eclosion_kernel::journal::memory::MemoryStore;
+use eclosion_kernel::journal::{Append, Journal, JournalStore};
+use eclosion_schemas::certificate::{Death, DeathCertificate};
+use eclosion_schemas::flow::{EnvironmentSpec, FlowSpec, Priority};
+use eclosion_schemas::ops::arbitration::StatusReply;
+use eclosion_schemas::pending::PendingReason;
+use eclosion_schemas::view::RunState;
+use eclosion_schemas::{Attempt, Payload, Seq};
+use proptest::prelude::*;
+
+use super::*;
+
+struct World {
+    journal: Journal,
+    engine: Engine<Arbitration>,
+    now: Timestamp,
+    wishes: u32,
+}
+
+impl World {
+    fn new(mut options: ArbitrationOptions) -> Self {
+        options.weights.insert("heavy".parse().unwrap(), 2);
+        let journal = Journal::new(MemoryStore::default().open(), None);
+        let engine = Engine::new(Arbitration { options });
+        Self { journal, engine, now: Timestamp(1_000), wishes: 0 }
+    }
+
+    fn with_runs() -> Self {
+        let mut world = Self::new(ArbitrationOptions::new(4_000, 1_000));
+        for (run, tenant) in [("a", "light"), ("b", "heavy"), ("c", "light")] {
+            world.run(run, tenant);
+        }
+        world
+    }
+
+    fn send(&mut self, command: &Command) -> Step<Effect> {
+        let reads = Reads::new(self.journal.epoch(), 0);
+        self.engine.handle(&self.journal, &reads, command, None, self.now)
+    }
+
+    fn foreign(&mut self, event: impl Event) -> Step<Effect> {
+        let append =
+            Append { events: vec![event.into()], at: self.now, cause: None, folded: Seq(0), folds: &[] };
+        self.journal.append(&append).unwrap();
+        self.engine.fold_new(&self.journal, &Reads::new(self.journal.epoch(), 0), self.now)
+    }
+
+    fn run(&mut self, run: &str, tenant: &str) {
+        let flow = FlowSpec {
+            schema: String::new(),
+            name: run.into(),
+            description: String::new(),
+            code: "/".into(),
+            code_hash: String::new(),
+            environment: EnvironmentSpec::default(),
+            parameters: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            result: None,
+        };
+        self.foreign(RunStarted {
+            run: run.parse().unwrap(),
+            flow,
+            parameters: BTreeMap::new(),
+            seed: 0,
+            content: run.into(),
+            environment: "e".parse().unwrap(),
+            tenant: tenant.parse().unwrap(),
+            idem: None,
+        });
+    }
+
+    fn request(&mut self, run: &str, cpu: u64, memory: u64) -> AcquireRequest {
+        self.wishes += 1;
+        let amounts = [("cpu".to_owned(), cpu), ("memory".to_owned(), memory)];
+        AcquireRequest {
+            wish: EffectId { seq: Seq(100), n: self.wishes },
+            task: TaskRef::new(run.parse().unwrap(), format!("t{}", self.wishes).parse().unwrap()),
+            tenant: if run == "b" { "heavy" } else { "light" }.parse().unwrap(),
+            priority: Priority::Normal,
+            amounts: amounts.into_iter().filter(|(_, amount)| *amount > 0).collect(),
+            since: self.now,
+        }
+    }
+
+    fn acquire(&mut self, run: &str, cpu: u64, memory: u64) -> AcquireRequest {
+        let request = self.request(run, cpu, memory);
+        self.send(&Command::Acquire(request.clone()));
+        request
+    }
+
+    fn release(&mut self, request: &AcquireRequest) -> Step<Effect> {
+        let (wish, task) = (request.wish, Some(request.task.clone()));
+        self.send(&Command::Release(ReleaseRequest { wish, reason: "withdrawn".into(), task }))
+    }
+
+    fn lease(&self, request: &AcquireRequest) -> Option<LeaseId> {
+        self.engine.state().by_wish.get(&request.wish).cloned()
+    }
+
+    /// Its attempt is given to a worker of the same number.
+    fn start(&mut self, request: &AcquireRequest) -> Fence {
+        let fence = Fence { epoch: Epoch(1), counter: u64::from(request.wish.n) };
+        let lease = self.lease(request);
+        self.foreign(AttemptStarted {
+            run: request.task.run.clone(),
+            task: request.task.task.clone(),
+            attempt: Attempt(1),
+            fence,
+            worker: worker(fence),
+            lease,
+            wish: request.wish,
+            reason: String::new(),
+        });
+        fence
+    }
+
+    fn commit(&mut self, request: &AcquireRequest, fence: Fence) {
+        self.foreign(StepCommitted {
+            run: request.task.run.clone(),
+            task: request.task.task.clone(),
+            attempt: Attempt(1),
+            fence,
+            worker: worker(fence),
+            output: Payload::default(),
+            lease: None,
+        });
+    }
+
+    fn fail(&mut self, request: &AcquireRequest, fence: Fence, released: bool) {
+        self.foreign(StepFailed {
+            run: request.task.run.clone(),
+            task: request.task.task.clone(),
+            attempt: Attempt(1),
+            fence,
+            worker: worker(fence),
+            error: Error::internal("task.raised", "boom"),
+            released,
+            lease: None,
+        });
+    }
+
+    fn die(&mut self, fence: Fence) {
+        let certificate = DeathCertificate {
+            worker: worker(fence),
+            pid: 1,
+            death: Death::Exited { code: 1 },
+            at: self.now,
+            task: None,
+            attempt: None,
+            peak_rss_bytes: None,
+            free_memory_bytes: None,
+            last_lines: Vec::new(),
+        };
+        self.foreign(WorkerDied { worker: worker(fence), certificate, fence: Some(fence), wanted: false });
+    }
+
+    fn free(&self, resource: &str) -> u64 {
+        self.engine.core().options.capacity(resource) - self.engine.state().used(resource)
+    }
+
+    fn check(&self) {
+        let state = self.engine.state();
+        let mut used: BTreeMap<String, u64> = BTreeMap::new();
+        for lease in state.leases.values() {
+            for (resource, amount) in &lease.amounts {
+                *used.entry(resource.clone()).or_default() += amount;
+            }
+        }
+        assert_eq!(used, state.used);
+        for (resource, used) in used {
+            assert!(used <= self.engine.core().options.capacity(&resource), "{used} of {resource}");
+        }
+        assert_eq!(state.leases.len(), state.by_wish.len());
+        let mut store = MemoryStore::default();
+        store.append(&self.journal.unwritten(usize::MAX), &[]).unwrap();
+        let mut replayed = Engine::new(self.engine.core().clone());
+        replayed.recover(&Journal::new(store.open(), Some(store.reader()))).unwrap();
+        assert_eq!(replayed.digest(), self.engine.digest());
+    }
+}
+
+fn worker(fence: Fence) -> WorkerId {
+    format!("w-1-{}", fence.counter).parse().unwrap()
+}
+
+#[test]
+fn grants_what_fits_and_lets_the_rest_wait() {
+    let mut world = World::with_runs();
+    let first = world.acquire("a", 3_000, 0);
+    let second = world.acquire("a", 2_000, 0);
+    assert!(world.lease(&first).is_some() && world.lease(&second).is_none());
+    let fence = world.start(&first);
+    world.commit(&first, fence);
+    assert!(world.lease(&first).is_none() && world.lease(&second).is_some());
+    world.check();
+}
+
+#[test]
+fn a_lease_is_granted_whole_or_not_at_all() {
+    let mut world = World::with_runs();
+    world.acquire("a", 1_000, 900);
+    let both = world.acquire("a", 1_000, 200);
+    assert!(world.lease(&both).is_none());
+    assert_eq!((world.free("cpu"), world.free("memory")), (3_000, 100));
+    world.check();
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once_and_told_how_much_there_is() {
+    let mut world = World::with_runs();
+    let request = world.request("a", 5_000, 0);
+    let step = world.send(&Command::Acquire(request));
+    let refused = step.records[0].event::<LeaseRefused>().unwrap();
+    assert_eq!(
+        (refused.error.code, refused.error.reason.as_str()),
+        (Code::Exhausted, "arbitration.impossible")
+    );
+    assert!(refused.error.message.contains("4000"), "{}", refused.error);
+    assert!(world.engine.volatile().is_empty());
+    world.check();
+}
+
+#[test]
+fn the_same_wish_again_gets_nothing_more() {
+    let mut world = World::with_runs();
+    let request = world.acquire("a", 1_000, 0);
+    world.send(&Command::Acquire(request.clone()));
+    let fence = world.start(&request);
+    world.commit(&request, fence);
+    // The message comes late: the lease was used and is gone.
+    world.send(&Command::Acquire(request));
+    assert_eq!((world.free("cpu"), world.engine.volatile().len()), (4_000, 0));
+    world.check();
+}
+
+#[test]
+fn an_attempt_given_up_keeps_its_lease_until_its_worker_lets_go() {
+    for ends_by_death in [true, false] {
+        let mut world = World::with_runs();
+        let request = world.acquire("a", 1_000, 0);
+        let fence = world.start(&request);
+        world.fail(&request, fence, false);
+        world.foreign(RunFinished {
+            run: "a".parse().unwrap(),
+            state: RunState::Failed,
+            error: None,
+            summary: None,
+        });
+        assert_eq!(world.free("cpu"), 3_000);
+        match ends_by_death {
+            true => world.die(fence),
+            false => drop(world.foreign(AttemptStopped { worker: worker(fence), fence })),
+        }
+        assert_eq!(world.free("cpu"), 4_000);
+        world.check();
+    }
+}
+
+#[test]
+fn a_lease_that_was_never_used_goes_with_its_run() {
+    let mut world = World::with_runs();
+    world.acquire("a", 4_000, 0);
+    let waiting = world.acquire("a", 1_000, 0);
+    world.foreign(RunFinished {
+        run: "a".parse().unwrap(),
+        state: RunState::Failed,
+        error: None,
+        summary: None,
+    });
+    assert_eq!((world.free("cpu"), world.lease(&waiting), world.engine.volatile().len()), (4_000, None, 0));
+    world.check();
+}
+
+#[test]
+fn a_wish_taken_back_ends_by_an_event_granted_or_not() {
+    let mut world = World::with_runs();
+    let granted = world.acquire("a", 4_000, 0);
+    let waiting = world.acquire("a", 1_000, 0);
+    assert!(world.release(&waiting).records.iter().any(|record| record.is::<LeaseRefused>()));
+    assert!(world.engine.volatile().is_empty());
+    assert!(world.release(&granted).records.iter().any(|record| record.is::<LeaseReleased>()));
+    // Arbitration has restarted and knows nothing of this one.
+    let forgotten = world.request("a", 1_000, 0);
+    assert!(world.release(&forgotten).records.iter().any(|record| record.is::<LeaseRefused>()));
+    assert_eq!(world.free("cpu"), 4_000);
+    world.check();
+}
+
+#[test]
+fn tenants_get_their_dominant_share_by_weight() {
+    let mut world = World::with_runs();
+    let all = world.acquire("c", 4_000, 0);
+    let light: Vec<_> = (0..6).map(|_| world.acquire("a", 500, 10)).collect();
+    let heavy: Vec<_> = (0..6).map(|_| world.acquire("b", 500, 10)).collect();
+    world.release(&all);
+    let count = |all: &[AcquireRequest]| all.iter().filter(|one| world.lease(one).is_some()).count();
+    // Eight fit; two for one, until the heavy one has all that it wants.
+    assert_eq!((count(&light), count(&heavy)), (3, 5));
+    world.check();
+}
+
+#[test]
+fn a_large_wish_is_overtaken_only_while_patience_lasts() {
+    let mut world = World::with_runs();
+    let small = world.acquire("a", 1_000, 0);
+    let large = world.acquire("a", 4_000, 0);
+    let overtakes = world.acquire("a", 1_000, 0);
+    assert!(world.lease(&overtakes).is_some());
+    world.now = world.now.plus_ms(6_000);
+    let late = world.acquire("b", 1_000, 0);
+    let other = world.acquire("b", 0, 100);
+    assert!(world.lease(&late).is_none(), "it would take what is kept");
+    assert!(world.lease(&other).is_some(), "nobody keeps memory");
+    for request in [small, overtakes] {
+        world.release(&request);
+    }
+    assert!(world.lease(&large).is_some() && world.lease(&late).is_none());
+    world.check();
+}
+
+#[test]
+fn a_higher_class_comes_first_until_the_others_have_waited_long() {
+    for (waited_ms, first_is_old) in [(1_000, false), (31_000, true)] {
+        let mut options = ArbitrationOptions::new(1_000, 0);
+        // Patience is another rule, for what does not fit.
+        options.patience_ms = u64::MAX;
+        let mut world = World::new(options);
+        world.run("a", "light");
+        let held = world.acquire("a", 1_000, 0);
+        let old = world.acquire("a", 1_000, 0);
+        world.now = world.now.plus_ms(waited_ms);
+        let mut urgent = world.request("a", 1_000, 0);
+        urgent.priority = Priority::Interactive;
+        world.send(&Command::Acquire(urgent));
+        world.release(&held);
+        assert_eq!(world.lease(&old).is_some(), first_is_old, "after {waited_ms} ms");
+        world.check();
+    }
+}
+
+#[test]
+fn status_names_the_holders_with_amounts_and_since_when() {
+    let mut world = World::with_runs();
+    let held = world.acquire("a", 3_000, 0);
+    let fence = world.start(&held);
+    world.acquire("b", 2_000, 100);
+    let reply = world.send(&Command::Status).reply.unwrap().unwrap();
+    let status = reply.downcast::<StatusReply>().unwrap();
+    let [PendingReason::Resource { resource, needs, free, capacity, holders }] =
+        &status.waiting[0].reasons[..]
+    else {
+        panic!("{:?}", status.waiting)
+    };
+    assert_eq!((resource.as_str(), *needs, *free, *capacity), ("cpu", 2_000, 1_000, 4_000));
+    assert_eq!((holders[0].amount, &holders[0].worker), (3_000, &Some(worker(fence))));
+    assert_eq!((&holders[0].task, holders[0].since), (&held.task, Timestamp(1_000)));
+    assert_eq!((status.tenants.len(), status.tenants[1].running), (2, 1));
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Acquire { run: usize, cpu: u64, memory: u64 },
+    Again(usize),
+    Release(usize),
+    Start(usize),
+    Commit(usize),
+    Fail(usize, bool),
+    Die(usize),
+    Cancel(usize),
+    Wait(u64),
+    Restart,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        6 => (0_usize..3, 0_u64..5_000, 0_u64..1_100)
+            .prop_map(|(run, cpu, memory)| Move::Acquire { run, cpu, memory }),
+        1 => any::<usize>().prop_map(Move::Again),
+        2 => any::<usize>().prop_map(Move::Release),
+        4 => any::<usize>().prop_map(Move::Start),
+        3 => any::<usize>().prop_map(Move::Commit),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(one, released)| Move::Fail(one, released)),
+        1 => any::<usize>().prop_map(Move::Die),
+        1 => (0_usize..3).prop_map(Move::Cancel),
+        2 => (0_u64..8_000).prop_map(Move::Wait),
+        1 => Just(Move::Restart),
+    ];
+    prop::collection::vec(one, 1..80)
+}
+
+fn make(
+    world: &mut World,
+    said: &mut Vec<AcquireRequest>,
+    started: &mut Vec<(AcquireRequest, Fence)>,
+    step: &Move,
+) {
+    let runs = ["a", "b", "c"];
+    let pick = |index: &usize| (!said.is_empty()).then(|| said[index % said.len()].clone());
+    let begun = |index: &usize| (!started.is_empty()).then(|| started[index % started.len()].clone());
+    match step {
+        Move::Acquire { run, cpu, memory } => {
+            let request = world.acquire(runs[*run], *cpu, *memory);
+            said.push(request);
+        }
+        Move::Again(one) => {
+            if let Some(request) = pick(one) {
+                world.send(&Command::Acquire(request));
+            }
+        }
+        Move::Release(one) => {
+            if let Some(request) = pick(one) {
+                world.release(&request);
+            }
+        }
+        Move::Start(one) => {
+            let unused = pick(one).filter(|request| {
+                let lease = world.lease(request).and_then(|id| world.engine.state().leases.get(&id));
+                lease.is_some_and(|lease| lease.held_by.is_none())
+            });
+            if let Some(request) = unused {
+                let fence = world.start(&request);
+                started.push((request, fence));
+            }
+        }
+        Move::Commit(one) => {
+            if let Some((request, fence)) = begun(one) {
+                world.commit(&request, fence);
+            }
+        }
+        Move::Fail(one, released) => {
+            if let Some((request, fence)) = begun(one) {
+                world.fail(&request, fence, *released);
+            }
+        }
+        Move::Die(one) => {
+            if let Some((_, fence)) = begun(one) {
+                world.die(fence);
+            }
+        }
+        Move::Cancel(run) => {
+            let run = runs[*run].parse().unwrap();
+            world.foreign(RunCancelling { run, reason: String::new() });
+        }
+        Move::Wait(ms) => world.now = world.now.plus_ms(*ms),
+        Move::Restart => world.engine.recover(&world.journal).unwrap(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn never_grants_more_than_there_is(moves in moves()) {
+        let mut world = World::with_runs();
+        let (mut said, mut started) = (Vec::new(), Vec::new());
+        for step in &moves {
+            make(&mut world, &mut said, &mut started, step);
+            let state = world.engine.state();
+            for (resource, used) in &state.used {
+                prop_assert!(*used <= world.engine.core().options.capacity(resource));
+            }
+        }
+        world.check();
+    }
+}

@@ -133,7 +133,7 @@ fn attempt_started(state: &mut State, event: &AttemptStarted, record: &Record) {
     state.fence_counter = state.fence_counter.max(event.fence.counter);
     forget_lease(state, event.wish);
     let Some(run) = state.runs.get_mut(&event.run) else { return };
-    run.answered.insert(event.task.clone(), event.wish);
+    answer(run, &event.task, event.wish);
     let tenant = run.tenant.clone();
     let Some(worker) = state.workers.get_mut(&event.worker) else { return };
     if let Some(idle) = state.idle.get_mut(&worker.environment) {
@@ -156,6 +156,12 @@ fn attempt_started(state: &mut State, event: &AttemptStarted, record: &Record) {
     state.outstanding.insert(effect, execute);
 }
 
+/// An older wish may be answered after a newer one.
+fn answer(run: &mut Run, task: &TaskId, wish: EffectId) {
+    let answered = run.answered.entry(task.clone()).or_default();
+    *answered = wish.max(*answered);
+}
+
 fn attempt_waiting(state: &mut State, event: &AttemptWaiting, acquire: EffectId) {
     let task = TaskRef::new(event.run.clone(), event.task.clone());
     let request = AcquireRequest {
@@ -174,7 +180,7 @@ fn attempt_waiting(state: &mut State, event: &AttemptWaiting, acquire: EffectId)
 fn attempt_refused(state: &mut State, event: &AttemptRefused, effect: EffectId) {
     state.ends += 1;
     if let Some(run) = state.runs.get_mut(&event.run) {
-        run.answered.insert(event.task.clone(), event.wish);
+        answer(run, &event.task, event.wish);
     }
     match state.leases.get(&event.wish).map(|wanted| &wanted.phase) {
         Some(LeasePhase::Refused(_)) => forget_lease(state, event.wish),
