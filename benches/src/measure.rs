@@ -1,0 +1,78 @@
+//! Sampling: candidates take turns, so that a neighbor's burst hits all of them alike.
+
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::Failure;
+use crate::report::{Role, Row};
+
+/// Rounds in which each candidate has its turn.
+pub(crate) const ROUNDS: usize = 21;
+
+/// The runtime that all candidates share: the scheduler that the kernel uses, on one thread, because on two cores a
+/// wake across them costs fifty times what is measured here and depends on the neighbors.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    Ok(Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+}
+
+/// The samples of one candidate, one list of nanoseconds an operation for each round.
+#[derive(Debug)]
+pub(crate) struct Samples {
+    name: &'static str,
+    role: Role,
+    rounds: Vec<Vec<f64>>,
+}
+
+impl Samples {
+    pub(crate) fn of(role: Role, name: &'static str) -> Self {
+        Self { name, role, rounds: Vec::with_capacity(ROUNDS) }
+    }
+
+    pub(crate) fn begin_round(&mut self) {
+        self.rounds.push(Vec::new());
+    }
+
+    /// `took` for `operations` in a row.
+    pub(crate) fn add(&mut self, took: Duration, operations: u32) {
+        if let Some(round) = self.rounds.last_mut() {
+            round.push(took.as_nanos() as f64 / f64::from(operations));
+        }
+    }
+
+    /// Medians over the rounds; the first warms up and does not count.
+    pub(crate) fn row(self) -> Row {
+        let rounds: Vec<_> = self.rounds.into_iter().skip(1).map(sorted).collect();
+        let of = |share: f64| rounds.iter().map(|round| quantile(round, share)).collect::<Vec<_>>();
+        let p50s = sorted(of(0.5));
+        let mean = |round: &Vec<f64>| round.iter().sum::<f64>() / round.len().max(1) as f64;
+        let means = sorted(rounds.iter().map(mean).collect());
+        Row {
+            name: self.name,
+            role: self.role,
+            p50_ns: quantile(&p50s, 0.5),
+            p50_low_ns: quantile(&p50s, 0.1),
+            p50_high_ns: quantile(&p50s, 0.9),
+            p99_ns: quantile(&sorted(of(0.99)), 0.5),
+            per_s: 1e9 / quantile(&means, 0.5),
+            rounds: rounds.len(),
+        }
+    }
+}
+
+/// Runs `work` and adds what it took.
+pub(crate) async fn timed(samples: &mut Samples, operations: u32, work: impl Future<Output = ()>) {
+    let start = Instant::now();
+    work.await;
+    samples.add(start.elapsed(), operations);
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    values
+}
+
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+}
