@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use blake3::Hasher;
 use eclosion_schemas::flow::{EnvironmentSpec, FlowSpec};
 use eclosion_schemas::{EnvironmentId, RunId, TaskId};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// Crockford's base 32: no letter that is read as another.
@@ -107,20 +108,27 @@ fn write_canonical(value: &Value, text: &mut String) {
         }
         Value::Object(entries) => {
             // Whether serde_json keeps keys sorted depends on a feature that any crate may switch on.
-            let sorted: BTreeMap<_, _> = entries.iter().collect();
+            let mut sorted: Vec<_> = entries.iter().collect();
+            sorted.sort_unstable_by_key(|(key, _)| *key);
             text.push('{');
             for (n, (key, value)) in sorted.into_iter().enumerate() {
                 if n > 0 {
                     text.push(',');
                 }
-                write_canonical(&Value::String(key.clone()), text);
+                write_plain(key, text);
                 text.push(':');
                 write_canonical(value, text);
             }
             text.push('}');
         }
-        plain => text.push_str(&plain.to_string()),
+        Value::String(string) => write_plain(string, text),
+        plain => write_plain(plain, text),
     }
+}
+
+fn write_plain<T: Serialize + ?Sized>(plain: &T, text: &mut String) {
+    // A string, number, bool or null always has a JSON form.
+    text.push_str(&serde_json::to_string(plain).unwrap_or_default());
 }
 
 /// An id out of characters that ids are made of.

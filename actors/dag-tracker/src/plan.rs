@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::content;
 use crate::suggest::hint;
-pub(crate) use template::fill_item;
+pub(crate) use template::{Place, fill_item};
 
 /// Instances of all tasks of a run together.
 pub const INSTANCES_MAX: usize = 10_000;
@@ -303,10 +303,13 @@ fn resolved_needs<'a>(drafts: &'a BTreeMap<&'a str, task::Draft>) -> Result<orde
     let mut needs = order::Needs::new();
     for (name, draft) in drafts {
         let mut needed = BTreeSet::new();
-        for (place, need) in draft.references() {
+        for (key, need) in draft.references() {
             let Some((known, _)) = drafts.get_key_value(need) else {
-                return Err(Error::invalid("flow.reference", format!("{place}: there is no task `{need}`"))
-                    .help(hint(need, drafts.keys().copied())));
+                return Err(Error::invalid(
+                    "flow.reference",
+                    format!("{key} of task `{name}`: there is no task `{need}`"),
+                )
+                .help(hint(need, drafts.keys().copied())));
             };
             needed.insert(*known);
         }

@@ -1,6 +1,7 @@
 //! One task's own checks: its name, function, arguments, fan-out, retries, time-out and resources.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use eclosion_schemas::Error;
@@ -24,6 +25,24 @@ pub(super) struct Draft {
     after: Vec<String>,
 }
 
+/// Where a task names another.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Key<'a> {
+    Argument(&'a str),
+    Each,
+    After,
+}
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Argument(name) => write!(f, "argument `{name}`"),
+            Key::Each => f.write_str("`each`"),
+            Key::After => f.write_str("`after`"),
+        }
+    }
+}
+
 enum Fan {
     One,
     Items(Arc<[Value]>),
@@ -42,8 +61,8 @@ pub(super) fn draft(
     let mut arguments = Vec::with_capacity(spec.with.len());
     for (argument, value) in &spec.with {
         check_argument(name, argument)?;
-        let place = format!("argument `{argument}` of task `{name}`");
-        arguments.push((argument.clone(), template::compile(value, scope, &place)?));
+        let place = format_args!("argument `{argument}` of task `{name}`");
+        arguments.push((argument.clone(), template::compile(value, scope, place)?));
     }
     if let Fan::Items(items) = &each {
         try_items(name, &arguments, items)?;
@@ -79,20 +98,17 @@ pub(super) fn draft(
 }
 
 impl Draft {
-    /// The tasks that it refers to, each with the place that a refusal names.
-    pub(super) fn references(&self) -> impl Iterator<Item = (String, &str)> {
-        let name = &self.task.name;
-        let arguments = self.arguments.iter().filter_map(move |(argument, template)| match template {
-            Template::Output(task) => {
-                Some((format!("argument `{argument}` of task `{name}`"), task.as_str()))
-            }
+    /// The tasks that it refers to, each with the key that does.
+    pub(super) fn references(&self) -> impl Iterator<Item = (Key<'_>, &str)> {
+        let arguments = self.arguments.iter().filter_map(|(argument, template)| match template {
+            Template::Output(task) => Some((Key::Argument(argument), task.as_str())),
             _ => None,
         });
         let each = match &self.each {
-            Fan::Output(task) => Some((format!("`each` of task `{name}`"), task.as_str())),
+            Fan::Output(task) => Some((Key::Each, task.as_str())),
             Fan::One | Fan::Items(_) => None,
         };
-        let after = self.after.iter().map(move |task| (format!("`after` of task `{name}`"), task.as_str()));
+        let after = self.after.iter().map(|task| (Key::After, task.as_str()));
         arguments.chain(each).chain(after)
     }
 
@@ -171,20 +187,20 @@ fn is_identifier(text: &str) -> bool {
 }
 
 fn fan(task: &str, each: Option<&Value>, parameters: &BTreeMap<String, Value>) -> Result<Fan, Error> {
-    let place = format!("`each` of task `{task}`");
+    let place = format_args!("`each` of task `{task}`");
     let no_list = |why: &str| {
         refuse("flow.each", task, why)
             .help("write each = [\"a\", \"b\"], each = \"${param.NAME}\" or each = \"${TASK}\"")
     };
     match each {
         None => Ok(Fan::One),
-        Some(list @ Value::Array(_)) => match template::resolve(list, parameters, &place)? {
+        Some(list @ Value::Array(_)) => match template::resolve(list, parameters, place)? {
             Value::Array(items) => Ok(Fan::Items(items.into())),
             _ => Err(no_list("`each` is not a list")),
         },
-        Some(Value::String(text)) => match template::sole_reference(text, &place)? {
+        Some(Value::String(text)) => match template::sole_reference(text, place)? {
             Some(Reference::Task(name)) => Ok(Fan::Output(name)),
-            Some(Reference::Parameter(name)) => match template::parameter(&name, parameters, &place)? {
+            Some(Reference::Parameter(name)) => match template::parameter(&name, parameters, place)? {
                 Value::Array(items) => Ok(Fan::Items(items.as_slice().into())),
                 _ => Err(no_list(&format!("`each` goes over parameter `{name}`, which is not a list"))),
             },
@@ -198,8 +214,8 @@ fn fan(task: &str, each: Option<&Value>, parameters: &BTreeMap<String, Value>) -
 fn try_items(task: &str, arguments: &[(String, Template)], items: &[Value]) -> Result<(), Error> {
     for (argument, template) in arguments {
         if let Template::Around(value) = template {
-            let place = format!("argument `{argument}` of task `{task}`");
-            items.iter().try_for_each(|item| template::fill_item(value, item, &place).map(drop))?;
+            let place = format_args!("argument `{argument}` of task `{task}`");
+            items.iter().try_for_each(|item| template::fill_item(value, item, place).map(drop))?;
         }
     }
     Ok(())

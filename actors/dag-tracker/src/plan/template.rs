@@ -15,6 +15,9 @@ use crate::suggest::hint;
 /// Lists and maps inside each other in one argument; the journal's decoder has a limit too.
 const NESTING_MAX: usize = 16;
 
+/// Where an argument stands, as a refusal names it; written out only then.
+pub(crate) type Place<'a> = std::fmt::Arguments<'a>;
+
 /// What stands between `${` and `}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reference {
@@ -51,7 +54,7 @@ enum Segment<'a> {
 }
 
 /// Compiles one argument. `place` names it in refusals: `argument \`x\` of task \`train\``.
-pub(crate) fn compile(value: &Value, scope: Scope<'_>, place: &str) -> Result<Template, Error> {
+pub(crate) fn compile(value: &Value, scope: Scope<'_>, place: Place<'_>) -> Result<Template, Error> {
     if let Value::String(text) = value
         && let [Segment::Reference(reference)] = segments(text, place)?.as_slice()
     {
@@ -70,7 +73,7 @@ pub(crate) fn compile(value: &Value, scope: Scope<'_>, place: &str) -> Result<Te
 }
 
 /// The reference that a text consists of, if it is exactly one.
-pub(crate) fn sole_reference(text: &str, place: &str) -> Result<Option<Reference>, Error> {
+pub(crate) fn sole_reference(text: &str, place: Place<'_>) -> Result<Option<Reference>, Error> {
     let mut segments = segments(text, place)?;
     match (segments.pop(), segments.is_empty()) {
         (Some(Segment::Reference(reference)), true) => Ok(Some(reference)),
@@ -82,7 +85,7 @@ pub(crate) fn sole_reference(text: &str, place: &str) -> Result<Option<Reference
 pub(crate) fn resolve(
     value: &Value,
     parameters: &BTreeMap<String, Value>,
-    place: &str,
+    place: Place<'_>,
 ) -> Result<Value, Error> {
     fill_parameters(value, Scope { parameters, item: false }, place, 0).map(|filled| unescaped(&filled))
 }
@@ -90,7 +93,7 @@ pub(crate) fn resolve(
 pub(crate) fn parameter<'a>(
     name: &str,
     parameters: &'a BTreeMap<String, Value>,
-    place: &str,
+    place: Place<'_>,
 ) -> Result<&'a Value, Error> {
     parameters.get(name).ok_or_else(|| {
         refuse(place, &format!("there is no parameter `{name}`"))
@@ -99,7 +102,7 @@ pub(crate) fn parameter<'a>(
 }
 
 /// Puts an item into [`Template::Around`].
-pub(crate) fn fill_item(value: &Value, item: &Value, place: &str) -> Result<Value, Error> {
+pub(crate) fn fill_item(value: &Value, item: &Value, place: Place<'_>) -> Result<Value, Error> {
     Ok(match value {
         Value::String(text) => {
             let segments = segments(text, place)?;
@@ -121,11 +124,11 @@ pub(crate) fn fill_item(value: &Value, item: &Value, place: &str) -> Result<Valu
     })
 }
 
-fn refuse(place: &str, why: &str) -> Error {
+fn refuse(place: Place<'_>, why: &str) -> Error {
     Error::invalid("flow.reference", format!("{place}: {why}"))
 }
 
-fn item_allowed(scope: Scope<'_>, place: &str) -> Result<(), Error> {
+fn item_allowed(scope: Scope<'_>, place: Place<'_>) -> Result<(), Error> {
     if scope.item {
         return Ok(());
     }
@@ -135,7 +138,7 @@ fn item_allowed(scope: Scope<'_>, place: &str) -> Result<(), Error> {
 
 /// Fills parameters in. The outcome may still hold `${item}` and `$${`, and nothing else that is special: a `${` that
 /// came out of a parameter's value is escaped.
-fn fill_parameters(value: &Value, scope: Scope<'_>, place: &str, depth: usize) -> Result<Value, Error> {
+fn fill_parameters(value: &Value, scope: Scope<'_>, place: Place<'_>, depth: usize) -> Result<Value, Error> {
     if depth > NESTING_MAX {
         return Err(Error::invalid("flow.too_large", format!("{place} is nested deeper than {NESTING_MAX}"))
             .help("pass a flatter value, or a file"));
@@ -158,7 +161,7 @@ fn fill_parameters(value: &Value, scope: Scope<'_>, place: &str, depth: usize) -
     })
 }
 
-fn fill_text(text: &str, scope: Scope<'_>, place: &str) -> Result<Value, Error> {
+fn fill_text(text: &str, scope: Scope<'_>, place: Place<'_>) -> Result<Value, Error> {
     let segments = segments(text, place)?;
     if let [Segment::Reference(Reference::Parameter(name))] = segments.as_slice() {
         return parameter(name, scope.parameters, place).map(escaped);
@@ -215,7 +218,7 @@ fn map_texts(value: &Value, change: &dyn Fn(&str) -> String) -> Value {
 fn mentions_item(value: &Value) -> bool {
     match value {
         // Parameters are filled in and tasks refused, so whatever reference is left is the item.
-        Value::String(text) => segments(text, "")
+        Value::String(text) => segments(text, format_args!(""))
             .is_ok_and(|segments| segments.iter().any(|segment| matches!(segment, Segment::Reference(_)))),
         Value::Array(values) => values.iter().any(mentions_item),
         Value::Object(entries) => entries.values().any(mentions_item),
@@ -226,7 +229,7 @@ fn mentions_item(value: &Value) -> bool {
 fn written(
     segments: &[Segment<'_>],
     value_of: impl Fn(&Reference) -> Result<Value, Error>,
-    place: &str,
+    place: Place<'_>,
 ) -> Result<String, Error> {
     let mut text = String::new();
     for segment in segments {
@@ -240,7 +243,7 @@ fn written(
     Ok(text)
 }
 
-fn as_text(value: &Value, reference: &str, place: &str) -> Result<String, Error> {
+fn as_text(value: &Value, reference: &str, place: Place<'_>) -> Result<String, Error> {
     let kind = match value {
         Value::String(text) => return Ok(text.clone()),
         Value::Bool(_) | Value::Number(_) => return Ok(value.to_string()),
@@ -252,7 +255,7 @@ fn as_text(value: &Value, reference: &str, place: &str) -> Result<String, Error>
         .help(format!("let the text be exactly `{reference}` to pass the value itself")))
 }
 
-fn segments<'a>(text: &'a str, place: &str) -> Result<Vec<Segment<'a>>, Error> {
+fn segments<'a>(text: &'a str, place: Place<'_>) -> Result<Vec<Segment<'a>>, Error> {
     let mut found = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -278,7 +281,7 @@ fn segments<'a>(text: &'a str, place: &str) -> Result<Vec<Segment<'a>>, Error> {
     Ok(found)
 }
 
-fn reference(inside: &str, place: &str) -> Result<Reference, Error> {
+fn reference(inside: &str, place: Place<'_>) -> Result<Reference, Error> {
     match inside.trim() {
         "" => Err(refuse(place, "`${}` names nothing")
             .help("write `${param.NAME}`, `${item}` or `${TASK}`, or `$${` for the text itself")),
@@ -303,7 +306,11 @@ mod tests {
     }
 
     fn compiled(value: &Value) -> Result<Template, Error> {
-        compile(value, Scope { parameters: &parameters(), item: true }, "argument `x` of task `t`")
+        compile(
+            value,
+            Scope { parameters: &parameters(), item: true },
+            format_args!("argument `x` of task `t`"),
+        )
     }
 
     #[test]
@@ -326,7 +333,7 @@ mod tests {
 
     #[test]
     fn an_item_is_put_where_it_stands() {
-        let place = "here";
+        let place = format_args!("here");
         let Ok(Template::Around(value)) =
             compiled(&json!({"model": "${item}", "t": "$${a} ${item} ${param.name}"}))
         else {
@@ -364,7 +371,11 @@ mod tests {
             assert_eq!((error.reason.as_str(), error.message.as_str()), ("flow.reference", message));
             assert!(error.help.is_some(), "{given}");
         }
-        let outside = compile(&json!("${item}"), Scope { parameters: &parameters(), item: false }, "here");
+        let outside = compile(
+            &json!("${item}"),
+            Scope { parameters: &parameters(), item: false },
+            format_args!("here"),
+        );
         assert_eq!(
             outside.expect_err("no each").message,
             "here: `${item}` stands in a task that has no `each`"

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::run::{Instance, Output, Run, Slot};
 use crate::content;
-use crate::plan::{Each, Source, Task, fill_item};
+use crate::plan::{Each, Place, Source, Task, fill_item};
 
 impl Run {
     pub(super) fn wish_for(&self, slot: Slot, id: EffectId, ready_at: Timestamp) -> Result<Wish, Error> {
@@ -63,9 +63,9 @@ impl Run {
                 Source::Fixed(payload) => Argument::Value { payload: payload.clone() },
                 Source::Item => Argument::Value { payload: item_payload(task, instance, index) },
                 Source::Around(value) => {
-                    let place = format!("argument `{name}` of `{}`", instance.id);
-                    let item = item_value(task, instance, index, &place)?;
-                    Argument::Value { payload: Payload::of(&fill_item(value, &item, &place)?) }
+                    let place = format_args!("argument `{name}` of `{}`", instance.id);
+                    let item = item_value(task, instance, index, place)?;
+                    Argument::Value { payload: Payload::of(&fill_item(value, &item, place)?) }
                 }
                 Source::Output(task) => match self.groups.get(*task).map(|group| &group.output) {
                     Some(Output::One(payload)) => Argument::Value { payload: payload.clone() },
@@ -87,7 +87,7 @@ fn item_payload(task: &Task, instance: &Instance, index: u32) -> Payload {
     }
 }
 
-fn item_value(task: &Task, instance: &Instance, index: u32, place: &str) -> Result<Value, Error> {
+fn item_value(task: &Task, instance: &Instance, index: u32, place: Place<'_>) -> Result<Value, Error> {
     match (&instance.item, &task.each) {
         (Some(payload), _) => eclosion_schemas::codec::decode(&payload.body).map_err(|why| {
             Error::invalid("flow.each", format!("{place}: the item cannot stand inside another value: {why}"))
