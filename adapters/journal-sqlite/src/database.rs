@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use crate::Position;
 use crate::chain::genesis;
-use crate::error::{Failure, database, io};
+use crate::error::{Damage, Failure, database, io};
 
 /// `PRAGMA user_version` of the tables below.
 const FORMAT: i64 = 1;
@@ -42,21 +42,42 @@ const TABLES: &str = "
         PRIMARY KEY (tbl, key)
     ) STRICT, WITHOUT ROWID;";
 
-/// Opens a database for writing and makes its tables if it is new.
-pub(crate) fn open_writer(path: &Path) -> Result<Connection, Failure> {
+/// Opens a database for writing; makes it if there is none or an empty one.
+pub(crate) fn open_or_create(path: &Path) -> Result<Connection, Failure> {
     create_private(path)?;
+    let connection = open(path)?;
+    if format(&connection).map_err(database("opening"))? == 0 {
+        create(&connection).map_err(database("creating"))?;
+    }
+    check_format(connection)
+}
+
+/// Opens a database for writing that has been written before.
+pub(crate) fn open_existing(path: &Path) -> Result<Connection, Failure> {
+    let connection = open(path)?;
+    if format(&connection).map_err(database("opening"))? == 0 {
+        // Its tables were made in the WAL, and that is gone.
+        return Err(Damage::truncated(Seq(0), 0).into());
+    }
+    check_format(connection)
+}
+
+fn open(path: &Path) -> Result<Connection, Failure> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(database("opening"))?;
     configure(&connection).map_err(database("opening"))?;
-    match connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(database("opening"))?
-    {
-        FORMAT => {}
-        0 => create(&connection).map_err(database("creating"))?,
-        found => return Err(Failure::Format { found, known: FORMAT }),
-    }
     Ok(connection)
+}
+
+fn format(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn check_format(connection: Connection) -> Result<Connection, Failure> {
+    match format(&connection).map_err(database("opening"))? {
+        FORMAT => Ok(connection),
+        found => Err(Failure::Format { found, known: FORMAT }),
+    }
 }
 
 /// SQLite would create it readable for all. Nothing of SQLite's may be open on it in this process if it exists:
@@ -103,7 +124,7 @@ pub(crate) fn open_rollback(path: &Path) -> Result<Connection, Failure> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || {
         let connection = Connection::open_with_flags(path, flags)?;
-        if connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? == 0 {
+        if format(&connection)? == 0 {
             create(&connection)?;
         }
         Ok(connection)

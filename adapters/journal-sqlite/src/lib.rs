@@ -193,7 +193,11 @@ fn verify(places: &Places) -> Result<Verified, Failure> {
         return Err(Failure::Damaged(Box::new(Damage::truncated(Seq(0), promised))));
     }
     let check = || {
-        let connection = database::open_writer(&places.database)?;
+        let connection = if promised > 0 {
+            database::open_existing(&places.database)?
+        } else {
+            database::open_or_create(&places.database)?
+        };
         let last = scan::verify(&connection, mark.map(|mark| mark.last))?;
         if mark.is_none() && last.seq > Seq(0) {
             return Err(Damage::corrupt(Seq(0), "journal.mark is missing").into());

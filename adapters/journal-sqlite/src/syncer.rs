@@ -14,7 +14,7 @@ use eclosion_schemas::error::Error;
 use rusqlite::Connection;
 
 use crate::Shared;
-use crate::database::{FRAME_BYTES, checkpoint, open_writer};
+use crate::database::{FRAME_BYTES, checkpoint, open_existing};
 use crate::error::{Failure, io};
 use crate::mark::MarkFile;
 
@@ -34,12 +34,13 @@ impl WalSyncer {
     pub(crate) fn open(shared: Arc<Shared>) -> Result<Self, Failure> {
         let (wal, inode) = open_wal(&shared)?;
         let mark = MarkFile::open(&shared.places.mark)?;
-        let connection = open_writer(&shared.places.database)?;
+        let connection = open_existing(&shared.places.database)?;
         Ok(Self { shared, wal, inode, mark, connection })
     }
 
     fn carry(&mut self, through: Seq) -> Result<(), Failure> {
-        // Read before the sync: what is written while it runs is not covered by it.
+        // Read before the sync: what is written while it runs is not covered by it. It may be more than `through`; the
+        // mark says what the journal must hold, and the caller alone says what may be told.
         let written = self.shared.written();
         if written.seq < through {
             return Err(Failure::OutOfOrder { expected: written.seq, found: through });
