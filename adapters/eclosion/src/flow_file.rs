@@ -1,0 +1,151 @@
+//! A flow as a person names it: `flow.toml`, `flow.json`, or `FILE.py:flow`.
+//!
+//! Loading makes the flow absolute: its code root, the hash of that code, and parameters that name files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use eclosion_dag_tracker::load;
+use eclosion_schemas::flow::FlowSpec;
+use eclosion_schemas::{Code, Error};
+
+/// `.py` files of one code root; more than this is not a flow's own code.
+const FILES_MAX: usize = 10_000;
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Importing a Python file may take this long.
+const DESCRIBE: Duration = Duration::from_secs(60);
+
+/// Reads a flow and makes it complete.
+///
+/// `python_path` is what `FILE.py:flow` is described with: the runtime's own directories.
+///
+/// # Errors
+/// `not_found` for a missing file, `invalid` for one that is no flow, each with where and why.
+pub async fn read(target: &str, python_path: &[PathBuf]) -> Result<FlowSpec, Error> {
+    match target.rsplit_once(".py:") {
+        Some((stem, name)) => described(&PathBuf::from(format!("{stem}.py")), name, python_path).await,
+        None => from_file(Path::new(target)),
+    }
+}
+
+fn from_file(path: &Path) -> Result<FlowSpec, Error> {
+    let shown = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|why| unreadable(path, &why))?;
+    let spec = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => load::from_json(&text, &shown)?,
+        Some("toml") => load::from_toml(&text, &shown)?,
+        _ => {
+            return Err(Error::invalid("flow.file", format!("{shown} is neither .toml, .json nor FILE.py:flow"))
+                .help("eclosion run FLOW.toml"));
+        }
+    };
+    complete(spec, path)
+}
+
+fn unreadable(path: &Path, why: &std::io::Error) -> Error {
+    let message = format!("{} cannot be read: {why}", path.display());
+    match why.kind() {
+        std::io::ErrorKind::NotFound => Error::not_found("flow.file", message).help("check the path: eclosion run FLOW.toml"),
+        _ => Error::invalid("flow.file", message),
+    }
+}
+
+async fn described(path: &Path, name: &str, python_path: &[PathBuf]) -> Result<FlowSpec, Error> {
+    let path = path.canonicalize().map_err(|why| unreadable(path, &why))?;
+    let paths = std::env::join_paths(python_path)
+        .map_err(|why| Error::invalid("flow.python", format!("the runtime's path: {why}")))?;
+    let child = tokio::process::Command::new("python3")
+        .args(["-m", "eclosion.describe"])
+        .arg(format!("{}:{name}", path.display()))
+        .env("PYTHONPATH", paths)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(DESCRIBE, child)
+        .await
+        .map_err(|_| Error::deadline("importing the flow's file"))?
+        .map_err(|why| Error::new(Code::Unavailable, "flow.python", format!("python3 cannot be started: {why}")))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::invalid("flow.python", format!("{}:{name} is no flow", path.display())).cause(words));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    complete(load::from_json(&text, &path.display().to_string())?, &path)
+}
+
+/// Absolute code root, and its hash.
+fn complete(mut spec: FlowSpec, file: &Path) -> Result<FlowSpec, Error> {
+    let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let root = beside.join(&spec.code);
+    let root = root.canonicalize().map_err(|why| {
+        Error::not_found("flow.code", format!("the code root {} cannot be read: {why}", root.display()))
+            .help("`code` is relative to the flow file")
+    })?;
+    spec.code_hash = hash_of_code(&root)?;
+    spec.code = root.to_string_lossy().into_owned();
+    Ok(spec)
+}
+
+/// BLAKE3 over every `.py` file below `root`: its relative path and content, in the order of the paths.
+fn hash_of_code(root: &Path) -> Result<String, Error> {
+    let mut files = Vec::new();
+    collect(root, &mut files)?;
+    files.sort();
+    let mut hash = blake3::Hasher::new();
+    for file in &files {
+        let content = fs::read(file).map_err(|why| unreadable(file, &why))?;
+        let name = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
+        for part in [name.as_bytes(), &content] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    Ok(hash.finalize().to_hex().to_string())
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).map_err(|why| unreadable(directory, &why))? {
+        let entry = entry.map_err(|why| unreadable(directory, &why))?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(|why| unreadable(directory, &why))?);
+        let name = entry.file_name();
+        let hidden = name.to_string_lossy().starts_with('.') || name == "__pycache__" || name == "node_modules";
+        if kind.is_dir() && !hidden {
+            collect(&path, files)?;
+        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "py") {
+            let bytes = entry.metadata().map_err(|why| unreadable(&path, &why))?.len();
+            if bytes > FILE_BYTES_MAX || files.len() >= FILES_MAX {
+                return Err(Error::invalid("flow.code", format!("{} holds too much code", directory.display()))
+                    .help("put the flow's own code into a directory of its own and name it: code = \"DIR\""));
+            }
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOW: &str = "schema = \"eclosion/flow/v1\"\nname = \"x\"\n[tasks.a]\nrun = \"steps:a\"\n";
+
+    #[tokio::test]
+    async fn completes_a_flow_with_its_code() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("flow.toml");
+        fs::write(&file, FLOW).unwrap();
+        fs::write(directory.path().join("steps.py"), "def a(): return 1\n").unwrap();
+        let first = read(file.to_str().unwrap(), &[]).await.unwrap();
+        assert!(Path::new(&first.code).is_absolute());
+        fs::write(directory.path().join("steps.py"), "def a(): return 2\n").unwrap();
+        assert_ne!(read(file.to_str().unwrap(), &[]).await.unwrap().code_hash, first.code_hash);
+    }
+
+    #[tokio::test]
+    async fn a_missing_file_is_not_found() {
+        assert_eq!(read("/nowhere/flow.toml", &[]).await.unwrap_err().code, Code::NotFound);
+        assert_eq!(read("Cargo.lock", &[]).await.unwrap_err().code, Code::NotFound);
+    }
+}
