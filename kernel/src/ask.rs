@@ -50,16 +50,14 @@ impl<C: Send + 'static> Asks<C> {
         bus: &Bus,
         id: EffectId,
         request: O::Request,
-        refused: impl FnOnce(Error) -> Option<C> + Send + 'static,
+        answered: impl FnOnce(Result<O::Reply, Error>) -> Option<C> + Send + 'static,
     ) where
         O: Operation,
         O::Request: Clone + Sync,
     {
         let (asks, bus) = (self.clone(), bus.clone());
         let task = tokio::spawn(async move {
-            if let Err(refusal) = until_answered::<O>(&bus, id, request).await
-                && let Some(command) = refused(refusal)
-            {
+            if let Some(command) = answered(until_answered::<O>(&bus, id, request).await) {
                 asks.command(command);
             }
             asks.lock().remove(&id);
@@ -90,7 +88,7 @@ impl<C: Send + 'static> Asks<C> {
 }
 
 /// `Err` only for a refusal that would be the same the next time.
-async fn until_answered<O>(bus: &Bus, id: EffectId, request: O::Request) -> Result<(), Error>
+async fn until_answered<O>(bus: &Bus, id: EffectId, request: O::Request) -> Result<O::Reply, Error>
 where
     O: Operation,
     O::Request: Clone + Sync,
@@ -98,7 +96,7 @@ where
     let mut backoff = BACKOFF;
     loop {
         let refusal = match bus.ask::<O>(request.clone()).cause(id).deadline(DEADLINE).await {
-            Ok(_) => return Ok(()),
+            Ok(reply) => return Ok(reply),
             Err(refusal) => refusal,
         };
         if is_final(refusal.code) {

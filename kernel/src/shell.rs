@@ -431,7 +431,20 @@ impl<C: Send + 'static> Context<C> {
         O: eclosion_schemas::Operation,
         O::Request: Clone + Sync,
     {
-        self.asks.ask::<O>(&self.bus, id, request, refused);
+        self.asks.ask::<O>(&self.bus, id, request, |answer| answer.err().and_then(refused));
+    }
+
+    /// The same, where the reply matters: `answered` is called with it on a task of its own.
+    pub fn ask_for<O>(
+        &self,
+        id: EffectId,
+        request: O::Request,
+        answered: impl FnOnce(Result<O::Reply, Error>) -> Option<C> + Send + 'static,
+    ) where
+        O: eclosion_schemas::Operation,
+        O::Request: Clone + Sync,
+    {
+        self.asks.ask::<O>(&self.bus, id, request, answered);
     }
 
     /// Hands the actor a command of its own.

@@ -1,13 +1,15 @@
 //! Pool manager: environments, workers, and which task runs next on which worker.
 //!
 //! Reading order: [`ports`] (what it needs of the outside), [`options`], [`state`] (the pure core), [`view`] (what
-//! readers are shown), `actor` (the shell's parts that are this actor's own).
+//! readers are shown), [`actor`] (the shell's parts that are this actor's own).
 
+pub mod actor;
 pub mod options;
 pub mod ports;
 pub mod state;
 pub mod view;
 
+pub use actor::PoolManager;
 pub use options::PoolOptions;
 pub use ports::{EnvironmentBuilder, Launcher};
 pub use state::{Command, Effect, Pool};

@@ -43,7 +43,7 @@ mod fold;
 mod line;
 mod settle;
 
-pub use line::{Line, Reservation};
+pub use line::Line;
 
 /// Dead workers that readers are still shown.
 pub const DEAD_KEPT_MAX: usize = 32;
@@ -91,16 +91,8 @@ pub enum Command {
     EnvironmentBuilt(pool::EnvironmentBuiltRequest),
     /// The holders that exist: said at the start of an incarnation, before anything is performed.
     Survivors(BTreeSet<WorkerId>),
-    /// An idle worker for a call that is not journaled; see [`Line::take_reservations`].
-    Reserve {
-        ticket: u64,
-        environment: EnvironmentId,
-        spec: EnvironmentSpec,
-    },
-    /// The call is over, or nobody waits for it any more.
-    Unreserve {
-        ticket: u64,
-    },
+    Reserve(pool::ReserveRequest),
+    Unreserve(pool::UnreserveRequest),
     Status,
 }
 

@@ -1,5 +1,7 @@
 //! What readers see: workers, environments, and why the first of the wishes wait.
 
+use std::collections::BTreeSet;
+
 use eclosion_schemas::ops::arbitration::Waiting;
 use eclosion_schemas::ops::pool::{StatusReply, Wish};
 use eclosion_schemas::pending::PendingReason;
@@ -35,6 +37,30 @@ pub fn status(
 pub fn workers(state: &State, epoch: Epoch) -> Vec<WorkerView> {
     let alive = state.workers.iter().map(|(id, worker)| worker_view(id, worker, epoch));
     state.dead.iter().map(dead).chain(alive).collect()
+}
+
+/// The ids of the living and of the last of the dead.
+#[must_use]
+pub fn shown(state: &State) -> BTreeSet<WorkerId> {
+    let dead = state.dead.iter().map(|dead| dead.certificate.worker.clone());
+    state.workers.keys().cloned().chain(dead).collect()
+}
+
+/// Of these, those that are shown. Without an epoch: whoever is up counts as attached.
+pub(crate) fn some_workers(state: &State, ids: &BTreeSet<WorkerId>) -> Vec<WorkerView> {
+    let dead = state.dead.iter().filter(|dead| ids.contains(&dead.certificate.worker)).map(dead);
+    let alive = ids.iter().filter_map(|id| {
+        let worker = state.workers.get(id)?;
+        Some(worker_view(id, worker, attached_at(worker)))
+    });
+    dead.chain(alive).collect()
+}
+
+fn attached_at(worker: &Worker) -> Epoch {
+    match worker.phase {
+        WorkerPhase::Up { epoch } => epoch,
+        WorkerPhase::Requested { .. } => Epoch::default(),
+    }
 }
 
 #[must_use]

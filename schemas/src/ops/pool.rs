@@ -26,6 +26,8 @@ pub(super) fn all() -> Vec<Spec> {
         Spec::of::<EnvironmentBuilt>(),
         Spec::of::<Status>(),
         Spec::of::<Call>(),
+        Spec::of::<Reserve>(),
+        Spec::of::<Unreserve>(),
     ]
 }
 
@@ -171,6 +173,39 @@ operation!(Call {
     request: CallRequest, reply: Payload, item: TaskReport, name: "pool.call", address: ADDRESS, role: Operate,
     durability: Call, mutates: true, doc: "Calls a Python function on a warm worker; nothing is journaled.",
     example: CallRequest { function: "math:sqrt".into(), code: "/".into(), environment: EnvironmentSpec::default(), arguments: Payload::default() },
+});
+
+/// For a call: an idle worker that gets no attempt meanwhile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReserveRequest {
+    /// The asker's own number; the same again renews the reservation.
+    pub ticket: u64,
+    pub environment: EnvironmentId,
+    pub spec: EnvironmentSpec,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReserveReply {
+    /// Nothing yet: one is being started or waited for; ask again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+}
+
+operation!(Reserve {
+    request: ReserveRequest, reply: ReserveReply, name: "pool.reserve", address: ADDRESS, role: Service,
+    durability: Call, mutates: true,
+    doc: "Reserves an idle worker for a call that is not journaled; it ends when it is not renewed for a minute.",
+    example: ReserveRequest { ticket: 1, environment: example_environment(), spec: EnvironmentSpec::default() },
+});
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UnreserveRequest {
+    pub ticket: u64,
+}
+
+operation!(Unreserve {
+    request: UnreserveRequest, reply: Taken, name: "pool.unreserve", address: ADDRESS, role: Service,
+    durability: Call, mutates: true, doc: "Gives a reserved worker back.", example: UnreserveRequest { ticket: 1 },
 });
 
 fn example_environment() -> EnvironmentId {

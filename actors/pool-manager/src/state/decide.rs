@@ -3,6 +3,9 @@
 use super::line::Place;
 use super::*;
 
+/// A reservation that is not renewed ends after this.
+const RESERVED_MS: u64 = 60_000;
+
 pub(super) fn decide(
     options: &PoolOptions,
     state: &State,
@@ -19,12 +22,13 @@ pub(super) fn decide(
         Command::WorkerIdle(request) => Ok(worker_idle(state, request)),
         Command::EnvironmentBuilt(request) => environment_built(state, request),
         Command::Survivors(live) => Ok(survivors(options, state, line, reads, live, now)),
-        Command::Reserve { ticket, environment, spec } => {
-            line.reserve(*ticket, environment, spec);
-            Ok(Decision::reply(pool::Taken {}))
+        Command::Reserve(request) => {
+            let worker = line.reserve(request, now.plus_ms(RESERVED_MS));
+            let worker = worker.or_else(|| settle::give_idle(state, line, reads.epoch(), request));
+            Ok(Decision::reply(pool::ReserveReply { worker }))
         }
-        Command::Unreserve { ticket } => {
-            line.unreserve(*ticket);
+        Command::Unreserve(request) => {
+            line.unreserve(request.ticket);
             Ok(Decision::reply(pool::Taken {}))
         }
         Command::Status => Ok(Decision::reply(crate::view::status(options, state, line, reads.epoch(), now))),

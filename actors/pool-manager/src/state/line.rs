@@ -38,13 +38,6 @@ pub(super) fn asks_for(execute: &Execute) -> BTreeMap<String, u64> {
     amounts
 }
 
-/// A worker for a call that is not journaled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reservation {
-    pub ticket: u64,
-    pub worker: WorkerId,
-}
-
 #[derive(Debug, Clone)]
 struct Waiting {
     wish: Wish,
@@ -57,6 +50,7 @@ pub(super) struct Call {
     pub(super) environment: EnvironmentId,
     pub(super) spec: EnvironmentSpec,
     pub(super) worker: Option<WorkerId>,
+    pub(super) until: Timestamp,
 }
 
 /// See the head of this file.
@@ -74,8 +68,8 @@ pub struct Line {
     pub(super) ends_seen: u64,
     /// Without a holder, and declared dead at this time.
     pub(super) missing: BTreeMap<WorkerId, Timestamp>,
+    /// Reservations, by ticket.
     pub(super) calls: BTreeMap<u64, Call>,
-    reservations: Vec<Reservation>,
 }
 
 impl Line {
@@ -87,11 +81,6 @@ impl Line {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.wishes.is_empty()
-    }
-
-    /// Workers that calls were given since this was last asked.
-    pub fn take_reservations(&mut self) -> Vec<Reservation> {
-        std::mem::take(&mut self.reservations)
     }
 
     pub(super) fn contains(&self, wish: EffectId) -> bool {
@@ -213,14 +202,20 @@ impl Line {
         self.missing.remove(worker);
     }
 
-    pub(super) fn reserve(&mut self, ticket: u64, environment: &EnvironmentId, spec: &EnvironmentSpec) {
-        let call = Call { environment: environment.clone(), spec: spec.clone(), worker: None };
-        self.calls.entry(ticket).or_insert(call);
+    /// The worker reserved for this ticket, if there is one already.
+    pub(super) fn reserve(&mut self, request: &pool::ReserveRequest, until: Timestamp) -> Option<WorkerId> {
+        let call = self.calls.entry(request.ticket).or_insert_with(|| Call {
+            environment: request.environment.clone(),
+            spec: request.spec.clone(),
+            worker: None,
+            until,
+        });
+        call.until = until;
+        call.worker.clone()
     }
 
     pub(super) fn unreserve(&mut self, ticket: u64) {
         self.calls.remove(&ticket);
-        self.reservations.retain(|reservation| reservation.ticket != ticket);
     }
 
     pub(super) fn is_reserved(&self, worker: &WorkerId) -> bool {
@@ -230,7 +225,6 @@ impl Line {
     pub(super) fn give(&mut self, ticket: u64, worker: &WorkerId) {
         if let Some(call) = self.calls.get_mut(&ticket) {
             call.worker = Some(worker.clone());
-            self.reservations.push(Reservation { ticket, worker: worker.clone() });
         }
     }
 }

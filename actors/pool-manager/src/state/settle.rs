@@ -25,7 +25,7 @@ pub(super) fn settle(
     drop_pointless(state, line);
     line.wake(now);
     let mut due = Due { options: &pool.options, state, epoch: reads.epoch(), now, events: Vec::new() };
-    due.declare_missing(line);
+    due.forget_and_declare(line);
     due.leases(line);
     due.environments(line);
     let mut idle = due.idle_workers(line);
@@ -76,8 +76,13 @@ impl Due<'_> {
         self.events.push(event.into());
     }
 
-    fn declare_missing(&mut self, line: &mut Line) {
+    /// Reservations whose worker or asker is gone, and workers that nobody has explained.
+    fn forget_and_declare(&mut self, line: &mut Line) {
         let (state, now) = (self.state, self.now);
+        line.calls.retain(|_, call| {
+            let lost = |worker: &WorkerId| !state.workers.contains_key(worker);
+            call.until > now && !call.worker.as_ref().is_some_and(lost)
+        });
         line.missing.retain(|id, _| state.workers.contains_key(id));
         for (id, _) in line.missing.iter().filter(|(_, until)| **until <= now) {
             if let Some(worker) = state.workers.get(id) {
@@ -352,6 +357,23 @@ fn not_launched(environment: &Environment) -> Error {
         .help("eclosion doctor; then look at the environment's preloads and start the run again")
 }
 
+/// An idle worker for a call that asks at this moment.
+pub(super) fn give_idle(
+    state: &State,
+    line: &mut Line,
+    epoch: Epoch,
+    request: &pool::ReserveRequest,
+) -> Option<WorkerId> {
+    let up = WorkerPhase::Up { epoch };
+    let free = state.idle.get(&request.environment)?.iter().find(|id| {
+        let attached = state.workers.get(*id).is_some_and(|worker| worker.phase == up);
+        attached && !line.is_reserved(id)
+    });
+    let worker = free?.clone();
+    line.give(request.ticket, &worker);
+    Some(worker)
+}
+
 /// The earliest time at which something becomes due without a record or a command.
 pub(super) fn wake_at(options: &PoolOptions, state: &State, line: &Line) -> Option<Timestamp> {
     let up = WorkerPhase::Up { epoch: line.epoch };
@@ -373,5 +395,6 @@ pub(super) fn wake_at(options: &PoolOptions, state: &State, line: &Line) -> Opti
             idle.extend(attached.map(|worker| worker.since.plus_ms(options.idle_ms)).min());
         }
     }
-    waiting.chain(idle).chain(line.next_later()).chain(line.missing.values().copied()).min()
+    let reserved = line.calls.values().map(|call| call.until);
+    waiting.chain(idle).chain(reserved).chain(line.next_later()).chain(line.missing.values().copied()).min()
 }

@@ -380,19 +380,32 @@ fn a_lease_that_is_not_needed_is_given_back_granted_or_not() {
 }
 
 #[test]
-fn a_call_reserves_an_idle_worker_until_it_is_over() {
-    let (mut world, attempt) = computing();
-    let (environment, spec) = ("e".parse().unwrap(), EnvironmentSpec::default());
-    world.send(&Command::Reserve { ticket: 7, environment, spec });
-    assert!(world.engine.volatile().take_reservations().is_empty());
-    world.commit(&attempt);
-    let worker = attempt.0.clone();
-    assert_eq!(world.engine.volatile().take_reservations(), [Reservation { ticket: 7, worker }]);
-    let wish = world.wish("r", "train");
-    world.dispatch(&wish);
-    assert!(world.executing().is_empty());
-    world.send(&Command::Unreserve { ticket: 7 });
-    assert_eq!(world.executing().len(), 1);
+fn a_call_reserves_an_idle_worker_until_it_is_over_or_forgotten() {
+    for forgotten in [false, true] {
+        let (mut world, attempt) = computing();
+        let request = pool::ReserveRequest {
+            ticket: 7,
+            environment: "e".parse().unwrap(),
+            spec: EnvironmentSpec::default(),
+        };
+        let reserve = |world: &mut World| {
+            let reply = world.send(&Command::Reserve(request.clone())).reply.unwrap().unwrap();
+            reply.downcast::<pool::ReserveReply>().unwrap().worker
+        };
+        assert_eq!(reserve(&mut world), None);
+        world.commit(&attempt);
+        assert_eq!(reserve(&mut world), Some(attempt.0.clone()));
+        let wish = world.wish("r", "train");
+        world.dispatch(&wish);
+        assert!(world.executing().is_empty());
+        if forgotten {
+            let due = world.engine.wake_at().unwrap();
+            world.wait(due.since_ms(world.now));
+        } else {
+            world.send(&Command::Unreserve(pool::UnreserveRequest { ticket: 7 }));
+        }
+        assert_eq!(world.executing().len(), 1);
+    }
 }
 
 #[test]

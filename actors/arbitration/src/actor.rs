@@ -1,0 +1,86 @@
+//! The actor of arbitration: operations to commands. It performs nothing; leases are seen through `arbitration.status`
+//! and as [`LeaseView`]s.
+
+use std::sync::Arc;
+
+use eclosion_bus::{Address, Message};
+use eclosion_kernel::actor::{Actor, Context, Outputs, unimplemented};
+use eclosion_kernel::journal::Record;
+use eclosion_kernel::view::Views;
+use eclosion_schemas::error::Error;
+use eclosion_schemas::events::{Event, LeaseGranted};
+use eclosion_schemas::ops::arbitration::{ADDRESS, Acquire, Release, Status};
+use eclosion_schemas::view::LeaseView;
+use eclosion_schemas::{EffectId, LeaseId};
+
+use crate::options::ArbitrationOptions;
+use crate::state::{Arbitration, Command, Effect, State};
+use crate::view;
+
+/// Give it to the kernel's builder.
+#[derive(Debug, Clone)]
+pub struct ArbitrationActor {
+    options: ArbitrationOptions,
+    leases: Views<LeaseId, LeaseView>,
+}
+
+impl ArbitrationActor {
+    #[must_use]
+    pub fn new(options: ArbitrationOptions) -> Self {
+        Self { options, leases: Views::default() }
+    }
+
+    /// Who holds what, read without asking.
+    #[must_use]
+    pub fn leases(&self) -> Views<LeaseId, LeaseView> {
+        self.leases.clone()
+    }
+}
+
+impl Actor for ArbitrationActor {
+    type Core = Arbitration;
+
+    fn address(&self) -> &'static str {
+        ADDRESS
+    }
+
+    fn core(&self) -> Arbitration {
+        Arbitration { options: self.options.clone() }
+    }
+
+    fn command(&self, message: &Message) -> Result<Command, Error> {
+        if let Some(request) = message.request::<Acquire>() {
+            Ok(Command::Acquire(request.clone()))
+        } else if let Some(request) = message.request::<Release>() {
+            Ok(Command::Release(request.clone()))
+        } else if message.request::<Status>().is_some() {
+            Ok(Command::Status)
+        } else {
+            Err(unimplemented(&address()?, message.operation))
+        }
+    }
+
+    fn perform(&self, _: &[(EffectId, Effect)], _: &Context<Command>) {}
+
+    /// Leases end by many kinds of records, and there are few of them: what is gone is found by comparing.
+    fn publish(&self, state: &State, records: &[Arc<Record>], outputs: &mut Outputs) {
+        let mentioned = |record: &Arc<Record>| &*record.kind == LeaseGranted::KIND;
+        let shown = self.leases.len();
+        let held = view::leases(state);
+        if records.is_empty() || records.iter().any(mentioned) || held.len() < shown {
+            let leases = self.leases.clone();
+            outputs.view(move || {
+                let gone = leases
+                    .snapshot()
+                    .into_iter()
+                    .filter(|shown| !held.iter().any(|held| held.lease == shown.lease));
+                gone.for_each(|gone| leases.remove(&gone.lease));
+                held.into_iter().for_each(|held| leases.publish(held.lease.clone(), held));
+            });
+        }
+    }
+}
+
+fn address() -> Result<Address, Error> {
+    Address::new(ADDRESS).map_err(|why| Error::internal("address", why.to_string()))
+}
