@@ -5,11 +5,13 @@
 //! `step.committed`, `step.failed` and `step.ready`, and folds what the pool manager says of attempts and workers.
 //!
 //! Reading order: [`load`] (a flow file's text), [`builder`] (the same flow written in Rust), [`plan`] (a flow that was
-//! checked), [`state`] (the pure core), [`view`] and [`why`] (what readers see), [`rows`] (what stays of finished runs).
+//! checked), [`state`] (the pure core), [`view`] and [`why`] (what readers see), [`rows`] (what stays of finished runs),
+//! [`actor`] (the shell's parts that are this actor's own).
 //!
 //! It deliberately does not choose workers, count resources, store large values or start anything: it wishes
 //! (`Dispatch`), and the pool manager answers with `attempt.started`.
 
+pub mod actor;
 pub mod builder;
 mod content;
 pub mod load;
@@ -20,6 +22,7 @@ mod suggest;
 pub mod view;
 pub mod why;
 
+pub use actor::{DagActor, RunViews};
 pub use builder::Flow;
 pub use content::environment_id;
 pub use plan::Plan;

@@ -50,7 +50,7 @@ use eclosion_schemas::ops::run::{
     CancelRequest, ListRequest, RunRequest, StartRequest, ValidateRequest, WhyRequest,
 };
 use eclosion_schemas::ops::task::{BodyRequest, CommitRequest, FailRequest};
-use eclosion_schemas::{EffectId, EnvironmentId, Error, Fence, RunId, Seq, Timestamp};
+use eclosion_schemas::{EffectId, EnvironmentId, Error, Fence, RunId, Seq, TaskId, Timestamp};
 
 pub(crate) use fold::{Fold, apply as fold_record};
 pub(crate) use run::{Group, Instance, Phase, Run, Slot};
@@ -137,6 +137,16 @@ pub(crate) enum Touch {
     Task(RunId, Slot),
     /// The head and every task.
     All(RunId),
+    Gone(Gone),
+}
+
+/// What is in memory no more: a run, or the stand-in of a fan-out whose list has become known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gone {
+    pub run: RunId,
+    pub tasks: Vec<TaskId>,
+    /// The run has left the memory as a whole.
+    pub head: bool,
 }
 
 /// The changes of the newest records. For readers alone: nothing is decided by it and the digest leaves it out.

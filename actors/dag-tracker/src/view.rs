@@ -8,7 +8,7 @@ use eclosion_schemas::view::{RunView, TaskView};
 use eclosion_schemas::{Error, RunId, TaskId};
 
 use crate::rows;
-use crate::state::{Instance, Phase, Run, Slot, State, Touch};
+use crate::state::{Gone, Instance, Phase, Run, Slot, State, Touch};
 use crate::suggest::nearest;
 
 /// Rows of older runs that one list looks at.
@@ -48,12 +48,24 @@ pub fn changed(state: &State, record: &Record) -> Vec<(RunId, Option<TaskId>)> {
             let id = state.run(run).and_then(|run| run.instance(*slot)).map(|instance| instance.id.clone());
             id.map(|id| (run.clone(), Some(id))).into_iter().collect()
         }
+        Touch::Gone(_) => Vec::new(),
         Touch::All(run) => state.run(run).map(|run| all_of(run).collect()).unwrap_or_default(),
     };
     let mut changed: Vec<_> = touches.iter().flat_map(one).collect();
     changed.sort();
     changed.dedup();
     changed
+}
+
+/// What a record that was folded took out of memory.
+#[must_use]
+pub fn gone(state: &State, record: &Record) -> Vec<Gone> {
+    let touches = state.index.touched.by(record.seq).into_iter().flatten();
+    let gone = touches.filter_map(|touch| match touch {
+        Touch::Gone(gone) => Some(gone.clone()),
+        _ => None,
+    });
+    gone.collect()
 }
 
 fn all_of(run: &Run) -> impl Iterator<Item = (RunId, Option<TaskId>)> {

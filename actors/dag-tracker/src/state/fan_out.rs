@@ -1,11 +1,11 @@
 //! A list into instances: when the output that a task fans out over is known.
 
 use eclosion_schemas::codec::elements;
-use eclosion_schemas::{Error, Part, Payload};
+use eclosion_schemas::{Error, Part, Payload, TaskId};
 
-use super::Touch;
 use super::fold::Fold;
 use super::run::{Instance, Output, Phase, Run, instance_id};
+use super::{Gone, Touch};
 use crate::plan::{Each, INSTANCES_MAX};
 
 /// The extension of one part, with its index behind it: `d6 01 00 00 00 07`.
@@ -35,7 +35,8 @@ pub(super) fn expand(run: &mut Run, task: usize, fold: &mut Fold<'_>) -> Result<
     }
     let named = items.into_iter().enumerate().filter_map(|(n, item)| Some((instance_id(name, n)?, item)));
     let instances: Vec<_> = named.map(|(id, item)| Instance::new(id, Some(item), fold.seq)).collect();
-    run.replace_stand_in(task, instances);
+    let stand_in = run.replace_stand_in(task, instances);
+    fold.touch(Touch::Gone(Gone { run: run.id.clone(), tasks: stand_in, head: false }));
     fold.touch(Touch::All(run.id.clone()));
     Ok(())
 }
@@ -72,7 +73,8 @@ fn item(body: bytes::Bytes, parts: &[Part]) -> Payload {
 }
 
 impl Run {
-    fn replace_stand_in(&mut self, task: usize, instances: Vec<Instance>) {
+    /// Gives who stood in.
+    fn replace_stand_in(&mut self, task: usize, instances: Vec<Instance>) -> Vec<TaskId> {
         let added = u32::try_from(instances.len()).unwrap_or(u32::MAX);
         let waiting = self.counts.entry(Phase::Waiting.state()).or_default();
         *waiting = *waiting + added - 1;
@@ -82,7 +84,8 @@ impl Run {
         self.open = self.open + added - 1;
         let group = &mut self.groups[task];
         group.left = instances.len();
-        group.instances = instances;
         group.expanded = true;
+        let stood_in = std::mem::replace(&mut group.instances, instances);
+        stood_in.into_iter().map(|instance| instance.id).collect()
     }
 }

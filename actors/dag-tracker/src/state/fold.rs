@@ -11,7 +11,7 @@ use eclosion_schemas::view::RunState;
 use eclosion_schemas::{EffectId, Fence, RunId, Seq, TaskId, Timestamp};
 
 use super::{
-    Effect, FINISHED_INSTANCES_MAX, FINISHED_RUNS_MAX, Index, Run, Slot, State, Touch, WITHDRAWALS_MAX,
+    Effect, FINISHED_INSTANCES_MAX, FINISHED_RUNS_MAX, Gone, Index, Run, Slot, State, Touch, WITHDRAWALS_MAX,
 };
 use crate::plan::Plan;
 
@@ -181,6 +181,8 @@ fn evict(state: &mut State) {
         let Some(run) = index.finished.pop_front().and_then(|id| runs.remove(&id)) else { return };
         index.finished_instances -= run.instances();
         index.started.remove(&run.started_seq);
+        let tasks = run.groups.iter().flat_map(|group| &group.instances).map(|instance| instance.id.clone());
+        index.touched.add(Touch::Gone(Gone { run: run.id.clone(), tasks: tasks.collect(), head: true }));
         if let Some(key) = &run.idem
             && index.by_key.get(key) == Some(&run.id)
         {
