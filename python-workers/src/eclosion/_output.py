@@ -1,0 +1,87 @@
+"""A worker's stdout and stderr: append files that were put on descriptors 1 and 2 before it started.
+
+What an attempt wrote is a range of bytes in each. A task may close, replace or redirect its streams as it likes: the files
+are held under descriptors of our own, and before each attempt everything is put back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+_fflush = ctypes.CDLL(None).fflush
+
+
+class Output:
+    """Both streams."""
+
+    def __init__(self) -> None:
+        self._streams = (_Stream(1, "stdout"), _Stream(2, "stderr"))
+        self._from = [0, 0]
+
+    def begin(self) -> None:
+        """Starts an attempt's ranges, with the streams as they were at first."""
+        self._from = [stream.restore() for stream in self._streams]
+
+    def end(self) -> dict[str, list[int]]:
+        """Flushes Python's and C's buffers and returns ``{"stdout": [from, to], "stderr": [from, to]}``."""
+        for stream in self._streams:
+            stream.flush()
+        _fflush(None)
+        ranges = zip(self._streams, self._from, strict=True)
+        return {stream.name: [start, stream.size()] for stream, start in ranges}
+
+
+class _Stream:
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.name = name
+        self._descriptor = descriptor
+        self._held = os.dup(descriptor)
+        status = os.fstat(self._held)
+        self._device, self._inode = status.st_dev, status.st_ino
+        self._text = _open(descriptor)
+        setattr(sys, name, self._text)
+        setattr(sys, f"__{name}__", self._text)
+
+    def restore(self) -> int:
+        """Puts the stream back if it was moved; returns its size."""
+        if self._text.closed:
+            self._text = _open(self._descriptor)
+        if getattr(sys, self.name) is not self._text:
+            setattr(sys, self.name, self._text)
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError:
+            status = None
+        if status is None or status.st_ino != self._inode or status.st_dev != self._device:
+            os.dup2(self._held, self._descriptor)
+            return self.size()
+        return status.st_size
+
+    def flush(self) -> None:
+        _flush(self._text)
+        other = getattr(sys, self.name, None)
+        if other is not self._text:
+            _flush(other)
+
+    def size(self) -> int:
+        return os.fstat(self._held).st_size
+
+
+def _flush(stream: Any) -> None:
+    # The task may have put anything there, and our own stream may have lost its descriptor.
+    try:  # noqa: SIM105  (on the path of every call, where a context manager costs)
+        stream.flush()
+    except Exception:
+        pass
+
+
+def _open(descriptor: int) -> TextIO:
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    # By lines, so that the kernel can show them while the task runs.
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True
+    )

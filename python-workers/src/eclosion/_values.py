@@ -1,0 +1,389 @@
+"""Values between steps: a msgpack body and, beside it, parts too large or too special to ride along.
+
+In the body a part is the msgpack extension type 1 whose data is the part's index, a big-endian u32. Plain data and
+dataclasses are msgpack, numpy arrays become ``npy`` parts that a reader maps, a ``pathlib.Path`` or an open file
+becomes a ``file`` part with its content, large bytes a ``bytes`` part. A body over ``INLINE_BYTES_MAX`` becomes
+part 0 itself.
+
+Encoding is pure: :func:`encode` gives an :class:`Encoded` whose parts know their size and how to write themselves;
+:meth:`Encoded.stage` then asks a :class:`Store` for files and fills them. After that the parts are descriptors, so a
+result that must be handed over again, to a kernel that knows nothing of the first hand-over, costs no memory while it
+waits.
+
+What does not survive: tuples and sets come back as lists, dataclasses as maps, a file as a path to read from.
+Deliberately absent: pickle in any form, and ``multiprocessing.shared_memory`` (its tracker unlinks what it never owned).
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
+
+import msgspec
+
+from ._errors import Refused, error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._schemas import Part, Payload
+
+INLINE_BYTES_MAX = 32 * 1024
+PART_EXTENSION = 1
+_WRITE_BYTES = 64 << 20
+
+
+class PartData(TypedDict, total=False):
+    stage: int
+    digest: str
+    bytes: int
+    codec: str
+    name: str
+
+
+class PayloadData(TypedDict, total=False):
+    """A payload as it travels; ``parts`` is left out if there are none."""
+
+    body: bytes
+    parts: list[PartData]
+
+
+class Store(Protocol):
+    """Where parts lie: the kernel's artifact store, or a directory in a test."""
+
+    def stage(self, size_bytes: int) -> tuple[int, int]:
+        """Makes a file of this size; returns its token and a descriptor to write it, the caller's to close."""
+        ...
+
+    def open(self, digest: str) -> tuple[int, int]:
+        """Returns a descriptor to read a sealed file, the caller's to close, and its size in bytes."""
+        ...
+
+
+class Content(Protocol):
+    """A part before it is staged."""
+
+    codec: str
+    name: str | None
+    size_bytes: int
+
+    def write(self, descriptor: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class BytesContent:
+    """Bytes in memory."""
+
+    name = None
+
+    def __init__(self, codec: str, *pieces: bytes | memoryview) -> None:
+        self.codec = codec
+        self._pieces = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+        self.size_bytes = sum(piece.nbytes for piece in self._pieces)
+
+    def write(self, descriptor: int) -> None:
+        offset = 0
+        for piece in self._pieces:
+            for start in range(0, piece.nbytes, _WRITE_BYTES):
+                offset = _write_at(descriptor, piece[start : start + _WRITE_BYTES], offset)
+
+    def close(self) -> None:
+        self._pieces = []
+
+
+class FileContent:
+    """An open file's bytes, from its start. Owns the descriptor."""
+
+    def __init__(self, descriptor: int, codec: str, name: str | None) -> None:
+        self._descriptor = descriptor
+        self.codec = codec
+        self.name = name
+        self.size_bytes = os.fstat(descriptor).st_size
+
+    def write(self, descriptor: int) -> None:
+        offset = 0
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        while offset < self.size_bytes:
+            sent = os.sendfile(descriptor, self._descriptor, offset, self.size_bytes - offset)
+            if not sent:
+                raise OSError(f"the file became shorter than {self.size_bytes} bytes while it was read")
+            offset += sent
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Encoded:
+    """A value ready to be staged and sent."""
+
+    def __init__(self, body: bytes, parts: list[Content]) -> None:
+        self.body = body
+        self.parts = parts
+
+    def stage(self, store: Store) -> PayloadData:
+        """Writes every part into a file of ``store``. May be called again, with another store."""
+        staged: list[PartData] = []
+        for index, part in enumerate(self.parts):
+            token, descriptor = store.stage(part.size_bytes)
+            try:
+                part.write(descriptor)
+                data = PartData(stage=token, bytes=part.size_bytes, codec=part.codec)
+                if part.name is not None:
+                    data["name"] = part.name
+                staged.append(data)
+                if not isinstance(part, FileContent) or part.codec == "file":
+                    # From now on the staged file is the part: the value itself need not be kept, nor a user's file.
+                    # Opened anew for reading, as nobody should be able to write a file that the kernel has hashed.
+                    kept = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+                    self.parts[index] = FileContent(kept, part.codec, part.name)
+                    part.close()
+            finally:
+                os.close(descriptor)
+        return {"body": self.body, "parts": staged} if staged else {"body": self.body}
+
+    def close(self) -> None:
+        """Lets go of the parts."""
+        for part in self.parts:
+            part.close()
+        self.parts = []
+
+
+def encode(value: object) -> Encoded:
+    """Encodes a value. Raises :class:`Refused` (``task.encode``) naming what cannot travel."""
+    parts: list[Content] = []
+    try:
+        if isinstance(value, (bytes, bytearray, memoryview)) and len(value) > INLINE_BYTES_MAX:
+            parts.append(BytesContent("bytes", value if isinstance(value, memoryview) else bytes(value)))
+            return Encoded(_reference(0), parts)
+        body = _body(value, parts, first=0)
+        if len(body) > INLINE_BYTES_MAX:
+            # The body becomes part 0, so the indexes in it shift by one: encoded again, as that is rare.
+            parts = _closed(parts)
+            body = _body(value, parts, first=1)
+            parts.insert(0, BytesContent("msgpack", body))
+            body = _reference(0)
+        return Encoded(body, parts)
+    except BaseException:
+        _closed(parts)
+        raise
+
+
+def decode(payload: Payload, open_part: Callable[[Part], object]) -> Any:
+    """Decodes a value; ``open_part`` gives what stands for a part whose codec is not ``msgpack``."""
+    if not payload.parts:
+        return msgspec.msgpack.decode(payload.body)
+    opened: dict[int, object] = {}
+
+    def hook(code: int, data: memoryview) -> object:
+        if code != PART_EXTENSION or len(data) != 4:
+            raise ValueError(f"unknown msgpack extension {code}")
+        index = int.from_bytes(data, "big")
+        if index >= len(payload.parts):
+            raise ValueError(f"part {index} of {len(payload.parts)}")
+        if index not in opened:
+            part = payload.parts[index]
+            value = open_part(part)
+            opened[index] = decoder.decode(cast("bytes", value)) if part.codec == "msgpack" else value
+        return opened[index]
+
+    decoder = msgspec.msgpack.Decoder(ext_hook=hook)
+    return decoder.decode(payload.body)
+
+
+class Inputs:
+    """Opens the parts of an attempt's arguments, and closes what was opened when the attempt is over.
+
+    Arrays are mapped read-only, straight from the store's file. A file is a path in the attempt's scratch that leads to
+    the descriptor, so that it has its name and is not copied.
+    """
+
+    def __init__(self, store: Store, scratch: Callable[[], pathlib.Path]) -> None:
+        self._store = store
+        self._scratch = scratch
+        self._descriptors: list[int] = []
+
+    def open_part(self, part: Part) -> object:
+        if not part.digest:
+            raise ValueError("an input's part has no digest")
+        descriptor, size_bytes = self._store.open(part.digest)
+        self._descriptors.append(descriptor)
+        if part.codec == "npy":
+            return _map_array(descriptor)
+        if part.codec in ("msgpack", "bytes"):
+            return _read(descriptor, size_bytes)
+        if part.codec == "file":
+            return self._place(descriptor, part.name or "file")
+        if part.codec == "arrow":
+            return _open_arrow(descriptor)
+        raise ValueError(f"a part of unknown codec `{part.codec}`")
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _place(self, descriptor: int, name: str) -> pathlib.Path:
+        # Only the last component: a name that came over the wire must not reach another directory.
+        folder = self._scratch() / "inputs" / str(descriptor)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (pathlib.PurePosixPath(name).name or "file")
+        # By process id and not `self`, so that a task's own children can read it too.
+        path.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+        return path
+
+
+def _body(value: object, parts: list[Content], *, first: int) -> bytes:
+    def hook(item: object) -> object:
+        content = _content(item)
+        if content is not None:
+            parts.append(content)
+            return msgspec.msgpack.Ext(PART_EXTENSION, (first + len(parts) - 1).to_bytes(4, "big"))
+        return _plain(item)
+
+    try:
+        return msgspec.msgpack.encode(value, enc_hook=hook)
+    except (TypeError, ValueError, OverflowError, RecursionError, OSError, msgspec.MsgspecError) as why:
+        raise Refused(
+            error(
+                "invalid",
+                "task.encode",
+                f"the result cannot be sent: {why}",
+                help="return plain data, dataclasses, numpy arrays, bytes or a pathlib.Path to a file",
+            )
+        ) from why
+
+
+def _reference(index: int) -> bytes:
+    return msgspec.msgpack.encode(msgspec.msgpack.Ext(PART_EXTENSION, index.to_bytes(4, "big")))
+
+
+def _content(item: object) -> Content | None:
+    """The part that ``item`` becomes, or None if it is to be plain data."""
+    if isinstance(item, os.PathLike):
+        return _file_content(pathlib.Path(cast("os.PathLike[str]", item)))
+    if isinstance(item, io.IOBase):
+        return _handle_content(item)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(item, numpy.ndarray):
+        return _array_content(numpy, item)
+    return _arrow_content(item)
+
+
+def _plain(item: object) -> object:
+    """Data that msgspec knows in place of ``item``."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(item, numpy.generic):
+        plain = item.item()
+        if type(plain) is type(item):
+            raise TypeError(f"a numpy scalar of type {type(item).__name__} has no plain form")
+        return plain
+    for base in (bool, int, float, str):
+        if isinstance(item, base):
+            return base(item)
+    if isinstance(item, Mapping):
+        return dict(cast("Mapping[object, object]", item))
+    if isinstance(item, range):
+        return list(item)
+    kind = type(item)
+    raise TypeError(f"a value of type {kind.__module__}.{kind.__qualname__} is no data")
+
+
+def _file_content(path: pathlib.Path) -> Content:
+    if not path.exists():
+        raise ValueError(f"the file {path} does not exist (a path in a result stands for its content)")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; pack a directory into an archive first")
+    return FileContent(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "file", path.name)
+
+
+def _handle_content(handle: io.IOBase) -> Content:
+    if handle.writable():
+        handle.flush()
+    name = getattr(handle, "name", None)
+    shown = pathlib.PurePath(name).name if isinstance(name, str) else None
+    if isinstance(handle, io.BytesIO):
+        return BytesContent("bytes", handle.getvalue())
+    # Opened anew: the handle may have been opened for writing only, and its position is not ours to move.
+    return FileContent(os.open(f"/proc/self/fd/{handle.fileno()}", os.O_RDONLY | os.O_CLOEXEC), "file", shown)
+
+
+def _array_content(numpy: Any, item: Any) -> Content:
+    if item.dtype.hasobject:
+        raise TypeError(f"an array of dtype {item.dtype} holds Python objects; convert it to a plain dtype")
+    # Plain subclasses and strides have no place in the format: a C- or Fortran-ordered array has.
+    whole = numpy.asarray(item)
+    if not (whole.flags.c_contiguous or whole.flags.f_contiguous):
+        whole = numpy.ascontiguousarray(whole)
+    head = io.BytesIO()
+    numpy.lib.format.write_array_header_2_0(head, numpy.lib.format.header_data_from_array_1_0(whole))
+    flat = whole.reshape(-1, order="F" if not whole.flags.c_contiguous else "C")
+    data = memoryview(flat.view(numpy.uint8)) if flat.nbytes else b""
+    return BytesContent("npy", head.getvalue(), data)
+
+
+def _map_array(descriptor: int) -> Any:
+    import numpy  # noqa: PLC0415, ICN001  (only a task that takes an array needs it)
+
+    mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    version = numpy.lib.format.read_magic(mapped)  # pyright: ignore[reportArgumentType]
+    read_header = (
+        numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
+    )
+    shape, fortran, dtype = read_header(mapped)  # pyright: ignore[reportArgumentType]
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects is not read")
+    order = "F" if fortran else "C"
+    return numpy.ndarray(shape, dtype=dtype, buffer=mapped, offset=mapped.tell(), order=order)
+
+
+def _arrow_content(item: object) -> Content | None:
+    arrow: Any = sys.modules.get("pyarrow")
+    if arrow is None or not isinstance(item, (arrow.Table, arrow.RecordBatch)):
+        return None
+    table: Any = item
+    sink = arrow.BufferOutputStream()
+    with arrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write(table)
+    return BytesContent("arrow", memoryview(sink.getvalue()))
+
+
+def _open_arrow(descriptor: int) -> object:
+    import importlib  # noqa: PLC0415  (an optional library, which type checkers need not find)
+
+    arrow: Any = importlib.import_module("pyarrow")
+    mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    return arrow.ipc.open_file(arrow.py_buffer(mapped)).read_all()
+
+
+def _read(descriptor: int, size_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    offset = 0
+    while offset < size_bytes:
+        piece = os.pread(descriptor, min(size_bytes - offset, _WRITE_BYTES), offset)
+        if not piece:
+            raise ValueError(f"a part ends after {offset} of {size_bytes} bytes")
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> int:
+    while data.nbytes:
+        written = os.pwrite(descriptor, data, offset)
+        data = data[written:]
+        offset += written
+    return offset
+
+
+def _closed(parts: list[Content]) -> list[Content]:
+    for part in parts:
+        part.close()
+    return []

@@ -1,0 +1,562 @@
+"""The worker: a process that runs one attempt at a time for a kernel. Started by a zygote, or by hand:
+
+    python -m eclosion.worker --stream 3 --lifeline 4 --worker w-1-1
+
+Two threads. The *main* thread runs user code. The *watcher* waits on the lifeline always, and on the stream while the main
+thread is busy, so that cancel, ping and adoption work while user code runs. While the main thread is idle it reads the
+stream itself: a warm call then needs no hand-over between threads, only one more and one less descriptor in the
+watcher's epoll set.
+
+    idle (main reads) --CALL--> busy (watcher reads) --outcome sent, or held--> idle
+
+    stream: connected --end--> lost --adopted over the lifeline--> connected, HELLO --WELCOME--> welcomed
+
+Invariants:
+1. One thread reads at a time: ``_main_reads`` says which, and changes under ``_reading``; frames are dispatched under it.
+2. The last outcome is kept until the next CALL comes, with its parts as open files. After a new HELLO it is handed over
+   again if WELCOME asks for it (``resume``), with parts staged anew: the new kernel does not know the old tokens.
+3. The end of the stream ends nothing: user code goes on and the outcome waits. The end of the lifeline ends the process
+   at once, as then nobody is left who would.
+4. Reports are lossy, outcomes are not: a report is dropped if the kernel is gone or does not keep up.
+
+Deliberately absent: journaling, hashing and retries (the kernel's), signals other than SIGINT (the keeper's), and pickle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from . import _frames as frames
+from ._attempt import current_of, perform
+from ._code import Code
+from ._errors import ErrorData, Refused, error
+from ._frames import Channel, Disconnected, Frame
+from ._interrupts import UserCode
+from ._output import Output
+from ._process import boot_id, runtime_path_last, start_thread, start_ticks
+from ._schemas import Execute
+from ._values import Encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._current import Current
+
+CLIENT = "eclosion-python/0.1.0"
+API = 1
+# Calls that wait behind the running one; the kernel sends the next when the last is committed.
+WAITING_MAX = 4
+# For a file to be made or opened. A large one is preallocated, which takes a slow disk a while.
+ASK_TIMEOUT_S = 120
+# The keeper is gone: nobody is left to report to.
+EXIT_ORPHANED = 75
+EXIT_BROKEN = 70
+
+_encode = msgspec.msgpack.encode
+_decode_execute = msgspec.msgpack.Decoder(Execute).decode
+
+
+class Call(NamedTuple):
+    """A CALL that was accepted."""
+
+    stream: int
+    execute: Execute
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended, as long as it may have to be told again."""
+
+    execute: Execute
+    envelope: dict[str, Any]
+    ended: Encoded | ErrorData
+
+
+class Worker:
+    """One worker process's state. ``run`` belongs to the main thread, ``_watch`` to the watcher."""
+
+    def __init__(self, name: str, stream: socket.socket, lifeline: socket.socket, scratch: pathlib.Path | None):
+        self._name = name
+        self._lifeline = lifeline
+        self._scratch_root = scratch
+        self._code = Code()
+        self._user = UserCode()
+        self._output = Output()
+        self._identity = {"worker": name, "pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()}
+
+        self._epoll = select.epoll()
+        self._reading = threading.Lock()
+        self._main_reads = True
+        self._arrivals: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
+
+        # The connection. Changed under `_link`, whose waiters are told.
+        self._link = threading.Condition()
+        self._channel: Channel | None = None
+        self._welcomed = False
+        self._pending: dict[int, queue.SimpleQueue[Frame | None]] = {}
+        self._next_stream = 1
+
+        self._calls: deque[Call] = deque()
+        self._running: Call | None = None
+        self._stream: int | None = None
+        self._current: Current | None = None
+        self._held: Outcome | None = None
+        self._resume = False
+        self._leaving = False
+        self._handlers: dict[int, Callable[[Frame], None]] = {
+            frames.CALL: self._on_call,
+            frames.DATA: self._on_reply,
+            frames.ERROR: self._on_reply,
+            frames.CANCEL: self._on_cancel,
+            frames.WELCOME: self._on_welcome,
+            frames.PING: self._on_ping,
+            frames.PONG: self._on_nothing,
+            frames.CREDIT: self._on_nothing,
+            frames.GOAWAY: self._on_go_away,
+        }
+        self._connect(stream)
+
+    # The main thread.
+
+    def run(self) -> int:
+        """Serves calls until told to go; returns the exit status."""
+        self._user.install()
+        self._epoll.register(self._lifeline, select.EPOLLIN)
+        start_thread(self._watch_or_die, "eclosion-watcher")
+        while True:
+            call = self._next()
+            if call is None:
+                return 0
+            self._attempt(call)
+
+    def _next(self) -> Call | None:
+        while True:
+            if self._resume:
+                self._hand_over_again()
+            if self._calls:
+                return self._calls.popleft()
+            if self._leaving:
+                return None
+            channel = self._channel
+            if channel is None:
+                arrival = self._arrivals.get()
+                with self._reading:
+                    self._connect(arrival)
+                continue
+            try:
+                arrived = channel.receive()
+            except Disconnected:
+                with self._reading:
+                    self._lost(channel)
+                continue
+            for frame in arrived:
+                self._dispatch(frame)
+
+    def _attempt(self, call: Call) -> None:
+        self._drop_held()
+        self._running = call
+        self._stream = call.stream
+        report = _Reports(self)
+        current = self._current = current_of(call.execute, self._scratch_root, report)
+        self._output.begin()
+        self._watcher_reads()
+        ended = perform(call.execute, current, self._code, self, self._user)
+        current.flush()
+        report.close()
+        self._held = Outcome(call.execute, self._output.end(), ended)
+        self._hand_over(self._held)
+        current.clean()
+        self._current = None
+        self._running = None
+        self._main_reads_again()
+        self._user.install()
+
+    def _hand_over(self, outcome: Outcome) -> None:
+        """Sends an outcome on its stream, as often as it takes; drops it if the kernel does not want it any more."""
+        failed: Channel | None = None
+        while True:
+            with self._link:
+                # No deadline: without a kernel there is nothing else to do, and the lifeline ends the wait.
+                self._link.wait_for(lambda failed=failed: self._welcomed and self._channel is not failed)
+                channel, stream = self._channel, self._stream
+                self._resume = False
+            if stream is None or channel is None:
+                return
+            try:
+                self._send_outcome(channel, stream, outcome)
+                return
+            except Disconnected:
+                # The watcher reads this stream: it must be the one that closes it.
+                channel.hang_up()
+                failed = channel
+
+    def _send_outcome(self, channel: Channel, stream: int, outcome: Outcome) -> None:
+        ended = outcome.ended
+        if isinstance(ended, Encoded):
+            try:
+                body = _encode(ended.stage(self))
+            except Refused as why:
+                ended = why.error
+            except OSError as why:
+                if isinstance(why, Disconnected):
+                    raise
+                ended = error("internal", "task.encode", f"a part of the result cannot be written: {why}", retry=True)
+            else:
+                channel.send(frames.DATA, stream, outcome.envelope, body, flags=frames.END)
+                return
+        envelope = {**outcome.envelope, "reason": ended.get("reason", "")}
+        channel.send(frames.ERROR, stream, envelope, _encode(ended), flags=frames.END)
+
+    def _hand_over_again(self) -> None:
+        if self._held is not None:
+            self._watcher_reads()
+            self._hand_over(self._held)
+            self._main_reads_again()
+
+    def _drop_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None and isinstance(held.ended, Encoded):
+            held.ended.close()
+
+    def _watcher_reads(self) -> None:
+        with self._reading:
+            self._main_reads = False
+            if self._channel is not None:
+                self._epoll.register(self._channel.fileno(), select.EPOLLIN)
+
+    def _main_reads_again(self) -> None:
+        with self._reading:
+            self._main_reads = True
+            if self._channel is not None:
+                self._epoll.unregister(self._channel.fileno())
+
+    # The artifact store, as an attempt sees it. Main thread, while the watcher reads.
+
+    def stage(self, size_bytes: int) -> tuple[int, int]:
+        reply = self._ask("artifact.stage", {"bytes": size_bytes})
+        body = msgspec.msgpack.decode(reply.body, type=dict[str, int])
+        return body["stage"], _only_descriptor(reply)
+
+    def open(self, digest: str) -> tuple[int, int]:
+        reply: Frame | None = None
+        while reply is None:
+            try:
+                reply = self._ask("artifact.open", {"digest": digest})
+            except Disconnected:
+                self._wait_for_kernel()
+        body = msgspec.msgpack.decode(reply.body, type=dict[str, int])
+        return _only_descriptor(reply), body["bytes"]
+
+    def _ask(self, method: str, request: dict[str, Any]) -> Frame:
+        with self._link:
+            channel = self._channel
+            if channel is None:
+                raise Disconnected("the kernel is gone")
+            stream = self._next_stream
+            self._next_stream += 2
+            answer = self._pending[stream] = queue.SimpleQueue()
+        channel.send(frames.CALL, stream, {"method": method}, _encode(request))
+        try:
+            reply = answer.get(timeout=ASK_TIMEOUT_S)
+        except queue.Empty:
+            text = f"the kernel did not answer `{method}` within {ASK_TIMEOUT_S} s"
+            raise Refused(error("deadline", "worker.ask", text, retry=True)) from None
+        if reply is None:
+            raise Disconnected("the kernel is gone")
+        if reply.kind == frames.ERROR:
+            raise Refused(msgspec.msgpack.decode(reply.body))
+        return reply
+
+    def _wait_for_kernel(self) -> None:
+        """Waits until the next kernel has said what it wants. Raises :class:`Refused` if this attempt is not among it."""
+        with self._link:
+            self._link.wait_for(lambda: self._welcomed)
+            wanted = self._stream is not None
+        if not wanted:
+            raise Refused(error("cancelled", "task.cancelled", "no kernel wants this attempt any more"))
+
+    # The watcher.
+
+    def _watch_or_die(self) -> None:
+        # Signals are the main thread's: one that is delivered here would not wake it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._watch()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(EXIT_BROKEN)
+
+    def _watch(self) -> None:
+        lifeline = self._lifeline.fileno()
+        while True:
+            for descriptor, _ in self._epoll.poll():
+                if descriptor == lifeline:
+                    self._read_lifeline()
+                else:
+                    self._read_stream(descriptor)
+
+    def _read_stream(self, descriptor: int) -> None:
+        with self._reading:
+            channel = self._channel
+            if self._main_reads or channel is None or channel.fileno() != descriptor:
+                return
+            try:
+                arrived = channel.receive(wait=False)
+            except Disconnected:
+                self._lost(channel)
+                return
+            for frame in arrived:
+                self._dispatch(frame)
+
+    def _read_lifeline(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._lifeline, 64 * 1024, 4, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            os._exit(EXIT_ORPHANED)
+        message = json.loads(data)
+        if "adopt" not in message or not descriptors:
+            return
+        stream = socket.socket(fileno=descriptors[0])
+        with self._reading:
+            if not self._main_reads:
+                self._connect(stream)
+                return
+            # The main thread is waiting on the old stream, or for this one.
+            self._arrivals.put(stream)
+            channel = self._channel
+            if channel is not None:
+                channel.hang_up()
+
+    # The connection. By whichever thread reads.
+
+    def _connect(self, stream: socket.socket) -> None:
+        """Takes a fresh stream and says HELLO on it."""
+        if self._channel is not None:
+            self._lost(self._channel)
+        channel = Channel(stream)
+        running = self._running.execute.fence if self._running is not None else None
+        if running is None and self._held is not None:
+            running = self._held.execute.fence
+        with self._link:
+            self._channel = channel
+        if not self._main_reads:
+            self._epoll.register(channel.fileno(), select.EPOLLIN)
+        try:
+            channel.send(
+                frames.HELLO,
+                0,
+                {"client": CLIENT, "api": API, "role": "worker"},
+                _encode({**self._identity, "running": running}),
+            )
+        except Disconnected:
+            self._lost(channel)
+
+    def _lost(self, channel: Channel) -> None:
+        """Lets go of a stream that is at its end. Whoever waits for a reply is told."""
+        with self._link:
+            if self._channel is not channel:
+                return
+            self._channel = None
+            self._welcomed = False
+            waiting, self._pending = self._pending, {}
+            self._calls.clear()
+        for answer in waiting.values():
+            answer.put(None)
+        channel.close()
+
+    # Frames.
+
+    def _dispatch(self, frame: Frame) -> None:
+        try:
+            handler = self._handlers.get(frame.kind)
+            if handler is not None:
+                handler(frame)
+            elif not frame.flags & frames.IGNORE:
+                self._refuse(frame, error("unimplemented", "frame.type", f"a worker takes no frame of type {frame.kind}"))
+        except Disconnected:
+            pass  # The next read finds the end.
+
+    def _on_welcome(self, frame: Frame) -> None:
+        resume = frame.envelope.get("resume")
+        with self._link:
+            if self._running is not None or self._held is not None:
+                self._stream = resume
+            self._welcomed = True
+            # An outcome that was sent into a stream that ended is sent again by the main thread's next turn.
+            self._resume = self._held is not None and resume is not None
+            self._link.notify_all()
+        if resume is None and self._current is not None:
+            # Nobody wants what is being computed.
+            self._current.cancel()
+
+    def _on_call(self, frame: Frame) -> None:
+        method = frame.envelope.get("method")
+        if method != "task.execute":
+            self._refuse(frame, error("unimplemented", "worker.method", f"a worker does not serve `{method}`"))
+            return
+        if self._leaving:
+            self._refuse(frame, _draining())
+            return
+        if len(self._calls) >= WAITING_MAX:
+            self._refuse(
+                frame, error("exhausted", "worker.queue", f"{WAITING_MAX} calls are waiting already", retry=True)
+            )
+            return
+        try:
+            execute = _decode_execute(frame.body)
+        except (msgspec.MsgspecError, RecursionError) as why:
+            self._refuse(frame, error("invalid", "task.malformed", f"the call cannot be read: {why}"))
+            return
+        self._calls.append(Call(frame.stream, execute))
+
+    def _on_cancel(self, frame: Frame) -> None:
+        running, current = self._running, self._current
+        if running is not None and current is not None and self._stream == frame.stream:
+            current.cancel()
+            if frame.envelope.get("rung", 1) >= 2:
+                self._user.cancel()
+            return
+        for call in self._calls:
+            if call.stream == frame.stream:
+                self._calls.remove(call)
+                self._refuse(frame, error("cancelled", "task.cancelled", "cancelled before it started"))
+                return
+
+    def _on_reply(self, frame: Frame) -> None:
+        if frame.flags & frames.END or frame.kind == frames.ERROR:
+            with self._link:
+                answer = self._pending.pop(frame.stream, None)
+            if answer is not None:
+                answer.put(frame)
+                return
+        for descriptor in frame.descriptors:
+            os.close(descriptor)
+
+    def _on_ping(self, frame: Frame) -> None:
+        began = time.monotonic()
+        # Gives the interpreter lock away and takes it back: as long as that took, a pending call waits for it.
+        self._epoll.poll(0)
+        lag = time.monotonic() - began
+        envelope: dict[str, Any] = {"gil_lag_ms": int(lag * 1000)}
+        running = self._running
+        if running is not None:
+            envelope["running"] = running.execute.fence
+        self._send(frames.PONG, frame.stream, envelope)
+
+    def _on_go_away(self, _frame: Frame) -> None:
+        self._leaving = True
+        while self._calls:
+            waiting = self._calls.popleft()
+            self._send_error(waiting.stream, _draining())
+
+    def _on_nothing(self, _frame: Frame) -> None:
+        """A frame that asks for nothing."""
+
+    def _refuse(self, frame: Frame, why: ErrorData) -> None:
+        for descriptor in frame.descriptors:
+            os.close(descriptor)
+        self._send_error(frame.stream, why)
+
+    def _send_error(self, stream: int, why: ErrorData) -> None:
+        self._send(frames.ERROR, stream, {"reason": why.get("reason", "")}, _encode(why), flags=frames.END)
+
+    def _send(
+        self, kind: int, stream: int, envelope: dict[str, Any], body: bytes = b"", *, flags: int = 0
+    ) -> None:
+        channel = self._channel
+        if channel is not None:
+            channel.send(kind, stream, envelope, body, flags=flags)
+
+    def report(self, value: dict[str, Any]) -> None:
+        """Sends a report of the running attempt, if the kernel is there and keeps up."""
+        channel, stream = self._channel, self._stream
+        if channel is None or not self._welcomed or stream is None:
+            return
+        try:
+            channel.send_if_room(frames.DATA, stream, _encode(value))
+        except (Disconnected, ValueError):
+            pass  # It was lost or closed between; the outcome will meet the same end and knows what to do.
+
+    def shielded(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._user.shielded(function, *arguments)
+
+
+class _Reports:
+    """The reports of one attempt. Closed before its outcome is sent, as a thread that the task left may go on."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._open = True
+
+    def __call__(self, value: dict[str, Any]) -> None:
+        self._worker.shielded(self._send, value)
+
+    def close(self) -> None:
+        with self._lock:
+            self._open = False
+
+    def _send(self, value: dict[str, Any]) -> None:
+        with self._lock:
+            if self._open:
+                self._worker.report(value)
+
+
+def _draining() -> ErrorData:
+    return error("unavailable", "worker.draining", "the worker was told to go", retry=True)
+
+
+def _only_descriptor(reply: Frame) -> int:
+    if len(reply.descriptors) != 1:
+        for descriptor in reply.descriptors:
+            os.close(descriptor)
+        raise Disconnected(f"a reply carries {len(reply.descriptors)} descriptors where one belongs")
+    return reply.descriptors[0]
+
+
+def serve(name: str, stream: int, lifeline: int, scratch: str | None) -> int:
+    """Runs a worker on two inherited descriptors until it is told to go."""
+    runtime_path_last()
+    for descriptor in (stream, lifeline):
+        os.set_inheritable(descriptor, False)
+    worker = Worker(
+        name,
+        socket.socket(fileno=stream),
+        socket.socket(fileno=lifeline),
+        pathlib.Path(scratch) if scratch else None,
+    )
+    return worker.run()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eclosion.worker", description="Runs attempts for a kernel.")
+    parser.add_argument("--stream", type=int, required=True, metavar="FD", help="socket that frames cross")
+    parser.add_argument("--lifeline", type=int, required=True, metavar="FD", help="socket of the keeper")
+    parser.add_argument("--worker", default="w-0-0", metavar="ID", help="this worker's id")
+    parser.add_argument("--scratch", metavar="DIR", help="where attempts' scratch directories are made")
+    given = parser.parse_args(arguments)
+    return serve(given.worker, given.stream, given.lifeline, given.scratch)
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a thread or an exit handler that a task left behind must not hold up a drain.
+    os._exit(status)
