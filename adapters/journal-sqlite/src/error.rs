@@ -1,6 +1,7 @@
 //! What can go wrong, and what a person should do about it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use eclosion_schemas::Seq;
 use eclosion_schemas::error::{Code, Error};
@@ -19,8 +20,8 @@ pub enum Failure {
     Format { found: i64, known: i64 },
     #[error("all connections for reading were busy for {waited_ms} ms")]
     ReadersBusy { waited_ms: u64 },
-    #[error("an earlier write or sync failed")]
-    Poisoned,
+    #[error("an earlier write or sync failed: {why}")]
+    Poisoned { why: Arc<str> },
     #[error("the batch begins with record {found}, expected {expected}")]
     OutOfOrder { expected: Seq, found: Seq },
 }
@@ -131,7 +132,7 @@ impl From<Failure> for Error {
                 Error::new(Code::Unavailable, "journal.io", message)
                     .help("df -h and dmesg say whether the disk is full or failing")
             }
-            Failure::Poisoned => Error::new(Code::Unavailable, "journal.poisoned", message)
+            Failure::Poisoned { .. } => Error::new(Code::Unavailable, "journal.poisoned", message)
                 .help("eclosion status; then stop the kernel, mend the disk, and start it again"),
             Failure::OutOfOrder { .. } => Error::internal("journal.order", message),
         }

@@ -16,10 +16,11 @@
 //! drops what follows; so each event row carries a checksum chained over the one before, and the mark remembers how
 //! far the chain had come when it was synced. Invariants:
 //! 1. *written*: `append` returned; the frames are in the page cache and survive the death of the process.
-//! 2. *synced*: the WAL was synced after the commit, and then the mark. The mark never runs ahead of a sync.
+//! 2. *synced*: the WAL was synced after the commit. The mark follows at once, never runs ahead of a sync, and nobody
+//!    waits for it: it is there to notice a disk that loses later what it had.
 //! 3. Opening goes lock → chain → mark → sync of the tail → epoch raised and synced. Damage is refused and left as it
 //!    is, with a copy beside it; [`Options::accept_loss`] goes on from the last record that is whole.
-//! 4. A failed write or sync is never tried again: the half that failed refuses everything from then on.
+//! 4. A failed write, sync, mark or checkpoint is never tried again: everything is refused from then on.
 //!
 //! It does not decide who may append, in which order or when to sync: that is the kernel's sequencer. The stored
 //! format is described in `schemas/PROTOCOL.md`, "The journal on disk", and read by a decoder in another language.
@@ -27,8 +28,8 @@
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use eclosion_kernel::journal::{Opened, Projection};
 use eclosion_schemas::error::Error;
@@ -43,6 +44,7 @@ mod reader;
 mod salvage;
 mod scan;
 mod syncer;
+mod upkeep;
 mod writer;
 
 pub use error::Failure;
@@ -75,7 +77,7 @@ pub(crate) struct Shared {
     pub(crate) places: Places,
     pub(crate) epoch: Epoch,
     written: Mutex<Position>,
-    failed: AtomicBool,
+    failed: OnceLock<Arc<str>>,
     restarts: AtomicU64,
     restarts_busy: AtomicU64,
     /// Released when the last of the three is gone.
@@ -92,12 +94,14 @@ impl Shared {
     }
 
     pub(crate) fn refuse_after_failure(&self) -> Result<(), Failure> {
-        if self.failed.load(Ordering::Acquire) { Err(Failure::Poisoned) } else { Ok(()) }
+        self.failed.get().map_or(Ok(()), |why| Err(Failure::Poisoned { why: Arc::clone(why) }))
     }
 
-    /// What failed once is never tried again, by neither half.
+    /// What failed once is never tried again, by none of them.
     pub(crate) fn remember_failure<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
-        outcome.inspect_err(|_| self.failed.store(true, Ordering::Release))
+        outcome.inspect_err(|failure| {
+            self.failed.get_or_init(|| failure.to_string().into());
+        })
     }
 
     pub(crate) fn count_restart(&self, busy: bool) {
@@ -226,7 +230,7 @@ fn begin(
         places,
         epoch,
         written: Mutex::new(last),
-        failed: AtomicBool::new(false),
+        failed: OnceLock::new(),
         restarts: AtomicU64::new(0),
         restarts_busy: AtomicU64::new(0),
         _lock: lock,

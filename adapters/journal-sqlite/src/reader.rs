@@ -48,9 +48,10 @@ impl ReaderPool {
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Failure>) -> Result<T, Failure> {
-        let borrowed = Borrowed { connection: Some(self.take()?), pool: self };
-        let Some(connection) = &borrowed.connection else { return Err(Failure::Poisoned) };
-        read(connection)
+        let connection = self.take()?;
+        let mut borrowed = Borrowed { connection: None, pool: self };
+        // Whatever becomes of the read, the connection goes back.
+        read(borrowed.connection.insert(connection))
     }
 
     fn take(&self) -> Result<Connection, Failure> {

@@ -1,4 +1,4 @@
-//! The syncer's half: the WAL to the disk, then the mark; checkpoints when nobody's reply waits for them.
+//! The syncer's half: the WAL to the disk; the mark and checkpoints follow in [`crate::upkeep`].
 //!
 //! It syncs through a descriptor of its own, so that neither SQLite's locks nor the writer's connection are touched.
 //! Closing a descriptor of the WAL is harmless; one of `journal.db` must never be opened here, because closing it
@@ -11,23 +11,19 @@ use std::sync::Arc;
 use eclosion_kernel::journal::Syncer;
 use eclosion_schemas::Seq;
 use eclosion_schemas::error::Error;
-use rusqlite::Connection;
 
 use crate::Shared;
-use crate::database::{FRAME_BYTES, checkpoint, open_existing};
+use crate::database::open_existing;
 use crate::error::{Failure, io};
 use crate::mark::MarkFile;
-
-/// Above this, what was synced is also carried into the database: some milliseconds, every thousand commits or so.
-const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+use crate::upkeep::Upkeep;
 
 #[derive(Debug)]
 pub(crate) struct WalSyncer {
     shared: Arc<Shared>,
     wal: File,
     inode: u64,
-    mark: MarkFile,
-    connection: Connection,
+    upkeep: Upkeep,
 }
 
 impl WalSyncer {
@@ -35,7 +31,8 @@ impl WalSyncer {
         let (wal, inode) = open_wal(&shared)?;
         let mark = MarkFile::open(&shared.places.mark)?;
         let connection = open_existing(&shared.places.database)?;
-        Ok(Self { shared, wal, inode, mark, connection })
+        let upkeep = Upkeep::start(Arc::clone(&shared), mark, connection)?;
+        Ok(Self { shared, wal, inode, upkeep })
     }
 
     fn carry(&mut self, through: Seq) -> Result<(), Failure> {
@@ -45,15 +42,15 @@ impl WalSyncer {
         if written.seq < through {
             return Err(Failure::OutOfOrder { expected: written.seq, found: through });
         }
+        if self.upkeep.has_ended() {
+            return Err(Failure::Poisoned { why: "the upkeep of the journal ended".into() });
+        }
         let path = &self.shared.places.wal;
         if std::fs::metadata(path).map_err(io("find", path))?.ino() != self.inode {
             (self.wal, self.inode) = open_wal(&self.shared)?;
         }
         self.wal.sync_data().map_err(io("sync", path))?;
-        self.mark.write(written, self.shared.epoch)?;
-        if checkpoint(&self.connection, "NOOP")?.waiting * FRAME_BYTES > CHECKPOINT_BYTES {
-            checkpoint(&self.connection, "PASSIVE")?;
-        }
+        self.upkeep.synced(written);
         Ok(())
     }
 }

@@ -1,299 +1,334 @@
-//! Artifacts as files: staged, sealed under their digest, verified, quarantined.
+//! Artifacts as files: an adapter behind [`eclosion_artifact_store::BlobStore`].
 //!
 //! ```text
-//! DIR/stage/N         preallocated, written by a worker through its descriptor
-//!    seal: hash by our own reading, mode 0400, rename
-//! DIR/objects/ab/cd…  named by its BLAKE3, immutable        ── verify differs ──► DIR/quarantine/
+//! DIR/stage/17          being written by a worker: preallocated, known by its token only
+//! DIR/objects/ab/cdef…  sealed: read-only, named by the BLAKE3 of its bytes
+//! DIR/quarantine/abcd…  was an object, until its bytes and its name differed
+//!
+//!          seal                    sync
+//! staged ────────► sealed ─────────────────► durable
+//!    │ discard        │ verify finds a difference
+//!    ▼                ▼
+//!  gone           quarantined
 //! ```
 //!
-//! Everything is opened relative to the directory's own descriptor, and nothing from outside ever reaches a path: a
-//! token is a number, a digest is 64 hexadecimal characters.
+//! Invariants: (1) Only a token or 64 hexadecimal characters ever become a name; every open is relative to a directory
+//! that was opened once, and follows no link. (2) What a sealed file is called was computed here from what is in it,
+//! never told by a worker. (3) When `sync` returns, everything sealed before it was called is on the disk: the file
+//! before its directory, the directory before the one that holds it. (4) A failed sync is never tried again. (5) Bytes
+//! are handed out only after they were compared with their name once in this life of the kernel.
 //!
-//! Invariants: (1) an object's name is the hash of what we read from it when we sealed it. (2) [`FileStore::sync`]
-//! syncs each file before the directory that names it, so a power cut leaves either no object or a whole one. (3) What
-//! is left in `stage` when the store is opened belongs to nobody and is removed.
+//! What it cannot do: take a staged file away from a worker that keeps its descriptor. A worker that writes after the
+//! seal damages its own output, and the next `verify` says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use eclosion_artifact_store::BlobStore;
-use eclosion_schemas::{Code, Digest, Error, Retry};
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use eclosion_schemas::{Digest, Error};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
 
-const STAGE: &str = "stage";
-const OBJECTS: &str = "objects";
-const QUARANTINE: &str = "quarantine";
-/// Read at once while hashing.
-const PIECE_BYTES: usize = 256 * 1024;
-/// Files that may be staged at a time.
-const STAGED_MAX: usize = 4096;
+mod failure;
+mod files;
 
-/// See the head of this file.
+pub use failure::Failure;
+
+use failure::failed;
+use files::{hash, preallocate, sync_file};
+
+/// Each holds a descriptor. Four workers a core that stage a dozen parts at once stay far below.
+const STAGES_MAX: usize = 1024;
+/// Sealed files that wait for a sync hold a descriptor each; the next seal syncs them itself.
+const UNSYNCED_MAX: usize = 256;
+/// Digests remembered as compared; forgotten together when there are more.
+const VERIFIED_MAX: usize = 65_536;
+
+/// A directory of artifacts. Calls may come from any thread.
 #[derive(Debug)]
 pub struct FileStore {
-    directory: OwnedFd,
+    stage: OwnedFd,
+    objects: OwnedFd,
+    quarantine: OwnedFd,
     next: AtomicU64,
-    staged: Mutex<BTreeMap<u64, OwnedFd>>,
-    /// Sealed, and not on the disk yet.
-    unsynced: Mutex<Vec<(Digest, File)>>,
+    stages: Mutex<BTreeMap<u64, File>>,
+    /// Taken while an object gets or loses its name.
+    unsynced: Mutex<Vec<Sealed>>,
+    /// Held for a whole sync, so that one that finds nothing to do waits for the one that does it.
+    syncing: Mutex<()>,
+    verified: Mutex<BTreeSet<Digest>>,
+    failed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Sealed {
+    file: File,
+    shard: String,
 }
 
 impl FileStore {
-    /// Opens a store, making its directories and removing what an earlier life had staged.
+    /// Opens `directory`, and creates it (0700) if it is missing. What was staged in an earlier life is kept until
+    /// [`FileStore::sweep`], because a worker that outlived its kernel may still be writing it.
     ///
     /// # Errors
-    /// `unavailable` when the directories cannot be made or opened.
+    /// `unavailable` `artifact.io` when the disk refuses.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        for name in [STAGE, OBJECTS, QUARANTINE] {
-            let path = directory.join(name);
-            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|why| disk(&why))?;
-        }
-        for left in std::fs::read_dir(directory.join(STAGE)).map_err(|why| disk(&why))? {
-            std::fs::remove_file(left.map_err(|why| disk(&why))?.path()).map_err(|why| disk(&why))?;
-        }
-        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-        let opened = rustix::fs::open(directory, flags, Mode::empty()).map_err(|why| disk(&why.into()))?;
-        let (staged, unsynced) = (Mutex::default(), Mutex::default());
-        Ok(Self { directory: opened, next: AtomicU64::new(1), staged, unsynced })
+        Ok(Self::open_in(directory)?)
     }
 
-    fn open_object(&self, digest: &Digest) -> Result<File, Error> {
-        let path = object_path(digest)?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::openat(&self.directory, path, flags, Mode::empty()) {
-            Ok(file) => Ok(File::from(file)),
-            Err(rustix::io::Errno::NOENT) => Err(missing(digest)),
-            Err(why) => Err(disk(&why.into())),
+    fn open_in(directory: &Path) -> Result<Self, Failure> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|why| Failure::Io { action: "creating the artifact directory", why })?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, directory, flags, Mode::empty()).map_err(failed("opening"))?;
+        let [stage, objects, quarantine] = [
+            files::subdirectory(&root, "stage")?,
+            files::subdirectory(&root, "objects")?,
+            files::subdirectory(&root, "quarantine")?,
+        ];
+        sync_file(&root)?;
+        let stages = leftovers(&stage)?;
+        let next = stages.keys().next_back().map_or(1, |last| last + 1);
+        Ok(Self {
+            stage,
+            objects,
+            quarantine,
+            next: AtomicU64::new(next),
+            stages: Mutex::new(stages),
+            unsynced: Mutex::default(),
+            syncing: Mutex::default(),
+            verified: Mutex::default(),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Removes what was staged before `keep_from` and is not in `wanted`: call it once the survivors of an earlier
+    /// life have attached. Returns how many files it removed.
+    pub fn sweep(&self, keep_from: u64, wanted: &[u64]) -> usize {
+        let swept: Vec<u64> = {
+            let stages = lock(&self.stages);
+            stages
+                .range(..keep_from)
+                .map(|(stage, _)| *stage)
+                .filter(|stage| !wanted.contains(stage))
+                .collect()
+        };
+        swept.iter().for_each(|stage| self.discard(*stage));
+        swept.len()
+    }
+
+    /// The token that the next staged file gets; everything below it is older.
+    #[must_use]
+    pub fn next_stage(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    fn stage_file(&self, bytes: u64) -> Result<(u64, OwnedFd), Failure> {
+        self.refuse_after_failure()?;
+        if lock(&self.stages).len() >= STAGES_MAX {
+            return Err(Failure::TooManyStages { limit: STAGES_MAX });
+        }
+        let token = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = token.to_string();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.stage, &name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(failed("staging"))?;
+        let made = preallocate(&file, bytes)
+            .and_then(|()| file.try_clone().map_err(|why| Failure::Io { action: "staging", why }));
+        match made {
+            Ok(for_worker) => {
+                lock(&self.stages).insert(token, file.into());
+                Ok((token, for_worker))
+            }
+            Err(why) => {
+                files::remove(&self.stage, &name);
+                Err(why)
+            }
         }
     }
 
-    /// Gives a staged file its name; one of equal content may have it already.
-    fn name(&self, stage: u64, digest: &Digest) -> Result<(), Error> {
-        let (from, to) = (stage_path(stage), object_path(digest)?);
-        let fan = &to[..to.rfind('/').unwrap_or(0)];
-        match rustix::fs::mkdirat(&self.directory, fan, Mode::RWXU) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(why) => return Err(disk(&why.into())),
+    fn seal_file(&self, stage: u64) -> Result<(Digest, u64), Failure> {
+        self.refuse_after_failure()?;
+        // A seal that fails leaves nothing behind: the worker stages again.
+        let file = lock(&self.stages).remove(&stage).ok_or(Failure::UnknownStage { stage })?;
+        let sealed = self.name(stage, file);
+        if sealed.is_err() {
+            files::remove(&self.stage, &stage.to_string());
         }
-        rustix::fs::renameat(&self.directory, from, &self.directory, to).map_err(|why| disk(&why.into()))
+        let (digest, bytes, waiting) = sealed?;
+        self.remember(&digest);
+        if waiting >= UNSYNCED_MAX {
+            self.sync_all()?;
+        }
+        Ok((digest, bytes))
+    }
+
+    /// Also gives how many sealed files wait for a sync now.
+    fn name(&self, stage: u64, file: File) -> Result<(Digest, u64, usize), Failure> {
+        let (digest, bytes) = hash(&file)?;
+        rustix::fs::fchmod(&file, Mode::RUSR).map_err(failed("sealing"))?;
+        let (shard, rest) = files::names(&digest)?;
+        let mut unsynced = lock(&self.unsynced);
+        let directory = files::subdirectory(&self.objects, shard)?;
+        // Over an object that is there already: its bytes are the same, or they were damaged.
+        rustix::fs::renameat(&self.stage, stage.to_string(), &directory, rest).map_err(failed("sealing"))?;
+        unsynced.push(Sealed { file, shard: shard.to_owned() });
+        Ok((digest, bytes, unsynced.len()))
+    }
+
+    fn open_object(&self, digest: &Digest) -> Result<(File, u64), Failure> {
+        let file = self.find(digest)?;
+        let stat = fstat(&file).map_err(failed("opening"))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Failure::Missing { digest: digest.clone() });
+        }
+        Ok((file, u64::try_from(stat.st_size).unwrap_or(0)))
+    }
+
+    fn find(&self, digest: &Digest) -> Result<File, Failure> {
+        let (shard, rest) = files::names(digest)?;
+        let missing = |why| match why {
+            rustix::io::Errno::NOENT => Failure::Missing { digest: digest.clone() },
+            why => failed("opening")(why),
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&self.objects, shard, flags | OFlags::DIRECTORY, Mode::empty());
+        let directory = directory.map_err(missing)?;
+        Ok(rustix::fs::openat(directory, rest, flags, Mode::empty()).map_err(missing)?.into())
+    }
+
+    fn verify_object(&self, digest: &Digest, file: &File) -> Result<u64, Failure> {
+        let (found, bytes) = hash(file)?;
+        if found == *digest {
+            self.remember(digest);
+            return Ok(bytes);
+        }
+        lock(&self.verified).remove(digest);
+        self.quarantine(digest, file)?;
+        Err(Failure::HashMismatch { digest: digest.clone(), found })
+    }
+
+    /// Takes the name away from a file that does not deserve it, unless another file has got it meanwhile.
+    fn quarantine(&self, digest: &Digest, file: &File) -> Result<(), Failure> {
+        let (shard, rest) = files::names(digest)?;
+        let _naming = lock(&self.unsynced);
+        let directory = files::subdirectory(&self.objects, shard)?;
+        let (bad, named) = (fstat(file), fstat(self.find(digest)?));
+        let (bad, named) = (bad.map_err(failed("quarantining"))?, named.map_err(failed("quarantining"))?);
+        if (bad.st_dev, bad.st_ino) == (named.st_dev, named.st_ino) {
+            let moved = rustix::fs::renameat(&directory, rest, &self.quarantine, digest.as_str());
+            moved.map_err(failed("quarantining"))?;
+            tracing::error!(%digest, "an artifact is not what it was, and was moved to quarantine");
+        }
+        Ok(())
+    }
+
+    fn sync_all(&self) -> Result<(), Failure> {
+        let _whole = lock(&self.syncing);
+        self.refuse_after_failure()?;
+        let sealed = std::mem::take(&mut *lock(&self.unsynced));
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let synced = self.sync_each(&sealed);
+        if synced.is_err() {
+            self.failed.store(true, Ordering::Release);
+        }
+        synced
+    }
+
+    fn sync_each(&self, sealed: &[Sealed]) -> Result<(), Failure> {
+        sealed.iter().try_for_each(|sealed| sync_file(&sealed.file))?;
+        let shards: BTreeSet<&str> = sealed.iter().map(|sealed| sealed.shard.as_str()).collect();
+        for shard in shards {
+            sync_file(&files::subdirectory(&self.objects, shard)?)?;
+        }
+        sync_file(&self.objects)
+    }
+
+    fn remember(&self, digest: &Digest) {
+        let mut verified = lock(&self.verified);
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
+        }
+        verified.insert(digest.clone());
+    }
+
+    fn refuse_after_failure(&self) -> Result<(), Failure> {
+        if self.failed.load(Ordering::Acquire) { Err(Failure::Poisoned) } else { Ok(()) }
     }
 }
 
 impl BlobStore for FileStore {
     fn stage(&self, bytes: u64) -> Result<(u64, OwnedFd), Error> {
-        if lock(&self.staged).len() >= STAGED_MAX {
-            return Err(Error::new(Code::Exhausted, "artifact.staged", "too many files are staged")
-                .retry(Retry::After { after_ms: 100 }));
-        }
-        let stage = self.next.fetch_add(1, Ordering::Relaxed);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(&self.directory, stage_path(stage), flags, mode)
-            .map_err(|why| disk(&why.into()))?;
-        let reserved =
-            if bytes == 0 { Ok(()) } else { rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) };
-        let given = reserved.map_err(io::Error::from).and_then(|()| file.try_clone());
-        match given {
-            Ok(given) => {
-                lock(&self.staged).insert(stage, file);
-                Ok((stage, given))
-            }
-            Err(why) => {
-                remove(&self.directory, stage);
-                Err(disk(&why))
-            }
-        }
+        Ok(self.stage_file(bytes)?)
     }
 
     fn seal(&self, stage: u64) -> Result<(Digest, u64), Error> {
-        let Some(file) = lock(&self.staged).remove(&stage) else {
-            return Err(Error::not_found("artifact.stage", format!("nothing is staged as {stage}")));
-        };
-        // The worker may still hold its descriptor. Whatever it writes from now on is found by `verify`.
-        rustix::fs::fchmod(&file, Mode::RUSR).map_err(|why| disk(&why.into()))?;
-        let file = File::from(file);
-        let (digest, bytes) = hash(&file).map_err(|why| disk(&why))?;
-        self.name(stage, &digest)?;
-        lock(&self.unsynced).push((digest.clone(), file));
-        Ok((digest, bytes))
+        Ok(self.seal_file(stage)?)
     }
 
     fn discard(&self, stage: u64) {
-        if lock(&self.staged).remove(&stage).is_some() {
-            remove(&self.directory, stage);
+        if lock(&self.stages).remove(&stage).is_some() {
+            files::remove(&self.stage, &stage.to_string());
         }
     }
 
     fn open(&self, digest: &Digest) -> Result<(OwnedFd, u64), Error> {
-        let file = self.open_object(digest)?;
-        let bytes = file.metadata().map_err(|why| disk(&why))?.len();
+        let (file, bytes) = self.open_object(digest)?;
+        if !lock(&self.verified).contains(digest) {
+            self.verify_object(digest, &file)?;
+        }
         Ok((file.into(), bytes))
     }
 
     fn verify(&self, digest: &Digest) -> Result<u64, Error> {
-        let (found, bytes) = hash(&self.open_object(digest)?).map_err(|why| disk(&why))?;
-        if found == *digest {
-            return Ok(bytes);
-        }
-        let away = format!("{QUARANTINE}/{digest}");
-        let moved = rustix::fs::renameat(&self.directory, object_path(digest)?, &self.directory, away);
-        moved.map_err(|why| disk(&why.into()))?;
-        tracing::error!(%digest, %found, "an artifact is not what its name says; it was moved to quarantine");
-        Err(Error::new(
-            Code::DataLoss,
-            "artifact.hash_mismatch",
-            format!("{digest} is not what its name says"),
-        )
-        .help("it was moved to quarantine; run the task that made it again"))
+        let (file, _) = self.open_object(digest)?;
+        Ok(self.verify_object(digest, &file)?)
     }
 
     fn sync(&self) -> Result<(), Error> {
-        let unsynced = std::mem::take(&mut *lock(&self.unsynced));
-        if unsynced.is_empty() {
-            return Ok(());
-        }
-        let mut fans = std::collections::BTreeSet::new();
-        for (digest, file) in &unsynced {
-            file.sync_data().map_err(|why| disk(&why))?;
-            let path = object_path(digest)?;
-            fans.insert(path[..path.rfind('/').unwrap_or(0)].to_owned());
-        }
-        for fan in fans.iter().map(String::as_str).chain([OBJECTS]) {
-            let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let opened = rustix::fs::openat(&self.directory, fan, flags, Mode::empty());
-            opened.and_then(rustix::fs::fsync).map_err(|why| disk(&why.into()))?;
-        }
-        Ok(())
+        Ok(self.sync_all()?)
     }
 }
 
-fn hash(file: &File) -> io::Result<(Digest, u64)> {
-    let (mut hasher, mut piece, mut at) = (blake3::Hasher::new(), vec![0; PIECE_BYTES], 0);
-    loop {
-        let read = std::os::unix::fs::FileExt::read_at(file, &mut piece, at)?;
-        if read == 0 {
-            let digest = hasher.finalize().to_hex().to_string();
-            return Ok((Digest::new(digest).map_err(io::Error::other)?, at));
-        }
-        hasher.update(&piece[..read]);
-        at += read as u64;
-    }
-}
-
-fn object_path(digest: &Digest) -> Result<String, Error> {
-    if !digest.is_blake3() {
-        return Err(Error::invalid("artifact.digest", format!("`{digest}` is no BLAKE3 digest")));
-    }
-    let (fan, rest) = digest.as_str().split_at(2);
-    Ok(format!("{OBJECTS}/{fan}/{rest}"))
-}
-
-fn stage_path(stage: u64) -> String {
-    format!("{STAGE}/{stage}")
-}
-
-fn remove(directory: impl AsFd, stage: u64) {
-    if let Err(why) = rustix::fs::unlinkat(directory, stage_path(stage), AtFlags::empty()) {
-        tracing::debug!(stage, %why, "a staged file is left; it goes at the next start");
-    }
-}
-
-fn missing(digest: &Digest) -> Error {
-    Error::not_found("artifact.missing", format!("the file of {digest} is missing"))
-        .help("run the task that made it again, or: eclosion artifact ls")
-}
-
-fn disk(why: &io::Error) -> Error {
-    match why.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::new(Code::Exhausted, "artifact.disk", format!("the disk is full: {why}"))
-                .help("free space on the state directory's disk; eclosion status shows where it is")
-        }
-        _ => Error::new(Code::Unavailable, "artifact.disk", format!("the artifact store's disk: {why}")),
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reads a whole object that was verified; for small ones.
+/// Reads a whole object; for small ones.
 ///
 /// # Errors
 /// As [`BlobStore::open`].
 pub fn read(store: &dyn BlobStore, digest: &Digest) -> Result<Vec<u8>, Error> {
     let (file, bytes) = store.open(digest)?;
     let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
-    File::from(file).read_to_end(&mut content).map_err(|why| disk(&why))?;
+    let read = File::from(file).read_to_end(&mut content);
+    read.map_err(|why| Failure::Io { action: "reading an artifact", why })?;
     Ok(content)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    fn store() -> (tempfile::TempDir, FileStore) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = FileStore::open(directory.path()).unwrap();
-        (directory, store)
-    }
-
-    fn put(store: &FileStore, content: &[u8]) -> Digest {
-        let (stage, file) = store.stage(content.len() as u64).unwrap();
-        File::from(file).write_all(content).unwrap();
-        store.seal(stage).unwrap().0
-    }
-
-    #[test]
-    fn an_object_is_named_by_what_was_written() {
-        let (_directory, store) = store();
-        let digest = put(&store, b"wings");
-        assert_eq!(digest.as_str(), blake3::hash(b"wings").to_hex().as_str());
-        assert_eq!(put(&store, b"wings"), digest);
-        store.sync().unwrap();
-        assert_eq!((read(&store, &digest).unwrap(), store.verify(&digest).unwrap()), (b"wings".to_vec(), 5));
-    }
-
-    #[test]
-    fn a_changed_object_goes_to_quarantine() {
-        let (directory, store) = store();
-        let digest = put(&store, b"wings");
-        let path = directory.path().join(object_path(&digest).unwrap());
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, b"w1ngs").unwrap();
-        assert_eq!(store.verify(&digest).unwrap_err().reason, "artifact.hash_mismatch");
-        assert_eq!(store.open(&digest).unwrap_err().reason, "artifact.missing");
-        assert!(directory.path().join(QUARANTINE).join(digest.as_str()).exists());
-    }
-
-    #[test]
-    fn what_was_staged_by_an_earlier_life_is_removed() {
-        let (directory, store) = store();
-        store.stage(10).unwrap();
-        let (discarded, _) = store.stage(10).unwrap();
-        store.discard(discarded);
-        let left = || std::fs::read_dir(directory.path().join(STAGE)).unwrap().count();
-        assert_eq!(left(), 1);
-        drop(store);
-        FileStore::open(directory.path()).unwrap();
-        assert_eq!(left(), 0);
-    }
-
-    #[test]
-    fn a_digest_never_becomes_a_path() {
-        let (_directory, store) = store();
-        for bad in ["..", "abc", &"A".repeat(64)] {
-            let digest = Digest::new(bad).unwrap();
-            assert_eq!(store.open(&digest).unwrap_err().reason, "artifact.digest");
+/// What an earlier life left in `stage/`; anything else in there is removed.
+fn leftovers(stage: &OwnedFd) -> Result<BTreeMap<u64, File>, Failure> {
+    let mut stages = BTreeMap::new();
+    for name in files::list(stage.as_fd())? {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let token = name.parse().ok().filter(|_| stages.len() < STAGES_MAX);
+        match token.zip(rustix::fs::openat(stage, &name, flags, Mode::empty()).ok()) {
+            Some((token, file)) => {
+                stages.insert(token, file.into());
+            }
+            None => files::remove(stage, &name),
         }
-        assert_eq!(store.seal(99).unwrap_err().reason, "artifact.stage");
     }
+    Ok(stages)
 }
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each critical section ends by one plain change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
