@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Nothing here reads or writes a socket: whoever owns one pushes what it received into a [`Decoder`] and takes frames
-//! out, joins fragments with an [`Assembler`], and sends what [`Frame::encode`] or [`Frame::encode_head`] gave.
+//! out, joins fragments with an [`Assembler`], and sends what [`Frame::encode`] or [`Frame::encode_head`] gave, in the
+//! order in which an [`Outbox`] gives it out.
 //!
 //! Invariants (P-BND-2, P-BND-6):
 //! 1. A header is checked against the limits as soon as its 16 bytes are there, before any byte of the frame is kept
@@ -20,6 +21,7 @@ mod assembler;
 mod decoder;
 mod envelope;
 mod header;
+mod outbox;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +32,7 @@ pub use assembler::{Assembler, Fragments};
 pub use decoder::Decoder;
 pub use envelope::{Envelope, Limits};
 pub use header::{Flags, FrameType, Header, StreamId, WireCodec};
+pub use outbox::Outbox;
 
 use crate::codec::{self, CodecError};
 use crate::error::{Code, Error};

@@ -23,6 +23,15 @@ impl Fragments {
     pub(super) fn of(message: Frame, fragment_bytes: usize) -> Self {
         Self { rest: Some(message), fragment_bytes: fragment_bytes.max(1) }
     }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    /// Bytes of the body that did not come out yet.
+    pub(super) fn left(&self) -> usize {
+        self.rest.as_ref().map_or(0, |frame| frame.body.len())
+    }
 }
 
 impl Iterator for Fragments {

@@ -1,0 +1,164 @@
+//! What waits to be sent on one connection, and in which order it goes.
+//!
+//! Control first; then one fragment of each stream in turn, so that nothing waits behind a large message longer than
+//! one fragment of every other stream takes. The order inside a stream is kept.
+//!
+//! It deliberately does not refuse: it says how much it holds ([`Outbox::bytes`], [`Outbox::control_frames`]), and
+//! whoever fills it stops in time, where stopping can be explained to somebody.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{Flags, Fragments, Frame, FrameType, HEADER_BYTES, StreamId};
+
+/// `A` rides along with a message and comes out with its first frame: descriptors, where there are any.
+#[derive(Debug)]
+pub struct Outbox<A = ()> {
+    fragment_bytes: usize,
+    control: VecDeque<(Frame, Option<A>)>,
+    streams: BTreeMap<StreamId, VecDeque<Message<A>>>,
+    /// Whose turn it is; each stream with messages is in it once.
+    turns: VecDeque<StreamId>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Message<A> {
+    fragments: Fragments,
+    attachment: Option<A>,
+}
+
+impl<A> Outbox<A> {
+    /// Bodies over `fragment_bytes` are cut.
+    #[must_use]
+    pub fn new(fragment_bytes: usize) -> Self {
+        Self {
+            fragment_bytes,
+            control: VecDeque::new(),
+            streams: BTreeMap::new(),
+            turns: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    pub fn push(&mut self, frame: Frame, attachment: Option<A>) {
+        self.bytes += HEADER_BYTES + frame.body.len();
+        if is_control(&frame) {
+            self.control.push_back((frame, attachment));
+            return;
+        }
+        let stream = frame.stream;
+        let message = Message { fragments: frame.fragments(self.fragment_bytes), attachment };
+        let queue = self.streams.entry(stream).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(stream);
+        }
+        queue.push_back(message);
+    }
+
+    /// The frame that goes next.
+    pub fn pop(&mut self) -> Option<(Frame, Option<A>)> {
+        if let Some((frame, attachment)) = self.control.pop_front() {
+            self.bytes -= HEADER_BYTES + frame.body.len();
+            return Some((frame, attachment));
+        }
+        let stream = self.turns.pop_front()?;
+        let queue = self.streams.get_mut(&stream)?;
+        let message = queue.front_mut()?;
+        let attachment = message.attachment.take();
+        let frame = message.fragments.next();
+        self.bytes -= frame.as_ref().map_or(0, |frame| frame.body.len());
+        if message.fragments.is_over() {
+            self.bytes -= HEADER_BYTES;
+            queue.pop_front();
+        }
+        if queue.is_empty() {
+            self.streams.remove(&stream);
+        } else {
+            self.turns.push_back(stream);
+        }
+        frame.map(|frame| (frame, attachment))
+    }
+
+    /// Drops what was not sent yet of a stream that is over.
+    pub fn forget(&mut self, stream: StreamId) {
+        let Some(queue) = self.streams.remove(&stream) else { return };
+        self.turns.retain(|turn| *turn != stream);
+        self.bytes -= queue.iter().map(|message| HEADER_BYTES + message.fragments.left()).sum::<usize>();
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.turns.is_empty()
+    }
+
+    /// Headers and bodies that wait. Envelopes are not counted.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    #[must_use]
+    pub fn control_frames(&self) -> usize {
+        self.control.len()
+    }
+}
+
+/// What ends or carries an exchange keeps its place in its stream; all else goes before.
+fn is_control(frame: &Frame) -> bool {
+    let in_stream = matches!(frame.kind, FrameType::Call | FrameType::Data | FrameType::Error);
+    !in_stream || frame.stream == StreamId::CONNECTION || frame.flags.contains(Flags::URGENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::WireCodec;
+
+    fn data(stream: u32, bytes: usize) -> Frame {
+        Frame::new(FrameType::Data, StreamId(stream)).with_body(WireCodec::Bytes, vec![0; bytes])
+    }
+
+    fn order(outbox: &mut Outbox) -> Vec<(u32, usize)> {
+        std::iter::from_fn(|| outbox.pop().map(|(frame, _)| (frame.stream.0, frame.body.len()))).collect()
+    }
+
+    #[test]
+    fn streams_take_turns_fragment_by_fragment() {
+        let mut outbox = Outbox::new(10);
+        outbox.push(data(1, 25), None);
+        outbox.push(data(3, 3), None);
+        outbox.push(data(3, 4), None);
+        assert_eq!(order(&mut outbox), [(1, 10), (3, 3), (1, 10), (3, 4), (1, 5)]);
+        assert_eq!((outbox.bytes(), outbox.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn control_goes_first_and_an_error_keeps_its_place() {
+        let mut outbox = Outbox::<()>::new(10);
+        outbox.push(data(1, 15), None);
+        outbox.push(Frame::new(FrameType::Error, StreamId(1)), None);
+        assert_eq!(outbox.pop().map(|(frame, _)| frame.kind), Some(FrameType::Data));
+        outbox.push(Frame::new(FrameType::Pong, StreamId::CONNECTION), None);
+        let kinds: Vec<_> = std::iter::from_fn(|| outbox.pop().map(|(frame, _)| frame.kind)).collect();
+        assert_eq!(kinds, [FrameType::Pong, FrameType::Data, FrameType::Error]);
+    }
+
+    #[test]
+    fn a_stream_that_is_over_leaves_nothing_behind() {
+        let mut outbox = Outbox::new(10);
+        outbox.push(data(1, 25), None);
+        outbox.push(data(3, 3), None);
+        outbox.pop();
+        outbox.forget(StreamId(1));
+        assert_eq!(order(&mut outbox), [(3, 3)]);
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[test]
+    fn an_attachment_leaves_with_the_first_fragment() {
+        let mut outbox = Outbox::new(10);
+        outbox.push(data(1, 15), Some("fd"));
+        assert_eq!(outbox.pop().and_then(|(_, attachment)| attachment), Some("fd"));
+        assert_eq!(outbox.pop().map(|(_, attachment)| attachment), Some(None));
+    }
+}
