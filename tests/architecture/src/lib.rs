@@ -1,1 +1,1 @@
-
+//! The house's own rules, held by tests: see `tests/house.rs`.

@@ -1,0 +1,642 @@
+//! The host of the workers: implements the pool manager's `Launcher` over the keeper and the workers' streams.
+//!
+//! ```text
+//! launch ─► keeper: spawn ─► Spawned + stream ─┐
+//!           keeper: Survivor + stream ─────────┴─► holder `/workers/ID` ─► HELLO ─► pool.worker_up
+//! execute ─► stream ─► outcome ─► step.commit / step.fail; stale ─► pool.worker_idle
+//! the stream ends, the keeper says how ─► pool.worker_down
+//! ```
+//!
+//! It stands outside the six and outlives their incarnations: after a panic the pool manager finds its workers here by
+//! [`Launcher::live`]. It decides nothing; it says what happened, until it is heard.
+//!
+//! Invariants: (1) a worker in the table is alive, or its death is about to be reported. (2) Fences given to a worker
+//! grow; what is not above the last one is known and done. (3) A worker's death is reported after its stream was read
+//! to its end, so an outcome that it sent is never overtaken. (4) An outcome is acknowledged to the link only once the
+//! DAG tracker has answered.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use eclosion_artifact_store::BlobStore;
+use eclosion_bus::{Address, Subject};
+use eclosion_environments::Environments;
+use eclosion_ipc::worker::{Acknowledge, Outcome, WorkerHello, WorkerLink, WorkerReports};
+use eclosion_kernel::Kernel;
+use eclosion_kernel::kernel::HOLDERS;
+use eclosion_pool_manager::Launcher;
+use eclosion_process::{How, Keeper, KeeperConfig, KeeperEvent, KnownWorker, Rung, SpawnWorker};
+use eclosion_schemas::certificate::Death;
+use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::operation::Operation;
+use eclosion_schemas::ops::pool::{
+    WorkerDown, WorkerDownRequest, WorkerIdle, WorkerIdleRequest, WorkerUp, WorkerUpRequest,
+};
+use eclosion_schemas::ops::task::{Commit, CommitReply, CommitRequest, Execute, Fail, FailRequest};
+use eclosion_schemas::view::TaskReport;
+use eclosion_schemas::{Attempt, EnvironmentId, Error, Fence, TaskRef, WorkerId};
+use tokio::sync::{mpsc, watch};
+
+use crate::output::{OutputFiles, Part, Stream};
+use crate::report::until_heard;
+
+/// A worker whose stream has ended is expected to be reaped within this; then its tree is killed.
+const REAP: Duration = Duration::from_secs(5);
+/// Survivors of an earlier kernel have this long to say hello.
+const ADOPT: Duration = Duration::from_secs(3);
+const SIGKILL: i32 = 9;
+
+/// What the host is made with.
+pub(crate) struct HostConfig {
+    pub(crate) keeper: KeeperConfig,
+    pub(crate) instance: String,
+    pub(crate) scratch: PathBuf,
+    pub(crate) outputs: OutputFiles,
+    pub(crate) cancel_grace_ms: u64,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct WorkerHost(Arc<Shared>);
+
+struct Shared {
+    config: HostConfig,
+    blobs: Arc<dyn BlobStore>,
+    environments: Arc<Environments>,
+    kernel: OnceLock<Kernel>,
+    keeper: tokio::sync::Mutex<Option<Keeper>>,
+    workers: Mutex<BTreeMap<WorkerId, Entry>>,
+}
+
+/// One worker that is alive, or about to be.
+struct Entry {
+    link: Option<WorkerLink>,
+    /// What it computes.
+    running: Option<Running>,
+    /// The highest fence that it was given.
+    last: Fence,
+    /// How its process ended, once the keeper has said so.
+    exit: watch::Sender<Option<Exit>>,
+    /// It has said hello, or died before it could.
+    settled: watch::Sender<bool>,
+}
+
+/// An attempt that a worker computes.
+struct Running {
+    fence: Fence,
+    /// Of a survivor only the fence is known, until the pool manager has executed it once more.
+    about: Option<(TaskRef, Attempt)>,
+    /// The outcome of a survivor that came before that.
+    early: Option<(Outcome, Acknowledge)>,
+}
+
+#[derive(Clone, Debug)]
+struct Exit {
+    death: Death,
+    peak_rss_bytes: Option<u64>,
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            link: None,
+            running: None,
+            last: Fence::default(),
+            exit: watch::Sender::new(None),
+            settled: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Entry {
+    fn computes(&self, fence: Fence) -> bool {
+        self.running.as_ref().is_some_and(|running| running.fence == fence)
+    }
+
+    /// What a survivor's attempt is about. Gives its outcome, if that came first.
+    fn learn(&mut self, fence: Fence, about: &(TaskRef, Attempt)) -> Option<(Outcome, Acknowledge)> {
+        let running = self.running.as_mut().filter(|running| running.fence == fence && running.about.is_none())?;
+        running.about = Some(about.clone());
+        let early = running.early.take()?;
+        self.running = None;
+        Some(early)
+    }
+}
+
+impl WorkerHost {
+    pub(crate) fn new(config: HostConfig, blobs: Arc<dyn BlobStore>, environments: Arc<Environments>) -> Self {
+        let (keeper, workers) = (tokio::sync::Mutex::new(None), Mutex::default());
+        Self(Arc::new(Shared { config, blobs, environments, kernel: OnceLock::new(), keeper, workers }))
+    }
+
+    /// Once the kernel has started: what happens is reported to its actors from now on.
+    pub(crate) fn attach(&self, kernel: &Kernel) {
+        // A host belongs to one kernel; a second attach is the same one.
+        let _ = self.0.kernel.set(kernel.clone());
+    }
+
+    /// Looks for the keeper of an earlier kernel and takes its survivors over; without one, ends what it left.
+    ///
+    /// # Errors
+    /// `unavailable` when a keeper is there and does not answer.
+    pub(crate) async fn adopt(&self, recorded: Vec<eclosion_process::Leftover>) -> Result<(), Error> {
+        let epoch = self.kernel()?.journal().epoch();
+        match Keeper::connect(&self.0.config.keeper, epoch).await? {
+            Some((keeper, events)) => {
+                *self.0.keeper.lock().await = Some(keeper);
+                self.listen(events).await?;
+                self.settled().await;
+            }
+            None => {
+                let directory = self.0.config.keeper.dir.clone();
+                let swept = tokio::task::spawn_blocking(move || eclosion_process::sweep(&directory, &recorded)).await;
+                if let Ok(found @ 1..) = swept {
+                    tracing::warn!(found, "ended processes of an earlier kernel");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Until every survivor has said hello or is dead, or the time is up.
+    async fn settled(&self) {
+        let waits: Vec<_> = lock(&self.0.workers).values().map(|entry| entry.settled.subscribe()).collect();
+        let all = async {
+            for mut wait in waits {
+                // The entry may be gone: then it is settled too.
+                let _ = wait.wait_for(|settled| *settled).await;
+            }
+        };
+        if tokio::time::timeout(ADOPT, all).await.is_err() {
+            tracing::warn!("some survivors did not say hello in time");
+        }
+    }
+
+    /// Ends every worker and the keeper.
+    pub(crate) async fn shutdown(&self) {
+        if let Some(keeper) = self.0.keeper.lock().await.take()
+            && let Err(why) = keeper.shutdown()
+        {
+            tracing::warn!(%why, "the keeper is gone already");
+        }
+    }
+
+    pub(crate) async fn keeper_pid(&self) -> Option<u32> {
+        self.0.keeper.lock().await.as_ref().map(Keeper::pid)
+    }
+
+    fn kernel(&self) -> Result<&Kernel, Error> {
+        self.0.kernel.get().ok_or_else(|| Error::internal("host.detached", "the host has no kernel yet"))
+    }
+
+    /// The keeper, started if there is none.
+    async fn keeper(&self) -> Result<Keeper, Error> {
+        let mut slot = self.0.keeper.lock().await;
+        if let Some(keeper) = &*slot {
+            return Ok(keeper.clone());
+        }
+        let epoch = self.kernel()?.journal().epoch();
+        let (keeper, events) = Keeper::connect_or_start(&self.0.config.keeper, epoch).await?;
+        self.listen(events).await?;
+        *slot = Some(keeper.clone());
+        Ok(keeper)
+    }
+
+    /// Takes the survivors that the welcome names into the table, then listens under supervision.
+    async fn listen(&self, mut events: mpsc::Receiver<KeeperEvent>) -> Result<(), Error> {
+        if let Some(KeeperEvent::Welcome { pid, workers }) = events.recv().await {
+            tracing::info!(pid, workers = workers.len(), "attached to the keeper");
+            workers.into_iter().for_each(|worker| self.known(worker));
+        }
+        let host = self.clone();
+        let address = address("/workers/keeper")?;
+        let listening = async move {
+            while let Some(event) = events.recv().await {
+                host.event(event).await;
+            }
+            Ok(())
+        };
+        self.kernel()?.hold(HOLDERS, address, listening).await
+    }
+
+    fn known(&self, worker: KnownWorker) {
+        lock(&self.0.workers).insert(worker.worker.clone(), Entry::new());
+        if !worker.alive {
+            let death = worker.status.map_or_else(unseen, death_of);
+            self.exited(&worker.worker, Exit { death, peak_rss_bytes: worker.peak_rss_bytes });
+            self.gone(&worker.worker);
+        }
+    }
+
+    async fn event(&self, event: KeeperEvent) {
+        match event {
+            KeeperEvent::Welcome { workers, .. } => workers.into_iter().for_each(|worker| self.known(worker)),
+            KeeperEvent::Survivor { worker, stream, .. } | KeeperEvent::Spawned { worker, stream, .. } => {
+                if let Err(error) = self.hold(&worker, stream).await {
+                    tracing::error!(%worker, %error, "a worker cannot be held");
+                    self.kill(&worker).await;
+                }
+            }
+            KeeperEvent::SpawnFailed { worker, error } => {
+                self.exited(&worker, Exit { death: Death::Start { text: error }, peak_rss_bytes: None });
+                self.gone(&worker);
+            }
+            KeeperEvent::Exited { worker, how, peak_rss_bytes, .. } => {
+                self.exited(&worker, Exit { death: death_of(how), peak_rss_bytes: Some(peak_rss_bytes) });
+                // A worker without a stream has no holder that would say so.
+                if lock(&self.0.workers).get(&worker).is_some_and(|entry| entry.link.is_none()) {
+                    self.gone(&worker);
+                }
+            }
+            KeeperEvent::Lost { text } => self.lost(&text).await,
+        }
+    }
+
+    /// The keeper is gone: so are the lifelines, and nobody can wait for the workers any more.
+    async fn lost(&self, text: &str) {
+        tracing::error!(text, "the keeper is gone; every worker is ended and its attempt tried again");
+        self.0.keeper.lock().await.take();
+        let directory = self.0.config.keeper.dir.clone();
+        let swept = tokio::task::spawn_blocking(move || eclosion_process::sweep(&directory, &[])).await;
+        tracing::info!(?swept, "ended what the keeper left");
+        let death = Death::Unseen { text: format!("its keeper was lost: {text}") };
+        let workers: Vec<_> = lock(&self.0.workers).keys().cloned().collect();
+        for worker in workers {
+            self.exited(&worker, Exit { death: death.clone(), peak_rss_bytes: None });
+            if lock(&self.0.workers).get(&worker).is_some_and(|entry| entry.link.is_none()) {
+                self.gone(&worker);
+            }
+        }
+    }
+
+    fn exited(&self, worker: &WorkerId, exit: Exit) {
+        if let Some(entry) = lock(&self.0.workers).get(worker) {
+            entry.exit.send_if_modified(|known| {
+                let first = known.is_none();
+                if first {
+                    *known = Some(exit);
+                }
+                first
+            });
+        }
+    }
+
+    /// Takes a stream into a supervised holder.
+    async fn hold(&self, worker: &WorkerId, stream: std::os::fd::OwnedFd) -> Result<(), Error> {
+        let kernel = self.kernel()?;
+        let reports = Arc::new(Reports { host: self.clone(), worker: worker.clone() });
+        let about = eclosion_ipc::worker::About {
+            server: concat!("eclosion/", env!("CARGO_PKG_VERSION")).into(),
+            instance: self.0.config.instance.clone(),
+            epoch: kernel.journal().epoch(),
+        };
+        let (link, running) = WorkerLink::new(stream, about, Arc::clone(&self.0.blobs), reports)?;
+        let exit = {
+            let mut workers = lock(&self.0.workers);
+            let entry = workers.entry(worker.clone()).or_insert_with(Entry::new);
+            entry.link = Some(link);
+            entry.exit.subscribe()
+        };
+        // However the holding ends, even by a panic, the worker's end is seen to.
+        let ending = Ending { host: self.clone(), worker: worker.clone() };
+        let holding = async move {
+            let ended = running.await;
+            ending.host.reap(&ending.worker, exit, ended.err()).await;
+            drop(ending);
+            Ok(())
+        };
+        kernel.hold(HOLDERS, address(&format!("/workers/{worker}"))?, holding).await
+    }
+
+    /// The stream has ended: waits until the keeper says how the process did.
+    async fn reap(&self, worker: &WorkerId, mut exit: watch::Receiver<Option<Exit>>, why: Option<Error>) {
+        if let Some(why) = &why {
+            tracing::warn!(%worker, %why, "a worker broke the protocol");
+            self.exited(worker, Exit { death: Death::Protocol { text: why.message.clone() }, peak_rss_bytes: None });
+            self.kill(worker).await;
+        }
+        let reaped = tokio::time::timeout(REAP, exit.wait_for(Option::is_some)).await.is_ok();
+        if !reaped {
+            self.kill(worker).await;
+            self.exited(worker, Exit { death: unseen(), peak_rss_bytes: None });
+        }
+    }
+
+    async fn kill(&self, worker: &WorkerId) {
+        if let Some(keeper) = &*self.0.keeper.lock().await
+            && let Err(why) = keeper.signal(worker.clone(), SIGKILL, true)
+        {
+            tracing::warn!(%worker, %why, "cannot be killed");
+        }
+    }
+
+    /// Reports a worker's death, and forgets it once that was heard.
+    fn gone(&self, worker: &WorkerId) {
+        let Ok(kernel) = self.kernel().cloned() else { return };
+        let Some(entry) = lock(&self.0.workers).remove(worker) else { return };
+        entry.settled.send_replace(true);
+        let exit = entry.exit.borrow().clone();
+        let Exit { death, peak_rss_bytes } =
+            exit.unwrap_or_else(|| Exit { death: unseen(), peak_rss_bytes: None });
+        let request = WorkerDownRequest {
+            worker: worker.clone(),
+            death,
+            peak_rss_bytes,
+            free_memory_bytes: free_memory_bytes(),
+            last_lines: self.0.config.outputs.last_lines(worker),
+        };
+        let (host, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            if until_heard::<WorkerDown>(kernel.bus(), request).await.is_ok()
+                && let Some(keeper) = &*host.0.keeper.lock().await
+                && let Err(why) = keeper.forget(worker)
+            {
+                tracing::debug!(%why, "the keeper keeps an exit record");
+            }
+        });
+    }
+
+    async fn spawn(&self, worker: WorkerId, environment: EnvironmentId, python: String, spec: EnvironmentSpec) {
+        let spawned = async {
+            let paths = self.0.environments.runtime_paths(std::path::Path::new(&python)).await?;
+            let path = |stream| self.0.config.outputs.path(&worker, stream).to_string_lossy().into_owned();
+            let request = SpawnWorker {
+                worker: worker.clone(),
+                environment: environment.to_string(),
+                python,
+                args_env: BTreeMap::new(),
+                preload: spec.preload.clone(),
+                stdout: path(Stream::Stdout),
+                stderr: path(Stream::Stderr),
+                cwd: self.0.config.scratch.join(worker.as_str()).to_string_lossy().into_owned(),
+                code_paths: paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+            };
+            self.keeper().await?.spawn(request)
+        };
+        if let Err(error) = spawned.await {
+            self.exited(&worker, Exit { death: Death::Start { text: error.to_string() }, peak_rss_bytes: None });
+            self.gone(&worker);
+        }
+    }
+
+    /// Climbs until the attempt has ended.
+    async fn climb(&self, worker: WorkerId, fence: Fence) {
+        let mut rung = Some(Rung::Token);
+        while let Some(step) = rung {
+            let link = {
+                let workers = lock(&self.0.workers);
+                let Some(entry) = workers.get(&worker) else { return };
+                if !entry.computes(fence) {
+                    return;
+                }
+                entry.link.clone()
+            };
+            tracing::info!(%worker, %fence, rung = step.number(), "cancelling");
+            match (step.signal(), link) {
+                (None, Some(link)) => link.cancel(fence, step.number()),
+                (None, None) => {}
+                (Some(signal), _) => {
+                    if let Some(keeper) = &*self.0.keeper.lock().await
+                        && let Err(why) = keeper.signal(worker.clone(), signal, step.reaches_tree())
+                    {
+                        tracing::warn!(%worker, %why, "cannot be signalled");
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(step.patience_ms(self.0.config.cancel_grace_ms))).await;
+            rung = step.next();
+        }
+    }
+
+    /// Records what an attempt printed, and takes its outcome to the DAG tracker.
+    fn deliver(
+        &self,
+        worker: &WorkerId,
+        (task, attempt): (TaskRef, Attempt),
+        fence: Fence,
+        outcome: Outcome,
+        acknowledge: Acknowledge,
+    ) {
+        let Ok(kernel) = self.kernel().cloned() else { return };
+        let Outcome { result, stdout, stderr } = outcome;
+        let part = Part { run: task.run.clone(), task: task.task.clone(), attempt, stdout, stderr };
+        if let Err(why) = self.0.config.outputs.record(worker, &part) {
+            tracing::warn!(%worker, %why, "which part of the output is whose cannot be recorded");
+        }
+        let (host, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            let heard = conclude(&kernel, &worker, task, fence, result).await;
+            if matches!(heard, Ok(CommitReply::Stale)) {
+                host.idle(&worker, fence);
+            }
+            acknowledge();
+        });
+    }
+
+    fn idle(&self, worker: &WorkerId, fence: Fence) {
+        let Ok(kernel) = self.kernel().cloned() else { return };
+        let request = WorkerIdleRequest { worker: worker.clone(), fence };
+        tokio::spawn(async move { until_heard::<WorkerIdle>(kernel.bus(), request).await });
+    }
+}
+
+impl Launcher for WorkerHost {
+    fn launch(&self, worker: &WorkerId, environment: &EnvironmentId, python: &str, spec: &EnvironmentSpec) {
+        {
+            let mut workers = lock(&self.0.workers);
+            if workers.contains_key(worker) {
+                return;
+            }
+            workers.insert(worker.clone(), Entry::new());
+        }
+        let (host, worker, environment) = (self.clone(), worker.clone(), environment.clone());
+        let (python, spec) = (python.to_owned(), spec.clone());
+        tokio::spawn(async move { host.spawn(worker, environment, python, spec).await });
+    }
+
+    fn execute(&self, worker: &WorkerId, execute: Execute) {
+        let about = (TaskRef::new(execute.run.clone(), execute.task.clone()), execute.attempt);
+        let (link, early) = {
+            let mut workers = lock(&self.0.workers);
+            let Some(entry) = workers.get_mut(worker) else { return };
+            if execute.fence <= entry.last {
+                (None, entry.learn(execute.fence, &about))
+            } else {
+                entry.last = execute.fence;
+                entry.running = Some(Running { fence: execute.fence, about: Some(about.clone()), early: None });
+                (entry.link.clone(), None)
+            }
+        };
+        if let Some(link) = link {
+            link.execute(execute);
+        } else if let Some((outcome, acknowledge)) = early {
+            self.deliver(worker, about, execute.fence, outcome, acknowledge);
+        }
+    }
+
+    fn cancel(&self, worker: &WorkerId, fence: Fence) {
+        let (computing, early) = {
+            let mut workers = lock(&self.0.workers);
+            let Some(entry) = workers.get_mut(worker) else { return };
+            entry.last = entry.last.max(fence);
+            let over = entry.running.take_if(|running| running.fence == fence && running.early.is_some());
+            (entry.computes(fence), over.and_then(|over| over.early))
+        };
+        if let Some((_, acknowledge)) = early {
+            acknowledge();
+        }
+        if !computing {
+            return self.idle(worker, fence);
+        }
+        let (host, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move { host.climb(worker, fence).await });
+    }
+
+    fn stop(&self, worker: &WorkerId) {
+        if let Some(link) = lock(&self.0.workers).get(worker).and_then(|entry| entry.link.clone()) {
+            link.drain();
+        }
+    }
+
+    fn live(&self) -> Vec<WorkerId> {
+        lock(&self.0.workers).keys().cloned().collect()
+    }
+}
+
+/// What one worker's link says.
+struct Reports {
+    host: WorkerHost,
+    worker: WorkerId,
+}
+
+impl WorkerReports for Reports {
+    fn up(&self, hello: WorkerHello) {
+        let Ok(kernel) = self.host.kernel().cloned() else { return };
+        let settled = {
+            let mut workers = lock(&self.host.0.workers);
+            let Some(entry) = workers.get_mut(&self.worker) else { return };
+            if let Some(fence) = hello.running {
+                entry.last = entry.last.max(fence);
+                entry.running = Some(Running { fence, about: None, early: None });
+            }
+            entry.settled.clone()
+        };
+        let request = WorkerUpRequest {
+            worker: self.worker.clone(),
+            pid: hello.pid,
+            start_ticks: hello.start_ticks,
+            boot_id: hello.boot_id,
+            running: hello.running,
+        };
+        let host = self.host.clone();
+        tokio::spawn(async move {
+            if until_heard::<WorkerUp>(kernel.bus(), request.clone()).await.is_err() {
+                host.kill(&request.worker).await;
+            }
+            settled.send_replace(true);
+        });
+    }
+
+    fn report(&self, fence: Fence, report: TaskReport) {
+        let Ok(kernel) = self.host.kernel() else { return };
+        let about = {
+            let workers = lock(&self.host.0.workers);
+            let running = workers.get(&self.worker).and_then(|entry| entry.running.as_ref());
+            running.filter(|running| running.fence == fence).and_then(|running| running.about.clone())
+        };
+        let Some((task, _)) = about else { return };
+        let subject = format!("run/{}/task/{}/report", task.run, task.task);
+        let Ok(subject) = subject.parse::<Subject>() else { return };
+        let journal = kernel.journal();
+        let publication = eclosion_bus::Publication::new(journal.epoch(), journal.marks().synced, report);
+        kernel.bus().publish(&subject, publication);
+    }
+
+    fn outcome(&self, fence: Fence, outcome: Outcome, acknowledge: Acknowledge) {
+        let about = {
+            let mut workers = lock(&self.host.0.workers);
+            let running = workers.get_mut(&self.worker).map(|entry| &mut entry.running);
+            let Some(slot) = running.filter(|slot| slot.as_ref().is_some_and(|running| running.fence == fence)) else {
+                // It is over already: nobody waits for it.
+                drop(workers);
+                return acknowledge();
+            };
+            match slot.take() {
+                Some(Running { about: Some(about), .. }) => about,
+                _ => {
+                    *slot = Some(Running { fence, about: None, early: Some((outcome, acknowledge)) });
+                    return;
+                }
+            }
+        };
+        self.host.deliver(&self.worker, about, fence, outcome, acknowledge);
+    }
+}
+
+async fn conclude(
+    kernel: &Kernel,
+    worker: &WorkerId,
+    task: TaskRef,
+    fence: Fence,
+    result: Result<eclosion_schemas::Payload, Error>,
+) -> Result<CommitReply, Error> {
+    let (TaskRef { run, task }, worker) = (task, worker.clone());
+    let refusal = match result {
+        Ok(output) => {
+            let commit = CommitRequest { run: run.clone(), task: task.clone(), fence, worker: worker.clone(), output };
+            match until_heard::<Commit>(kernel.bus(), commit).await {
+                Ok(reply) => return Ok(reply),
+                // It cannot be committed as it is (too large, say): that is the attempt's failure.
+                Err(refusal) => refusal,
+            }
+        }
+        Err(error) => error,
+    };
+    until_heard::<Fail>(kernel.bus(), FailRequest { run, task, fence, worker, error: refusal }).await
+}
+
+/// Sees to a worker's end however its holding ends.
+struct Ending {
+    host: WorkerHost,
+    worker: WorkerId,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let alive = lock(&self.host.0.workers).get(&self.worker).is_some_and(|entry| entry.exit.borrow().is_none());
+        if alive {
+            let (host, worker) = (self.host.clone(), self.worker.clone());
+            let text = "its holder ended before it did".into();
+            self.host.exited(&self.worker, Exit { death: Death::Protocol { text }, peak_rss_bytes: None });
+            tokio::spawn(async move { host.kill(&worker).await });
+        }
+        self.host.gone(&self.worker);
+    }
+}
+
+fn death_of(how: How) -> Death {
+    match how {
+        How::Code(code) => Death::Exited { code },
+        How::Signal(signal) => Death::Killed { signal, sender: None },
+    }
+}
+
+fn unseen() -> Death {
+    Death::Unseen { text: "nobody waited for it".into() }
+}
+
+fn free_memory_bytes() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    Some(system.available_memory())
+}
+
+fn address(text: &str) -> Result<Address, Error> {
+    text.parse().map_err(|why| Error::invalid("address", format!("{text}: {why}")))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
