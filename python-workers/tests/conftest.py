@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
-import pathlib
 import textwrap
-from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 
 import kernel
-import pytest
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Callable, Iterator
 
 WATCHDOG_S = 120
 

@@ -18,7 +18,7 @@ from eclosion import _frames as frames
 from eclosion._frames import Channel, Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 SOURCES = pathlib.Path(__file__).parent.parent / "src"
 # Nothing here takes so long; a test that hangs must end.
@@ -164,7 +164,15 @@ class Worker:
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
         ours, theirs = socket.socketpair()
         self.lifeline, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "eclosion.worker", "--worker", "w-1-1", "--scratch", str(folder / "scratch")]
+        command = [
+            sys.executable,
+            "-m",
+            "eclosion.worker",
+            "--worker",
+            "w-1-1",
+            "--scratch",
+            str(folder / "scratch"),
+        ]
         command += ["--stream", str(theirs.fileno()), "--lifeline", str(lifeline.fileno())]
         with self.stdout.open("ab") as stdout, self.stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
@@ -201,7 +209,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(folder: pathlib.Path, environment: dict[str, str] | None = None) -> Iterator[Worker]:
+def worker(folder: pathlib.Path, environment: dict[str, str] | None = None) -> Generator[Worker]:
     """A worker that is gone when the block ends."""
     started = Worker(folder, environment)
     try:

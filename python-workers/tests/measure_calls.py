@@ -16,9 +16,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import kernel
 import msgspec
 
+import kernel
 from eclosion import _frames as frames
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def main(calls: int) -> None:
         folder = pathlib.Path(name)
         (folder / "steps.py").write_text(STEPS)
         ours, theirs = socket.socketpair()
-        floor = subprocess.Popen(
-            [sys.executable, "-c", FLOOR, str(theirs.fileno())], pass_fds=(theirs.fileno(),)
-        )
+        floor = subprocess.Popen([sys.executable, "-c", FLOOR, str(theirs.fileno())], pass_fds=(theirs.fileno(),))
         theirs.close()
         with kernel.worker(folder) as worker:
             worker.link.welcome()
@@ -79,7 +77,11 @@ def measure(
     def call_pool() -> None:
         pool.submit(echo, [1, 2, 3]).result()
 
-    ways: dict[str, Callable[[], None]] = {"floor": call_floor, "worker": call_worker, "process_pool": call_pool}
+    ways: dict[str, Callable[[], None]] = {
+        "floor": call_floor,
+        "worker": call_worker,
+        "process_pool": call_pool,
+    }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for n in range(calls // BATCH + 2):
         for name, way in ways.items():
@@ -89,7 +91,10 @@ def measure(
     figures: dict[str, Any] = {"schema": "eclosion/measure-calls/v1", "calls": calls}
     for name, taken in times.items():
         taken.sort()
-        figures[name] = {"p50_us": round(taken[len(taken) // 2] * 1e6, 1), "p99_us": round(taken[-len(taken) // 100] * 1e6, 1)}
+        figures[name] = {
+            "p50_us": round(taken[len(taken) // 2] * 1e6, 1),
+            "p99_us": round(taken[-len(taken) // 100] * 1e6, 1),
+        }
     figures["worker_per_floor"] = round(figures["worker"]["p50_us"] / figures["floor"]["p50_us"], 2)
     return figures
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from eclosion import _frames as frames
 from eclosion._frames import Channel, Decoder, Disconnected, decode_frames
 
-@given(
-    st.lists(st.tuples(st.integers(1, 200), st.integers(0, 200_000)), min_size=1, max_size=5), st.randoms()
-)
-def test_messages_survive_any_split_of_their_bytes(
-    messages: list[tuple[int, int]], chance: random.Random
-) -> None:
+if TYPE_CHECKING:
+    import random
+
+
+@given(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 200_000)), min_size=1, max_size=5), st.randoms())
+def test_messages_survive_any_split_of_their_bytes(messages: list[tuple[int, int]], chance: random.Random) -> None:
     data = b"".join(
         frames.encode(frames.DATA, stream, {"attempt": n}, bytes([n]) * size, flags=frames.END)
         for n, (stream, size) in enumerate(messages)

@@ -6,11 +6,11 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-import kernel
 import msgspec
 import numpy as np
 import pytest
 
+import kernel
 from eclosion import _frames as frames
 from eclosion.testing import LocalStore
 
@@ -121,18 +121,14 @@ def test_what_a_task_does_wrong_is_an_error_and_the_worker_stays(
     assert worker.link.result(stream) == 9
 
 
-def test_a_misspelled_function_and_wrong_arguments_come_with_a_way_out(
-    worker: kernel.Worker, code: Write
-) -> None:
+def test_a_misspelled_function_and_wrong_arguments_come_with_a_way_out(worker: kernel.Worker, code: Write) -> None:
     root = code("def square(x: int) -> int:\n    return x * x\n")
     assert worker.link.error(worker.link.execute("steps:squere", root))["help"] == "did you mean `square`?"
     error = worker.link.error(worker.link.execute("steps:square", root))
     assert error["help"] == "it takes (x: 'int') -> 'int'" or error["help"] == "it takes (x: int) -> int"
 
 
-def test_an_error_raised_on_purpose_keeps_its_help_and_says_not_to_retry(
-    worker: kernel.Worker, code: Write
-) -> None:
+def test_an_error_raised_on_purpose_keeps_its_help_and_says_not_to_retry(worker: kernel.Worker, code: Write) -> None:
     root = code("""
         from eclosion import TaskError
 
@@ -175,7 +171,8 @@ def test_current_tells_what_the_attempt_is(worker: kernel.Worker, code: Write) -
         def tell():
             c = current()
             (c.scratch / "x").write_text("1")
-            return [c.run, c.task, c.attempt, c.idempotency_key, c.seed, c.lease, c.deadline is not None, str(c.scratch)]
+            timed = c.deadline is not None
+            return [c.run, c.task, c.attempt, c.idempotency_key, c.seed, c.lease, timed, str(c.scratch)]
         """)
     stream = worker.link.execute("steps:tell", root, attempt=2, timeout_ms=5000, lease={"cpu": 1, "memory": 9})
     *told, scratch = worker.link.result(stream)
@@ -199,9 +196,7 @@ def test_generators_are_seeded_alike_for_each_attempt(worker: kernel.Worker, cod
     assert first != other
 
 
-def test_an_array_is_staged_through_a_descriptor_and_mapped_by_its_reader(
-    worker: kernel.Worker, code: Write
-) -> None:
+def test_an_array_is_staged_through_a_descriptor_and_mapped_by_its_reader(worker: kernel.Worker, code: Write) -> None:
     root = code("""
         import mmap
         import numpy as np
@@ -218,9 +213,7 @@ def test_an_array_is_staged_through_a_descriptor_and_mapped_by_its_reader(
                 owner = owner.obj
             return [float(x.sum()), isinstance(owner, mmap.mmap), x.flags.writeable]
         """)
-    payload = worker.link.payload(
-        worker.link.execute("steps:make", root, arguments={"n": kernel.value(100_000)})
-    )
+    payload = worker.link.payload(worker.link.execute("steps:make", root, arguments={"n": kernel.value(100_000)}))
     (part,) = payload["parts"]
     assert part["codec"] == "npy"
     assert part["bytes"] == len(worker.store.read(part["stage"]))
@@ -250,9 +243,7 @@ def test_a_file_goes_out_and_comes_in_with_its_name(worker: kernel.Worker, code:
     assert worker.store.read(part["stage"]) == b"hello"
     part["digest"] = str(part.pop("stage"))
     part["name"] = "../../report.html"
-    stream = worker.link.execute(
-        "steps:read", root, arguments={"data": {"tag": "value", "payload": payload}}
-    )
+    stream = worker.link.execute("steps:read", root, arguments={"data": {"tag": "value", "payload": payload}})
     assert worker.link.result(stream) == ["report.html", "hello", "hello"]
 
 
@@ -261,17 +252,13 @@ def test_a_large_plain_result_is_staged_and_a_large_argument_arrives_in_fragment
 ) -> None:
     root = code("def echo(x):\n    return x\n")
     text = "é" * 200_000
-    payload = worker.link.payload(
-        worker.link.execute("steps:echo", root, arguments={"x": kernel.value(text)})
-    )
+    payload = worker.link.payload(worker.link.execute("steps:echo", root, arguments={"x": kernel.value(text)}))
     (part,) = payload["parts"]
     assert part["codec"] == "msgpack"
     assert msgspec.msgpack.decode(worker.store.read(part["stage"])) == text
 
 
-def test_output_is_told_as_ranges_and_survives_what_a_task_does_to_it(
-    worker: kernel.Worker, code: Write
-) -> None:
+def test_output_is_told_as_ranges_and_survives_what_a_task_does_to_it(worker: kernel.Worker, code: Write) -> None:
     root = code("""
         import ctypes, os, sys
 
@@ -421,9 +408,7 @@ def test_a_cancel_that_races_the_end_leaves_a_worker_that_works(worker: kernel.W
     assert worker.link.result(worker.link.execute("steps:quick", root)) == 1
 
 
-def test_a_call_that_waits_is_cancelled_and_more_than_four_are_refused(
-    worker: kernel.Worker, code: Write
-) -> None:
+def test_a_call_that_waits_is_cancelled_and_more_than_four_are_refused(worker: kernel.Worker, code: Write) -> None:
     root = code(WAITING)
     running = worker.link.execute("steps:cooperative", root)
     started(worker.link, running)
@@ -539,9 +524,7 @@ def test_an_outcome_waits_for_the_next_kernel_and_its_parts_are_staged_anew(
     assert worker.store.read(again["stage"]) == worker.store.read(part["stage"])
 
 
-def test_an_outcome_that_nobody_wants_is_dropped_and_the_worker_serves_on(
-    worker: kernel.Worker, code: Write
-) -> None:
+def test_an_outcome_that_nobody_wants_is_dropped_and_the_worker_serves_on(worker: kernel.Worker, code: Write) -> None:
     root = code(WAITING)
     stream = worker.link.execute("steps:cooperative", root)
     started(worker.link, stream)
@@ -551,9 +534,7 @@ def test_an_outcome_that_nobody_wants_is_dropped_and_the_worker_serves_on(
     assert link.result(link.execute("steps:quick", root)) == 1
 
 
-def test_an_idle_worker_is_adopted_after_and_before_the_end_of_its_stream(
-    worker: kernel.Worker, code: Write
-) -> None:
+def test_an_idle_worker_is_adopted_after_and_before_the_end_of_its_stream(worker: kernel.Worker, code: Write) -> None:
     root = code(WAITING)
     worker.link.close()
     link = worker.adopt()
@@ -566,9 +547,7 @@ def test_an_idle_worker_is_adopted_after_and_before_the_end_of_its_stream(
     old.close()
 
 
-def test_an_argument_is_opened_again_by_the_next_kernel(
-    worker: kernel.Worker, code: Write, tmp_path: pathlib.Path
-) -> None:
+def test_an_argument_is_opened_again_by_the_next_kernel(worker: kernel.Worker, code: Write) -> None:
     root = code("def total(x):\n    return int(x.sum())\n")
     local = LocalStore()
     payload = local.encode(np.arange(2000))
@@ -590,12 +569,15 @@ def test_an_argument_is_opened_again_by_the_next_kernel(
 def test_a_store_that_refuses_becomes_the_attempts_error(worker: kernel.Worker, code: Write) -> None:
     root = code("import numpy as np\n\ndef make():\n    return np.arange(10)\n")
     stream = worker.link.execute("steps:make", root)
-    refused = {"code": "exhausted", "reason": "store.full", "message": "the disk is full", "retry": {"policy": "never"}}
+    refused = {
+        "code": "exhausted",
+        "reason": "store.full",
+        "message": "the disk is full",
+        "retry": {"policy": "never"},
+    }
 
     def serve(call: frames.Frame) -> None:
-        worker.link.channel.send(
-            frames.ERROR, call.stream, {}, msgspec.msgpack.encode(refused), flags=frames.END
-        )
+        worker.link.channel.send(frames.ERROR, call.stream, {}, msgspec.msgpack.encode(refused), flags=frames.END)
 
     worker.link.serve = serve
     assert worker.link.error(stream) == refused

@@ -1,4 +1,4 @@
-"""The three candidates, how they are scored, and how they are ranked. Higher scores are better for every kind of table."""
+"""The three candidates, how they are scored, and how they are ranked. Higher scores are better everywhere."""
 
 from __future__ import annotations
 
@@ -135,7 +135,13 @@ def _importances(fitted: Any, table: Table, rows: Any, seed: int) -> list[dict[s
         return _score(table, y, _predict(model, shuffled, slice(None)))
 
     found: Any = permutation_importance(
-        fitted, table["x"][rows], table["y"][rows], scoring=scorer, n_repeats=REPEATS, random_state=seed, n_jobs=1
+        fitted,
+        table["x"][rows],
+        table["y"][rows],
+        scoring=scorer,
+        n_repeats=REPEATS,
+        random_state=seed,
+        n_jobs=1,
     )
     means = found.importances_mean
     order = sorted(range(len(means)), key=lambda n: (-float(means[n]), n))

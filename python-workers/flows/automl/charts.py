@@ -23,9 +23,14 @@ def scores(candidates: list[dict[str, Any]], best: str) -> str:
         tone = "accent" if c["label"] == best else "quiet"
         low, high = axis.at(mean - spread), axis.at(mean + spread)
         marks.append(f'<g class="{tone}"><text x="138" y="{y + 4:.1f}" class="name">{html.escape(c["label"])}</text>')
-        marks.append(f'<path class="bar" d="M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 7:.1f}v14M{high:.1f} {y - 7:.1f}v14"/>')
-        marks += [_dot(axis.at(s), y + (13 if k % 2 else -13), f"fold {k + 1}: {s:.4f}") for k, s in enumerate(c["scores"])]
-        marks.append(f'<circle class="mean" cx="{axis.at(mean):.1f}" cy="{y:.1f}" r="6">{_tip(f"mean {mean:.4f} ± {spread:.4f}")}</circle>')
+        marks.append(
+            f'<path class="bar" d="M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 7:.1f}v14M{high:.1f} {y - 7:.1f}v14"/>'
+        )
+        marks += [
+            _dot(axis.at(s), y + (13 if k % 2 else -13), f"fold {k + 1}: {s:.4f}") for k, s in enumerate(c["scores"])
+        ]
+        tip = _tip(f"mean {mean:.4f} ± {spread:.4f}")
+        marks.append(f'<circle class="mean" cx="{axis.at(mean):.1f}" cy="{y:.1f}" r="6">{tip}</circle>')
         x = axis.at(c["held_out"])
         tip = _tip(f"held out: {c['held_out']:.4f}")
         marks.append(f'<path class="held" d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7-7z">{tip}</path></g>')
@@ -58,7 +63,8 @@ def confusion(matrix: list[list[int]], classes: list[str]) -> str:
     for i, row in enumerate(matrix):
         total = sum(row) or 1
         y = top + i * cell
-        marks.append(f'<text class="name" x="{left - 10}" y="{y + cell / 2 + 4:.1f}">{html.escape(_short(classes[i], 14))}</text>')
+        name = html.escape(_short(classes[i], 14))
+        marks.append(f'<text class="name" x="{left - 10}" y="{y + cell / 2 + 4:.1f}">{name}</text>')
         marks.append(
             f'<text class="axis" x="{left + (i + 0.5) * cell:.1f}" y="{top + size + 18}" text-anchor="middle">'
             f"{html.escape(_short(classes[i], max(2, int(cell / 7))))}</text>"
@@ -70,7 +76,8 @@ def confusion(matrix: list[list[int]], classes: list[str]) -> str:
             marks.append(
                 f'<rect class="cell" x="{left + j * cell + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2:.1f}" '
                 f'height="{cell - 2:.1f}" rx="3" fill-opacity="{0.06 + 0.94 * share:.3f}">{tip}</rect>'
-                f'<text class="count{tone}" x="{left + (j + 0.5) * cell:.1f}" y="{y + cell / 2 + 4:.1f}">{n or ""}</text>'
+                f'<text class="count{tone}" x="{left + (j + 0.5) * cell:.1f}" '
+                f'y="{y + cell / 2 + 4:.1f}">{n or ""}</text>'
             )
     return _svg(top + size + 30, marks, "Confusion matrix on the held-out rows", width=left + size + 20)
 
@@ -89,12 +96,12 @@ def scatter(truth: list[float], predicted: list[float], target: str) -> str:
 
 def importances(entries: list[dict[str, Any]]) -> str:
     """The columns whose shuffling costs most."""
-    top, row, left = 8, 30, 210
-    largest = max(entry["importance"] for entry in entries) or 1.0
+    top, row, left = 8, 34, 210
+    largest = max(entry["importance"] for entry in entries)
     marks: list[str] = []
     for n, entry in enumerate(entries):
         y = top + n * row
-        width = max(0.0, entry["importance"]) / largest * (WIDTH - left - 70)
+        width = entry["importance"] / largest * (WIDTH - left - 70)
         name = html.escape(_short(entry["column"], 28))
         marks.append(f'<text class="name" x="{left - 12}" y="{y + 16}">{name}{_tip(entry["column"])}</text>')
         marks.append(f'<path class="fill" d="{_bar(left, y + 4, width, 16)}"/>')
@@ -133,7 +140,11 @@ def _grid(axis: _Axis, top: float, bottom: float) -> str:
 
 def _square(left: int, top: int, size: int, x_name: str, y_name: str, axis: _Axis | None = None) -> str:
     scale = axis or _Axis(0, 1, 0, size)
-    places = [(scale.at(t), scale.text(t)) for t in scale.ticks] if axis else [(t * size, f"{t:g}") for t in (0, 0.25, 0.5, 0.75, 1)]
+    places = (
+        [(scale.at(t), scale.text(t)) for t in scale.ticks]
+        if axis
+        else [(t * size, f"{t:g}") for t in (0, 0.25, 0.5, 0.75, 1)]
+    )
     lines = "".join(f"M{left + at:.1f} {top}v{size}M{left} {top + size - at:.1f}h{size}" for at, _ in places)
     texts = "".join(
         f'<text class="axis" x="{left + at:.1f}" y="{top + size + 17}" text-anchor="middle">{text}</text>'
@@ -142,8 +153,10 @@ def _square(left: int, top: int, size: int, x_name: str, y_name: str, axis: _Axi
     )
     middle = top + size / 2
     names = (
-        f'<text class="axis" x="{left + size / 2}" y="{top + size + 37}" text-anchor="middle">{html.escape(x_name)}</text>'
-        f'<text class="axis" x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{html.escape(y_name)}</text>'
+        f'<text class="axis" x="{left + size / 2}" y="{top + size + 37}" text-anchor="middle">'
+        f"{html.escape(x_name)}</text>"
+        f'<text class="axis" x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">'
+        f"{html.escape(y_name)}</text>"
     )
     return f'<path class="grid" d="{lines}"/>{texts}{names}'
 
@@ -170,5 +183,7 @@ def _short(text: str, length: int) -> str:
 
 
 def _svg(height: float, marks: list[str], name: str, width: int = WIDTH) -> str:
-    head = f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{html.escape(name)}">'
+    # As wide as it is drawn at most, so that texts have the same size in all of them.
+    size = f'viewBox="0 0 {width} {height:g}" style="max-width:{width}px"'
+    head = f'<svg {size} role="img" aria-label="{html.escape(name)}">'
     return head + "".join(marks) + "</svg>"

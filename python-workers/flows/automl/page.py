@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 from typing import Any
 
-import candidates as models
-import charts
 import lightgbm
 import numpy as np
 import sklearn
 from sklearn.metrics import confusion_matrix, roc_curve
+
+import candidates as models
+import charts
 
 IMPORTANCES_SHOWN = 10
 
@@ -33,7 +34,7 @@ section p { margin: 2px 0 14px; color: var(--soft); font-size: 13.5px; }
 .tile, section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
 .tile { padding: 14px 18px; }
 .tile span { display: block; color: var(--soft); font-size: 13px; }
-.tile b { display: block; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tile b { display: block; font-size: 19px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 16px; }
 section { padding: 20px 22px; min-width: 0; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -44,7 +45,7 @@ td.number, th.number { text-align: right; }
 tr.best td { font-weight: 600; }
 tr.best td:first-child { color: var(--accent); }
 .scroll { overflow-x: auto; }
-svg { display: block; width: 100%; max-width: 620px; height: auto; margin: 0 auto; font-size: 13px; }
+svg { display: block; width: 100%; height: auto; margin: 0 auto; font-size: 13px; }
 svg text { fill: var(--ink); }
 svg text.axis { fill: var(--soft); font-size: 12px; }
 svg text.name { text-anchor: end; }
@@ -69,8 +70,8 @@ footer { margin-top: 22px; color: var(--soft); font-size: 13px; }
 
 KEY = """<div class="key accent">
 <span><svg viewBox="0 0 16 16"><circle class="dot" cx="8" cy="8" r="4"/></svg>one fold</span>
-<span><svg viewBox="0 0 16 16"><path class="bar" d="M1 8h14"/><circle class="mean" cx="8" cy="8" r="5"/></svg>mean ± one standard
-deviation</span>
+<span><svg viewBox="0 0 16 16"><path class="bar" d="M1 8h14"/><circle class="mean" cx="8" cy="8" r="5"/></svg>mean ± one
+standard deviation</span>
 <span><svg viewBox="0 0 16 16"><path class="held" d="M8 1l7 7l-7 7l-7-7z"/></svg>held-out rows</span></div>"""
 
 
@@ -87,15 +88,17 @@ def render(
     candidates = sorted(candidates, key=lambda candidate: order[candidate["label"]])
     metric = models.METRICS[table["kind"]]
     cards = [
-        _card("Leaderboard", f"Ranked by the mean {metric} over {len(candidates[0]['scores'])} folds.", _board(board)),
         _card(
-            "Scores", f"{metric}, higher is better.", charts.scores(candidates, selection["best"]) + KEY
+            "Leaderboard",
+            f"Ranked by the mean {metric} over {len(candidates[0]['scores'])} folds.",
+            _board(board),
         ),
+        _card("Scores", f"{metric}, higher is better.", charts.scores(candidates, selection["best"]) + KEY),
         _held_out_card(table, parts, candidates, selection["best"]),
     ]
-    if candidates[0]["importances"]:
+    entries = [entry for entry in candidates[0]["importances"] if entry["importance"] > 0][:IMPORTANCES_SHOWN]
+    if entries:
         text = f"How much the {metric} of {candidates[0]['label']} falls when a column is shuffled."
-        entries = candidates[0]["importances"][:IMPORTANCES_SHOWN]
         cards.append(_card("What matters", text, charts.importances(entries)))
     title = f"{table['name']}: {selection['best']}"
     return f"""<!doctype html>
@@ -108,7 +111,10 @@ def render(
 </head>
 <body>
 <main>
-<header><p>{KINDS[table["kind"]]} of <b>{html.escape(table["target"])}</b></p><h1>{html.escape(table["name"])}</h1></header>
+<header>
+<p>{KINDS[table["kind"]]} of <b>{html.escape(table["target"])}</b></p>
+<h1>{html.escape(table["name"])}</h1>
+</header>
 {_tiles(table, parts, board[0])}
 <div class="cards">
 {"".join(cards)}
@@ -121,11 +127,12 @@ def render(
 
 
 def _tiles(table: dict[str, Any], parts: dict[str, Any], best: dict[str, Any]) -> str:
+    metric = best["metric"][0].upper() + best["metric"][1:]
     tiles = [
         ("Best model", best["model"]),
-        (f"{best['metric']}, cross-validated", f"{best['cv_mean']:.3f} ± {best['cv_std']:.3f}"),
-        (f"{best['metric']}, held out", f"{best['held_out']:.3f}"),
-        ("Rows", f"{len(parts['train'])} + {len(parts['held_out'])} held out"),
+        (f"{metric}, cross-validated", f"{best['cv_mean']:.3f} ± {best['cv_std']:.3f}"),
+        (f"{metric}, held out", f"{best['held_out']:.3f}"),
+        ("Rows to fit, held out", f"{len(parts['train'])}, {len(parts['held_out'])}"),
         ("Columns", str(len(table["columns"]))),
     ]
     inner = "".join(f'<div class="tile"><span>{html.escape(k)}</span><b>{html.escape(v)}</b></div>' for k, v in tiles)
@@ -140,12 +147,11 @@ def _board(board: list[dict[str, Any]]) -> str:
         + "</tr>"
         for row in board
     )
-    return f'<div class="scroll"><table><thead><tr><th></th><th>model</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    head = f"<thead><tr><th></th><th>model</th>{head}</tr></thead>"
+    return f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
 
 
-def _held_out_card(
-    table: dict[str, Any], parts: dict[str, Any], candidates: list[dict[str, Any]], best: str
-) -> str:
+def _held_out_card(table: dict[str, Any], parts: dict[str, Any], candidates: list[dict[str, Any]], best: str) -> str:
     truth = table["y"][parts["held_out"]]
     winner = candidates[0]
     if table["kind"] == "regression":
@@ -155,7 +161,11 @@ def _held_out_card(
         predicted = winner["predictions"].argmax(axis=1)
         matrix = confusion_matrix(truth, predicted, labels=np.arange(len(table["classes"])))
         chart = charts.confusion([[int(n) for n in row] for row in matrix], table["classes"])
-        return _card("Confusion", f"{winner['label']} on the {len(truth)} held-out rows; true classes on the left.", chart)
+        return _card(
+            "Confusion",
+            f"{winner['label']} on the {len(truth)} held-out rows; true classes on the left.",
+            chart,
+        )
     curves: list[tuple[str, list[tuple[float, float]], float]] = []
     for candidate in candidates:
         x, y, _ = roc_curve(truth, candidate["predictions"][:, 1])

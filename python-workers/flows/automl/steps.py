@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import candidates as models
 import page
 import tables
-
 from eclosion import current, task
 
 if TYPE_CHECKING:

@@ -18,12 +18,13 @@ from sklearn.model_selection import train_test_split
 
 from eclosion import TaskError
 
-BUNDLED = {
-    "breast_cancer": datasets.load_breast_cancer,
-    "diabetes": datasets.load_diabetes,
-    "digits": datasets.load_digits,
-    "iris": datasets.load_iris,
-    "wine": datasets.load_wine,
+# With the name of what there is to predict.
+BUNDLED: dict[str, tuple[Any, str]] = {
+    "breast_cancer": (datasets.load_breast_cancer, "diagnosis"),
+    "diabetes": (datasets.load_diabetes, "progression"),
+    "digits": (datasets.load_digits, "digit"),
+    "iris": (datasets.load_iris, "species"),
+    "wine": (datasets.load_wine, "cultivar"),
 }
 # A text column with more distinct values than this is a name or a comment and not a category.
 CATEGORIES_MAX = 20
@@ -36,8 +37,9 @@ HELD_OUT = 0.25
 def load(data: str, target: str) -> dict[str, Any]:
     """Reads a table. Raises :class:`TaskError` that says what there would be."""
     if data in BUNDLED:
-        if target not in ("", "target"):
-            raise _refused(f"data set `{data}` has the one target `target`", "leave the parameter `target` out")
+        if target not in ("", "target", BUNDLED[data][1]):
+            known = f"its target is `{BUNDLED[data][1]}`"
+            raise _refused(f"data set `{data}` has no target `{target}`", f"{known}; leave the parameter `target` out")
         return _bundled(data)
     path = pathlib.Path(data)
     if path.is_file():
@@ -60,11 +62,12 @@ def split(table: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _bundled(name: str) -> dict[str, Any]:
-    bunch: Any = BUNDLED[name]()
+    loader, target = BUNDLED[name]
+    bunch: Any = loader()
     names = getattr(bunch, "target_names", None)
     classes = [] if name == "diabetes" or names is None else [str(entry) for entry in names]
     x, y = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
-    return _table(name, [str(column) for column in bunch.feature_names], "target", x, y, classes, [])
+    return _table(name, [str(column) for column in bunch.feature_names], target, x, y, classes, [])
 
 
 def _csv(path: pathlib.Path, target: str) -> dict[str, Any]:
@@ -113,7 +116,8 @@ def _target(texts: list[str], name: str) -> tuple[Any, list[str]]:
         return np.asarray(known, dtype=np.float64), []
     if len(distinct) > CLASSES_MAX:
         raise _refused(
-            f"column `{name}` has {len(distinct)} distinct texts", f"a target has numbers, or at most {CLASSES_MAX} classes"
+            f"column `{name}` has {len(distinct)} distinct texts",
+            f"a target has numbers, or at most {CLASSES_MAX} classes",
         )
     if whole:
         distinct.sort(key=float)
@@ -173,6 +177,6 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _refused(message: str, help: str) -> TaskError:  # noqa: A002
+def _refused(message: str, help: str) -> TaskError:
     # Another attempt would read the same.
     return TaskError(message, help=help, retry=False)

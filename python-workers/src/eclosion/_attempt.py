@@ -1,7 +1,7 @@
 """One attempt, from its request to its outcome. Knows no sockets: the worker and the tests bring a :class:`Store`.
 
-Order: arguments are decoded, the root's code is loaded, ``random`` and numpy are seeded, the function runs, its result is
-encoded. Importing and running are user code, which a cancel may interrupt; the rest is not.
+Order: arguments are decoded, the root's code is loaded, ``random`` and numpy are seeded, the function runs, its result
+is encoded. Importing and running are user code, which a cancel may interrupt; the rest is not.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def seed_generators(seed: int) -> None:
     """Seeds ``random``, and numpy's global generator if numpy was imported."""
     random.seed(seed)
     if "numpy" in sys.modules:
-        import numpy.random  # noqa: PLC0415  (numpy imports it late; a task that meets it unseeded would differ)
+        import numpy.random
 
         numpy.random.seed(seed & 0xFFFF_FFFF)
 
@@ -95,9 +95,7 @@ def error_of(raised: BaseException, code_root: str, *, cancelled: bool) -> Error
     if isinstance(raised, Cancelled) or (cancelled and isinstance(raised, KeyboardInterrupt)):
         return error("cancelled", "task.cancelled", "the task was cancelled", remote=remote)
     if isinstance(raised, TaskError):
-        return error(
-            "internal", "task.raised", str(raised), help=raised.help, retry=raised.retry, remote=remote
-        )
+        return error("internal", "task.raised", str(raised), help=raised.help, retry=raised.retry, remote=remote)
     return error("internal", "task.raised", one_line(raised), retry=True, remote=remote)
 
 
@@ -131,13 +129,16 @@ def _argument(argument: ArgumentValue | ArgumentList, inputs: _values.Inputs) ->
 def _result(value: object) -> Encoded:
     if isinstance(value, (GeneratorType, AsyncGeneratorType)):
         _close(value)
-        raise Refused(
-            error("unimplemented", "task.encode", "a task returned a generator", help="return list(…) of it")
-        )
+        raise Refused(error("unimplemented", "task.encode", "a task returned a generator", help="return list(…) of it"))
     if isinstance(value, CoroutineType):
         _close(value)
         raise Refused(
-            error("unimplemented", "task.encode", "a task returned a coroutine", help="return asyncio.run(…) of it")
+            error(
+                "unimplemented",
+                "task.encode",
+                "a task returned a coroutine",
+                help="return asyncio.run(…) of it",
+            )
         )
     return _values.encode(value)
 
@@ -146,4 +147,3 @@ def _close(unfinished: Any) -> None:
     close = getattr(unfinished, "close", None)
     if close is not None:
         close()
-

@@ -1,11 +1,11 @@
 """Imports a task's function from its code root, and imports it again when the root's hash has changed.
 
 A function is ``module:qualname`` under a root directory whose ``.py`` files have a hash. One root is loaded at a time:
-its directory is first on ``sys.path``. With another root or another hash, every module that came from the old or the new
-root is forgotten and imported anew; modules of libraries stay.
+its directory is first on ``sys.path``. With another root or another hash, every module that came from the old or the
+new root is forgotten and imported anew; modules of libraries stay.
 
-Modules of the root are compiled from their source each time and leave no ``.pyc``: Python takes a cached one for current
-if size and modification second agree, which an edit that swaps two digits satisfies.
+Modules of the root are compiled from their source each time and leave no ``.pyc``: Python takes a cached one for
+current if size and modification second agree, which an edit that swaps two digits satisfies.
 """
 
 from __future__ import annotations

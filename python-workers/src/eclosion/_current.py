@@ -1,8 +1,8 @@
 """What a running task knows about itself, and how it reports.
 
 There is one attempt at a time in a process, so the current one is a plain global and the threads that a task starts see
-it too. Outside of an attempt :func:`current` gives a harmless local one: a task can be called, tested and debugged as the
-function that it is.
+it too. Outside of an attempt :func:`current` gives a harmless local one: a task can be called, tested and debugged as
+the function that it is.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Current:
     def scratch(self) -> pathlib.Path:
         """A directory of this attempt, made on first use and removed after its outcome was sent."""
         # Imported late: few tasks need it, and it would be a third of this package's import.
-        import pathlib  # noqa: PLC0415
-        import tempfile  # noqa: PLC0415
+        import pathlib
+        import tempfile
 
         with self._lock:
             if self._scratch is None:
@@ -123,7 +123,7 @@ class Current:
         with self._lock:
             scratch, self._scratch = self._scratch, None
         if scratch is not None:
-            import shutil  # noqa: PLC0415  (see above)
+            import shutil
 
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 
-class Cancelled(BaseException):  # noqa: N818
+class Cancelled(BaseException):
     """The attempt was cancelled. Not an ``Exception``, so that a task's own retry loops do not swallow it."""
 
 
@@ -22,7 +22,7 @@ class TaskError(Exception):
     ``retry=False`` says that another attempt would fail alike.
     """
 
-    def __init__(self, message: str, *, help: str | None = None, retry: bool = True) -> None:  # noqa: A002
+    def __init__(self, message: str, *, help: str | None = None, retry: bool = True) -> None:
         super().__init__(message)
         self.help = help
         self.retry = retry
@@ -53,7 +53,7 @@ def error(
     reason: str,
     message: str,
     *,
-    help: str | None = None,  # noqa: A002
+    help: str | None = None,
     retry: bool = False,
     remote: dict[str, Any] | None = None,
 ) -> ErrorData:

@@ -1,8 +1,8 @@
 """An exception as data: it crosses processes, languages and versions, and nobody ever unpickles it.
 
-Frames are outermost first, as Python prints them; those of this package at the outer end are left out, those that lie in
-the user's own code root are marked, so that a terminal can show them alone. Everything is bounded, and what was cut is
-said (``truncated``): a recursion's ten thousand frames must not become a message of a megabyte.
+Frames are outermost first, as Python prints them; those of this package at the outer end are left out, those that lie
+in the user's own code root are marked, so that a terminal can show them alone. Everything is bounded, and what was cut
+is said (``truncated``): a recursion's ten thousand frames must not become a message of a megabyte.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ _pack = msgspec.msgpack.encode
 _unpack_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
-class Disconnected(ConnectionError):
+class Disconnected(ConnectionError):  # noqa: N818
     """The other end is gone, or what it sent was no frame."""
 
 
@@ -121,7 +121,13 @@ class Decoder:
             body_at = start + HEADER.size + head
             envelope = _envelope(buffer[start + HEADER.size : body_at]) if head else {}
             frame = Frame(
-                kind, flags, codec, stream, envelope, bytes(buffer[body_at:end]), self._take_descriptors(count)
+                kind,
+                flags,
+                codec,
+                stream,
+                envelope,
+                bytes(buffer[body_at:end]),
+                self._take_descriptors(count),
             )
             whole = self._join(frame) if flags & MORE or self._unfinished else frame
             if whole is not None:

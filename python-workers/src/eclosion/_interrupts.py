@@ -1,14 +1,14 @@
 """Interrupts user code, and nothing else.
 
 The main thread runs user code inside :meth:`UserCode.run`. Two things may raise there: the I/O thread, which sets an
-asynchronous exception (rung 2 of the cancel ladder), and the SIGINT handler (rung 3). Outside of it neither has an effect:
-a reply half sent or a lock held by the runtime must not be unwound by a cancel that came late.
+asynchronous exception (rung 2 of the cancel ladder), and the SIGINT handler (rung 3). Outside of it neither has an
+effect: a reply half sent or a lock held by the runtime must not be unwound by a cancel that came late.
 
 States: outside → ``run`` → inside ⇄ ``shielded`` → outside. They change under ``_lock``.
 
 Invariants:
-1. At most one asynchronous exception is set per run, so at most one can ever be on its way; ``_leave`` returns only when
-   it has arrived or was withdrawn.
+1. At most one asynchronous exception is set per run, so at most one can ever be on its way; ``_leave`` returns only
+   when it has arrived or was withdrawn.
 2. Nothing but ``_inside`` is read by the signal handler: it runs on the main thread, which may hold ``_lock``.
 """
 

@@ -1,7 +1,7 @@
 """A worker's stdout and stderr: append files that were put on descriptors 1 and 2 before it started.
 
-What an attempt wrote is a range of bytes in each. A task may close, replace or redirect its streams as it likes: the files
-are held under descriptors of our own, and before each attempt everything is put back.
+What an attempt wrote is a range of bytes in each. A task may close, replace or redirect its streams as it likes: the
+files are held under descriptors of our own, and before each attempt everything is put back.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Stream:
 
 def _flush(stream: Any) -> None:
     # The task may have put anything there, and our own stream may have lost its descriptor.
-    try:  # noqa: SIM105  (on the path of every call, where a context manager costs)
+    try:
         stream.flush()
     except Exception:
         pass
@@ -82,6 +82,4 @@ def _flush(stream: Any) -> None:
 def _open(descriptor: int) -> TextIO:
     raw = io.FileIO(descriptor, "w", closefd=False)
     # By lines, so that the kernel can show them while the task runs.
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True
-    )
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)

@@ -39,7 +39,7 @@ def process_name() -> str:
 
 def python_threads() -> int:
     """How many threads Python knows of beside the calling one."""
-    return len(sys._current_frames()) - 1  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return len(sys._current_frames()) - 1  # pyright: ignore[reportPrivateUsage]
 
 
 def runtime_path_last() -> None:

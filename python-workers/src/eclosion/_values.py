@@ -11,7 +11,8 @@ result that must be handed over again, to a kernel that knows nothing of the fir
 waits.
 
 What does not survive: tuples and sets come back as lists, dataclasses as maps, a file as a path to read from.
-Deliberately absent: pickle in any form, and ``multiprocessing.shared_memory`` (its tracker unlinks what it never owned).
+Deliberately absent: pickle in any form, and ``multiprocessing.shared_memory`` (its tracker unlinks what it never
+owned).
 """
 
 from __future__ import annotations
@@ -68,9 +69,14 @@ class Store(Protocol):
 class Content(Protocol):
     """A part before it is staged."""
 
-    codec: str
-    name: str | None
-    size_bytes: int
+    @property
+    def codec(self) -> str: ...
+
+    @property
+    def name(self) -> str | None: ...
+
+    @property
+    def size_bytes(self) -> int: ...
 
     def write(self, descriptor: int) -> None: ...
 
@@ -160,8 +166,9 @@ def encode(value: object) -> Encoded:
     """Encodes a value. Raises :class:`Refused` (``task.encode``) naming what cannot travel."""
     parts: list[Content] = []
     try:
-        if isinstance(value, (bytes, bytearray, memoryview)) and len(value) > INLINE_BYTES_MAX:
-            parts.append(BytesContent("bytes", value if isinstance(value, memoryview) else bytes(value)))
+        data = _bytes(value)
+        if data is not None and len(data) > INLINE_BYTES_MAX:
+            parts.append(BytesContent("bytes", data))
             return Encoded(_reference(0), parts)
         body = _body(value, parts, first=0)
         if len(body) > INLINE_BYTES_MAX:
@@ -261,6 +268,13 @@ def _body(value: object, parts: list[Content], *, first: int) -> bytes:
         ) from why
 
 
+def _bytes(value: object) -> bytes | None:
+    """The bytes that a value consists of; None if it is something else."""
+    if isinstance(value, bytes):
+        return value
+    return bytes(cast("bytearray", value)) if isinstance(value, (bytearray, memoryview)) else None
+
+
 def _reference(index: int) -> bytes:
     return msgspec.msgpack.encode(msgspec.msgpack.Ext(PART_EXTENSION, index.to_bytes(4, "big")))
 
@@ -281,7 +295,7 @@ def _plain(item: object) -> object:
     """Data that msgspec knows in place of ``item``."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(item, numpy.generic):
-        plain = item.item()
+        plain: object = cast("Any", item).item()
         if type(plain) is type(item):
             raise TypeError(f"a numpy scalar of type {type(item).__name__} has no plain form")
         return plain
@@ -330,7 +344,7 @@ def _array_content(numpy: Any, item: Any) -> Content:
 
 
 def _map_array(descriptor: int) -> Any:
-    import numpy  # noqa: PLC0415, ICN001  (only a task that takes an array needs it)
+    import numpy
 
     mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     version = numpy.lib.format.read_magic(mapped)  # pyright: ignore[reportArgumentType]
@@ -356,7 +370,7 @@ def _arrow_content(item: object) -> Content | None:
 
 
 def _open_arrow(descriptor: int) -> object:
-    import importlib  # noqa: PLC0415  (an optional library, which type checkers need not find)
+    import importlib
 
     arrow: Any = importlib.import_module("pyarrow")
     mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)

@@ -83,7 +83,9 @@ class Wiring:
         if arguments:
             node["with"] = {key: _value(value, f"argument `{key}` of `{name}`") for key, value in arguments.items()}
         if each is not None:
-            node["each"] = _value(list(each) if isinstance(each, (range, tuple)) else each, f"items of `{name}`")
+            node["each"] = _value(
+                list(cast("tuple[object]", each)) if isinstance(each, (range, tuple)) else each, f"items of `{name}`"
+            )
         self.tasks[name] = node
         self.functions[name] = task
         return Reference(name)
@@ -125,7 +127,9 @@ def _literal(value: object, place: str) -> Any:
     if hasattr(type(value), "__dataclass_fields__") or isinstance(value, msgspec.Struct):
         return _literal(msgspec.to_builtins(value), place)
     kind = type(value)
-    raise FlowError(f"{place} is a {kind.__module__}.{kind.__qualname__}; a flow holds plain data, so make it in a task")
+    raise FlowError(
+        f"{place} is a {kind.__module__}.{kind.__qualname__}; a flow holds plain data, so make it in a task"
+    )
 
 
 def _text(text: str) -> str:

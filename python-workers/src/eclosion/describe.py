@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 import traceback
-from typing import Any
+from typing import Any, cast
 
 from ._process import runtime_path_last
 from .flow import Flow, FlowError
@@ -32,7 +32,10 @@ def load(target: str) -> Flow[..., Any]:
         sys.path.insert(0, str(file.parent))
     # Under its own name and never as `__main__`, as that is what workers import.
     module = importlib.import_module(file.stem)
-    flows = {key: value for key, value in vars(module).items() if isinstance(value, Flow)}
+    flows: dict[str, Flow[..., Any]] = {}
+    for key, value in vars(module).items():
+        if isinstance(value, Flow):
+            flows[key] = cast("Flow[..., Any]", value)
     if not name and len(flows) == 1:
         return next(iter(flows.values()))
     if name not in flows:

@@ -15,7 +15,7 @@ run's result.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from . import _wiring
 from ._wiring import FlowError, Reference, Wiring, reference_name
@@ -75,7 +75,7 @@ class Flow(Generic[P, R]):
         _wiring.activate(wiring)
         try:
             references: Any = {name: Reference(f"param.{name}") for name in parameters}
-            result = self.function(**references)
+            result = cast("Callable[..., R]", self.function)(**references)
         finally:
             _wiring.activate(before)
         name = reference_name(result)
@@ -93,7 +93,7 @@ class Flow(Generic[P, R]):
 
     def _parameters(self) -> dict[str, Any]:
         # Imported late, as only wiring needs it.
-        import inspect  # noqa: PLC0415
+        import inspect
 
         found: dict[str, Any] = {}
         for parameter in inspect.signature(self.function).parameters.values():
@@ -103,7 +103,7 @@ class Flow(Generic[P, R]):
         return found
 
     def _code(self) -> pathlib.Path:
-        import pathlib  # noqa: PLC0415  (as above)
+        import pathlib
 
         given = self._options.get("code")
         file = pathlib.Path(self.function.__code__.co_filename).resolve()

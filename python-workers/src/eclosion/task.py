@@ -96,13 +96,11 @@ class Task(Generic[P, R]):
         """The task as a flow file has it, without its arguments."""
         options = self._options
         node: dict[str, Any] = {"run": self._address()}
-        for key in ("retries", "backoff", "priority"):
-            if key in options:
-                node[key] = options[key]
+        node.update((key, value) for key, value in options.items() if key in ("retries", "backoff", "priority"))
         timeout = options.get("timeout")
         if timeout is not None:
             node["timeout"] = timeout if isinstance(timeout, str) else f"{round(timeout * 1000)}ms"
-        resources = {key: options[key] for key in ("cpu", "memory") if key in options}
+        resources = {key: value for key, value in options.items() if key in ("cpu", "memory")}
         if resources:
             node["resources"] = resources
         after = [_wiring.reference_name(task) for task in options.get("after", [])]
@@ -119,7 +117,7 @@ class Task(Generic[P, R]):
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         # Imported late: it costs a third of this package's import, and only wiring needs it.
-        import inspect  # noqa: PLC0415
+        import inspect
 
         try:
             bound = inspect.signature(self.function).bind(*args, **kwargs)

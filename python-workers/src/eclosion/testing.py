@@ -7,9 +7,9 @@
     outcome.value, outcome.outputs["train"], outcome.reports["train[0]"]
 
 What a kernel would do to values is done here too: arguments and results are encoded and decoded, arrays and files pass
-through a directory, generators are seeded for each task and alike for each attempt, fan-outs run in order, attempts that
-raise are retried (without waiting). What is different: one task after another, in this process, with modules as they are
-imported here, and seeds that are derived by another hash than the kernel's.
+through a directory, generators are seeded for each task and alike for each attempt, fan-outs run in order, attempts
+that raise are retried (without waiting). What is different: one task after another, in this process, with modules as
+they are imported here, and seeds that are derived by another hash than the kernel's.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def run_task(task: Task[..., Any] | Callable[..., Any], /, *, seed: int = 0, **a
     """Runs one attempt of a task as a worker would, and returns its result. Raises :class:`TaskFailed`."""
     function = cast("Callable[..., Any]", task.function if isinstance(task, Task) else task)
     store = LocalStore()
-    name = getattr(task, "__name__", "task")
+    name = getattr(function, "__name__", "task")
     runner = _Runner(store, {f"here:{name}": function}, "")
     given: dict[str, Argument] = {key: ArgumentValue(payload=store.encode(item)) for key, item in arguments.items()}
     return store.decode(runner.attempt(name, f"here:{name}", given, seed=seed, retries=0))
@@ -135,8 +135,8 @@ def run_task(task: Task[..., Any] | Callable[..., Any], /, *, seed: int = 0, **a
 def run_flow(flow: Flow[..., Any] | Mapping[str, Any] | str | os.PathLike[str], /, **parameters: Any) -> Outcome:
     """Runs a flow: a ``@flow``, its spec, or a ``flow.toml`` (Python 3.11 and later) or JSON file.
 
-    ``parameters`` override the flow's, as ``--set`` does. Raises :class:`TaskFailed` for a task that fails for good, and
-    :class:`FlowError` for a flow that is none.
+    ``parameters`` override the flow's, as ``--set`` does. Raises :class:`TaskFailed` for a task that fails for good,
+    and :class:`FlowError` for a flow that is none.
     """
     functions: dict[str, Callable[..., Any]] = {}
     if isinstance(flow, Flow):
@@ -154,10 +154,7 @@ def load_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a flow file; the root of its code becomes absolute."""
     path = pathlib.Path(path)
     text = path.read_text()
-    if path.suffix == ".json":
-        spec = json.loads(text)
-    else:
-        spec = importlib.import_module("tomllib").loads(text)
+    spec = json.loads(text) if path.suffix == ".json" else importlib.import_module("tomllib").loads(text)
     spec["code"] = str((path.parent / spec.get("code", ".")).resolve())
     return spec
 
@@ -189,9 +186,7 @@ class _Runner:
         self._user = UserCode()
         self.reports: dict[str, list[dict[str, Any]]] = {}
 
-    def attempt(
-        self, task: str, function: str, arguments: dict[str, Argument], *, seed: int, retries: int
-    ) -> Payload:
+    def attempt(self, task: str, function: str, arguments: dict[str, Argument], *, seed: int, retries: int) -> Payload:
         """The payload of the first attempt that succeeds."""
         for attempt in range(1, retries + 2):
             execute = Execute(
@@ -226,9 +221,7 @@ class _Runner:
 class _Run:
     """One flow from start to end."""
 
-    def __init__(
-        self, spec: dict[str, Any], functions: dict[str, Callable[..., Any]], given: dict[str, Any]
-    ) -> None:
+    def __init__(self, spec: dict[str, Any], functions: dict[str, Callable[..., Any]], given: dict[str, Any]) -> None:
         self._tasks: dict[str, dict[str, Any]] = spec["tasks"]
         self._parameters: dict[str, Any] = {**spec.get("parameters", {})}
         unknown = given.keys() - self._parameters.keys()
@@ -268,10 +261,7 @@ class _Run:
 
     def _items(self, name: str, each: Any) -> list[Any]:
         source = _whole_reference(each)
-        if source is None or source.startswith("param."):
-            items = self._filled(each, None)
-        else:
-            items = self._decoded(source)
+        items = self._filled(each, None) if source is None or source.startswith("param.") else self._decoded(source)
         if not isinstance(items, list):
             raise FlowError(f"`each` of task `{name}` is no list")
         return cast("list[Any]", items)

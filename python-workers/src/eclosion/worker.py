@@ -2,9 +2,9 @@
 
     python -m eclosion.worker --stream 3 --lifeline 4 --worker w-1-1
 
-Two threads. The *main* thread runs user code. The *watcher* waits on the lifeline always, and on the stream while the main
-thread is busy, so that cancel, ping and adoption work while user code runs. While the main thread is idle it reads the
-stream itself: a warm call then needs no hand-over between threads, only one more and one less descriptor in the
+Two threads. The *main* thread runs user code. The *watcher* waits on the lifeline always, and on the stream while the
+main thread is busy, so that cancel, ping and adoption work while user code runs. While the main thread is idle it reads
+the stream itself: a warm call then needs no hand-over between threads, only one more and one less descriptor in the
 watcher's epoll set.
 
     idle (main reads) --CALL--> busy (watcher reads) --outcome sent, or held--> idle
@@ -12,14 +12,16 @@ watcher's epoll set.
     stream: connected --end--> lost --adopted over the lifeline--> connected, HELLO --WELCOME--> welcomed
 
 Invariants:
-1. One thread reads at a time: ``_main_reads`` says which, and changes under ``_reading``; frames are dispatched under it.
+1. One thread reads at a time: ``_main_reads`` says which, and changes under ``_reading``; frames are dispatched under
+   it.
 2. The last outcome is kept until the next CALL comes, with its parts as open files. After a new HELLO it is handed over
    again if WELCOME asks for it (``resume``), with parts staged anew: the new kernel does not know the old tokens.
 3. The end of the stream ends nothing: user code goes on and the outcome waits. The end of the lifeline ends the process
    at once, as then nobody is left who would.
 4. Reports are lossy, outcomes are not: a report is dropped if the kernel is gone or does not keep up.
 
-Deliberately absent: journaling, hashing and retries (the kernel's), signals other than SIGINT (the keeper's), and pickle.
+Deliberately absent: journaling, hashing and retries (the kernel's), signals other than SIGINT (the keeper's), and
+pickle.
 """
 
 from __future__ import annotations
@@ -96,7 +98,12 @@ class Worker:
         self._code = Code()
         self._user = UserCode()
         self._output = Output()
-        self._identity = {"worker": name, "pid": os.getpid(), "start_ticks": start_ticks(), "boot_id": boot_id()}
+        self._identity = {
+            "worker": name,
+            "pid": os.getpid(),
+            "start_ticks": start_ticks(),
+            "boot_id": boot_id(),
+        }
 
         self._epoll = select.epoll()
         self._reading = threading.Lock()
@@ -282,7 +289,7 @@ class Worker:
         return reply
 
     def _wait_for_kernel(self) -> None:
-        """Waits until the next kernel has said what it wants. Raises :class:`Refused` if this attempt is not among it."""
+        """Waits for the next kernel's word. Raises :class:`Refused` if it does not want this attempt."""
         with self._link:
             self._link.wait_for(lambda: self._welcomed)
             wanted = self._stream is not None
@@ -388,7 +395,10 @@ class Worker:
             if handler is not None:
                 handler(frame)
             elif not frame.flags & frames.IGNORE:
-                self._refuse(frame, error("unimplemented", "frame.type", f"a worker takes no frame of type {frame.kind}"))
+                self._refuse(
+                    frame,
+                    error("unimplemented", "frame.type", f"a worker takes no frame of type {frame.kind}"),
+                )
         except Disconnected:
             pass  # The next read finds the end.
 
@@ -415,7 +425,8 @@ class Worker:
             return
         if len(self._calls) >= WAITING_MAX:
             self._refuse(
-                frame, error("exhausted", "worker.queue", f"{WAITING_MAX} calls are waiting already", retry=True)
+                frame,
+                error("exhausted", "worker.queue", f"{WAITING_MAX} calls are waiting already", retry=True),
             )
             return
         try:
@@ -476,9 +487,7 @@ class Worker:
     def _send_error(self, stream: int, why: ErrorData) -> None:
         self._send(frames.ERROR, stream, {"reason": why.get("reason", "")}, _encode(why), flags=frames.END)
 
-    def _send(
-        self, kind: int, stream: int, envelope: dict[str, Any], body: bytes = b"", *, flags: int = 0
-    ) -> None:
+    def _send(self, kind: int, stream: int, envelope: dict[str, Any], body: bytes = b"", *, flags: int = 0) -> None:
         channel = self._channel
         if channel is not None:
             channel.send(kind, stream, envelope, body, flags=flags)

@@ -8,8 +8,8 @@ Single-threaded, runs no user code, waits on one SOCK_SEQPACKET socket whose mes
     ← {"fork": {worker, stdout, stderr, scratch}} + [stream, lifeline]
     → {"forked": {worker, pid}} | {"fork_failed": {worker, error}}
 
-It forks twice, so that each worker is a child of the keeper (a subreaper), which then knows how it ended. The end of the
-socket ends it; its workers stay.
+It forks twice, so that each worker is a child of the keeper (a subreaper), which then knows how it ended. The end of
+the socket ends it; its workers stay.
 
 A fork copies one thread. A library whose pool of computing threads was started before would wait for it for ever, so a
 preload that starts one is refused. Other threads (a Python one, a named one that is not on the list of harmless ones)
@@ -65,13 +65,9 @@ class Zygote:
         # What is there now is shared by all workers: the collector would only touch, and so copy, its pages.
         gc.collect()
         gc.freeze()
-        self._say(
-            {"ready": {"pid": os.getpid(), "python": platform.python_version(), "threads": foreign_threads()}}
-        )
+        self._say({"ready": {"pid": os.getpid(), "python": platform.python_version(), "threads": foreign_threads()}})
         while True:
-            data, descriptors, _, _ = socket.recv_fds(
-                self._keeper, _MESSAGE_BYTES_MAX, 4, socket.MSG_CMSG_CLOEXEC
-            )
+            data, descriptors, _, _ = socket.recv_fds(self._keeper, _MESSAGE_BYTES_MAX, 4, socket.MSG_CMSG_CLOEXEC)
             if not data:
                 return 0
             self._serve(json.loads(data), descriptors)
@@ -85,7 +81,7 @@ class Zygote:
                 return f"preload `{name}` cannot be imported: {one_line(why)}"
             computing = self._computing_threads()
             if computing:
-                return f"preload `{name}` starts {computing} computing thread(s), which no fork survives: do not preload it"
+                return f"preload `{name}` starts {computing} computing thread(s), which no fork survives: leave it out"
         return None
 
     def _computing_threads(self) -> int:
@@ -94,13 +90,18 @@ class Zygote:
         return max(0, unnamed - python_threads())
 
     def _serve(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        request = message.get("fork")
-        name = str(request.get("worker", "")) if isinstance(request, dict) else ""
+        request: dict[str, Any] = message.get("fork", {})
+        name = str(request.get("worker", ""))
         try:
-            if not isinstance(request, dict) or len(descriptors) != 2:
+            if not name or len(descriptors) != 2:
                 raise ValueError("a fork takes a request and two descriptors")
             fork = Fork(
-                name, request["stdout"], request["stderr"], request.get("scratch"), descriptors[0], descriptors[1]
+                name,
+                request["stdout"],
+                request["stderr"],
+                request.get("scratch"),
+                descriptors[0],
+                descriptors[1],
             )
             pid = self._fork(fork)
         except (OSError, ValueError, KeyError) as why:
