@@ -47,9 +47,12 @@ pub(crate) fn run() -> Result<Report, Failure> {
 }
 
 fn measured(directory: &Path) -> Result<Vec<Samples>, Failure> {
-    let mut file = File::create(directory.join("floor"))?;
+    let (mut file, mut synced_file) =
+        (File::create(directory.join("floor"))?, File::create(directory.join("synced-floor"))?);
     let peer = user_table(&directory.join("peer.db"))?;
     let mut ours = Ours::open(&directory.join("ours"))?;
+    // A journal of its own: a sync must not pay for what the unsynced candidates left behind.
+    let mut ours_synced = Ours::open(&directory.join("synced"))?;
     let mut appended = Samples::of(Role::Floor, "file append");
     let mut synced = Samples::of(Role::Floor, "file append + fdatasync");
     let mut inserted = Samples::of(Role::Peer, "SQLite insert, synchronous=FULL");
@@ -75,9 +78,9 @@ fn measured(directory: &Path) -> Result<Vec<Samples>, Failure> {
             lone.add(took(|| ours.append(1))?, 1);
         }
         for _ in 0..SYNCED {
-            synced.add(took(|| Ok(file.write_all(&BODY).and_then(|()| file.sync_data())?))?, 1);
+            synced.add(took(|| Ok(synced_file.write_all(&BODY).and_then(|()| synced_file.sync_data())?))?, 1);
             inserted.add(took(|| insert(&peer))?, 1);
-            lone_synced.add(took(|| ours.append_and_sync())?, 1);
+            lone_synced.add(took(|| ours_synced.append_and_sync())?, 1);
         }
         for _ in 0..BATCHES {
             batches.add(took(|| ours.append(BATCH))?, BATCH);

@@ -16,8 +16,9 @@
 //! drops what follows; so each event row carries a checksum chained over the one before, and the mark remembers how
 //! far the chain had come when it was synced. Invariants:
 //! 1. *written*: `append` returned; the frames are in the page cache and survive the death of the process.
-//! 2. *synced*: the WAL was synced after the commit. The mark follows at once, never runs ahead of a sync, and nobody
-//!    waits for it: it is there to notice a disk that loses later what it had.
+//! 2. *synced*: the WAL was synced after the commit, and then the mark was written. The mark never runs ahead of a sync;
+//!    its own sync follows within milliseconds, because it is not what makes a record durable: it is there to notice a
+//!    disk that loses later what it had.
 //! 3. Opening goes lock → chain → mark → sync of the tail → epoch raised and synced. Damage is refused and left as it
 //!    is, with a copy beside it; [`Options::accept_loss`] goes on from the last record that is whole.
 //! 4. A failed write, sync, mark or checkpoint is never tried again: everything is refused from then on.
@@ -25,7 +26,8 @@
 //! It does not decide who may append, in which order or when to sync: that is the kernel's sequencer. The stored
 //! format is described in `schemas/PROTOCOL.md`, "The journal on disk", and read by a decoder in another language.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +56,9 @@ use chain::Chain;
 use error::{Damage, io};
 use lock::DirectoryLock;
 use mark::{Mark, MarkFile};
+
+/// What the WAL is made to begin with: some more than the syncer lets it hold before a checkpoint.
+const WAL_BYTES: u64 = 6 * 1024 * 1024;
 
 /// How a directory is opened.
 #[derive(Debug, Clone, Default)]
@@ -212,6 +217,13 @@ fn verify(places: &Places) -> Result<Verified, Failure> {
     check().map_err(|failure: Failure| failure.promising(promised))
 }
 
+/// Fills the WAL up with zeros, which SQLite takes for what follows a torn tail. A sync then finds blocks that are there
+/// and has no metadata to write, which halves it. Once in the life of a WAL, and only while nobody writes to it.
+fn lengthen(mut wal: &File) -> std::io::Result<()> {
+    let missing = WAL_BYTES.saturating_sub(wal.metadata()?.len());
+    std::io::copy(&mut std::io::repeat(0).take(missing), &mut wal).map(drop)
+}
+
 /// Syncs what was found and raises the epoch: nothing that is read from now on can disappear again.
 fn begin(
     places: Places,
@@ -221,10 +233,13 @@ fn begin(
     let Verified { connection, last, mark, epoch } = verified;
     let epoch = Epoch(epoch.max(mark.map_or(Epoch(0), |mark| mark.epoch)).0 + 1);
     database::raise_epoch(&connection, epoch)?;
-    let wal = File::open(&places.wal).map_err(io("open", &places.wal))?;
+    let wal = OpenOptions::new().append(true).open(&places.wal).map_err(io("open", &places.wal))?;
+    if let Err(why) = lengthen(&wal) {
+        tracing::warn!(%why, "the journal's WAL has no room reserved; syncs take longer");
+    }
     wal.sync_data().map_err(io("sync", &places.wal))?;
     places.sync_directory()?;
-    MarkFile::open(&places.mark)?.write(last, epoch)?;
+    mark::write_synced(&places.mark, last, epoch)?;
     places.sync_directory()?;
     let shared = Arc::new(Shared {
         places,

@@ -1,8 +1,8 @@
 //! The mark: how far the journal is known to be on the disk.
 //!
-//! Two slots of 64 bytes, 4096 bytes apart, so that no sector holds both. They are written in turn and in place; a
-//! write that a power cut tore leaves the other slot, which is one sync older. The file never changes its size, so
-//! `fdatasync` has no metadata to write.
+//! Two slots of 64 bytes, 4096 bytes apart, written in turn and in place. A disk writes a sector whole or not at all; if
+//! it keeps one badly, the other slot is one mark older. The file never changes its size, so `fdatasync` has no metadata
+//! to write.
 //!
 //! ```text
 //! 0  magic "ECLMARK1" · 8 counter u64 · 16 seq u64 · 24 epoch u32 · 28 zero u32 · 32 chain 16 bytes
@@ -90,16 +90,33 @@ impl MarkFile {
         Ok(Self { file, path: path.to_owned(), counter })
     }
 
-    /// Raises the mark over the older slot, durably.
+    /// Raises the mark over the older slot. From now on it survives the death of this process.
     pub(crate) fn write(&mut self, last: Position, epoch: Epoch) -> Result<(), Failure> {
         let counter = self.counter + 1;
         let slot = Mark { counter, last, epoch }.encode();
         let offset = SLOT_OFFSETS[(counter % 2) as usize];
         self.file.write_all_at(&slot, offset).map_err(io("write", &self.path))?;
-        self.file.sync_data().map_err(io("sync", &self.path))?;
         self.counter = counter;
         Ok(())
     }
+
+    /// Makes what was written survive a power cut.
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        self.file.sync_data().map_err(io("sync", &self.path))
+    }
+
+    /// Another handle of the same file, to sync it from another thread.
+    pub(crate) fn try_clone(&self) -> Result<Self, Failure> {
+        let file = self.file.try_clone().map_err(io("open", &self.path))?;
+        Ok(Self { file, path: self.path.clone(), counter: self.counter })
+    }
+}
+
+/// Raises the mark, durably.
+pub(crate) fn write_synced(path: &Path, last: Position, epoch: Epoch) -> Result<(), Failure> {
+    let mut file = MarkFile::open(path)?;
+    file.write(last, epoch)?;
+    file.sync()
 }
 
 fn newest(file: &File, path: &Path) -> Result<Option<Mark>, Failure> {

@@ -14,7 +14,7 @@ use eclosion_schemas::{Epoch, Seq};
 
 use crate::error::{self, Damage, Failure, io};
 use crate::mark::MarkFile;
-use crate::{Places, Position, database, scan, writer};
+use crate::{Places, Position, database, mark, scan, writer};
 
 const BATCH_RECORDS: usize = 1024;
 
@@ -76,7 +76,7 @@ pub(crate) fn finish(places: &Places) -> Result<(), Failure> {
     let connection = database::open_rollback(&rebuilt)?;
     let (last, epoch) = (scan::verify(&connection, None)?, database::epoch(&connection)?);
     drop(connection);
-    MarkFile::open(&places.mark)?.write(last, epoch)?;
+    mark::write_synced(&places.mark, last, epoch)?;
     places.sync_directory()?;
     fs::rename(&rebuilt, &places.database).map_err(io("rename", &rebuilt))?;
     places.sync_directory()

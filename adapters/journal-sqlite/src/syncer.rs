@@ -1,4 +1,4 @@
-//! The syncer's half: the WAL to the disk; the mark and checkpoints follow in [`crate::upkeep`].
+//! The syncer's half: the WAL to the disk, then the mark; the rest follows in [`crate::upkeep`].
 //!
 //! It syncs through a descriptor of its own, so that neither SQLite's locks nor the writer's connection are touched.
 //! Closing a descriptor of the WAL is harmless; one of `journal.db` must never be opened here, because closing it
@@ -23,6 +23,7 @@ pub(crate) struct WalSyncer {
     shared: Arc<Shared>,
     wal: File,
     inode: u64,
+    mark: MarkFile,
     upkeep: Upkeep,
 }
 
@@ -31,8 +32,8 @@ impl WalSyncer {
         let (wal, inode) = open_wal(&shared)?;
         let mark = MarkFile::open(&shared.places.mark)?;
         let connection = open_existing(&shared.places.database)?;
-        let upkeep = Upkeep::start(Arc::clone(&shared), mark, connection)?;
-        Ok(Self { shared, wal, inode, upkeep })
+        let upkeep = Upkeep::start(Arc::clone(&shared), mark.try_clone()?, connection)?;
+        Ok(Self { shared, wal, inode, mark, upkeep })
     }
 
     fn carry(&mut self, through: Seq) -> Result<(), Failure> {
@@ -50,7 +51,8 @@ impl WalSyncer {
             (self.wal, self.inode) = open_wal(&self.shared)?;
         }
         self.wal.sync_data().map_err(io("sync", path))?;
-        self.upkeep.synced(written);
+        self.mark.write(written, self.shared.epoch)?;
+        self.upkeep.call();
         Ok(())
     }
 }

@@ -1,23 +1,27 @@
-//! What follows a sync and nobody waits for: raising the mark, and checkpoints.
+//! What follows a sync and nobody waits for: syncing the mark, and checkpoints.
 //!
-//! A thread of the syncer's. It is handed the position of each sync and works on the newest only, so it is behind by
-//! one write of the mark at most. Whoever is told *synced* does not wait for it: the records are on the disk already,
-//! and the mark is there to notice a disk that loses them later. The mark still never runs ahead of a sync.
+//! A thread of the syncer's. When it is called it lets some more syncs pass and then works for all of them. Whoever is
+//! told *synced* does not wait for it: the records are on the disk already, and the mark, which is there to notice a disk
+//! that loses them later, is written already and only not synced.
 //!
-//! It ends with the syncer, after the last position was marked. A failure of it is a failure of the journal.
+//! It ends with the syncer, after the last work was done. A failure of it is a failure of the journal.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::Shared;
 use crate::database::{FRAME_BYTES, checkpoint};
 use crate::error::{Failure, io};
 use crate::mark::MarkFile;
-use crate::{Position, Shared};
 
 /// Above this, what was synced is also carried into the database: some milliseconds, every thousand commits or so.
 const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Syncs that come within this share one sync of the mark.
+const GATHER: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Upkeep {
@@ -25,7 +29,6 @@ pub(crate) struct Upkeep {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The newest synced position that was not marked yet.
 #[derive(Debug, Default)]
 struct Slot {
     work: Mutex<Work>,
@@ -34,7 +37,7 @@ struct Slot {
 
 #[derive(Debug, Default)]
 struct Work {
-    synced: Option<Position>,
+    due: bool,
     closed: bool,
 }
 
@@ -43,17 +46,13 @@ impl Slot {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<Position> {
-        let mut work = self.lock();
-        loop {
-            if let Some(position) = work.synced.take() {
-                return Some(position);
-            }
-            if work.closed {
-                return None;
-            }
-            work = self.changed.wait(work).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Waits until there is something to do; false once there never will be.
+    fn next(&self) -> bool {
+        let idle = |work: &mut Work| !work.due && !work.closed;
+        let work = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let gathering = self.changed.wait_timeout_while(work, GATHER, |work| !work.closed);
+        let (mut work, _) = gathering.unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut work.due)
     }
 }
 
@@ -68,14 +67,16 @@ impl Upkeep {
         let work = Arc::clone(&slot);
         let thread = Builder::new()
             .name("journal-upkeep".into())
-            .spawn(move || run(&shared, &work, mark, &connection));
+            .spawn(move || run(&shared, &work, &mark, &connection));
         let thread = thread.map_err(io("start a thread for", &directory))?;
         Ok(Self { slot, thread: Some(thread) })
     }
 
-    pub(crate) fn synced(&self, position: Position) {
-        self.slot.lock().synced = Some(position);
-        self.slot.changed.notify_one();
+    pub(crate) fn call(&self) {
+        let called = std::mem::replace(&mut self.slot.lock().due, true);
+        if !called {
+            self.slot.changed.notify_one();
+        }
     }
 
     /// It ends by itself only when it has failed.
@@ -84,9 +85,9 @@ impl Upkeep {
     }
 }
 
-fn run(shared: &Shared, slot: &Slot, mut mark: MarkFile, connection: &Connection) {
-    while let Some(position) = slot.next() {
-        let done = mark.write(position, shared.epoch).and_then(|()| relieve(connection));
+fn run(shared: &Shared, slot: &Slot, mark: &MarkFile, connection: &Connection) {
+    while slot.next() {
+        let done = mark.sync().and_then(|()| relieve(connection));
         if shared.remember_failure(done).is_err() {
             return;
         }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::ioctl::{Setter, ioctl, opcode};
 
@@ -89,8 +90,15 @@ fn shut_down(root: &File) {
     done.unwrap();
 }
 
+/// A process that another thread is just starting has our descriptors until it executes its program.
 fn unmount(path: &Path) -> Result<(), String> {
-    run(Command::new("umount").arg(path))
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match run(Command::new("umount").arg(path)) {
+            Err(why) if why.contains("busy") && Instant::now() < deadline => std::thread::yield_now(),
+            done => return done,
+        }
+    }
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
