@@ -37,8 +37,11 @@ fn from_file(path: &Path) -> Result<FlowSpec, Error> {
         Some("json") => load::from_json(&text, &shown)?,
         Some("toml") => load::from_toml(&text, &shown)?,
         _ => {
-            return Err(Error::invalid("flow.file", format!("{shown} is neither .toml, .json nor FILE.py:flow"))
-                .help("eclosion run FLOW.toml"));
+            return Err(Error::invalid(
+                "flow.file",
+                format!("{shown} is neither .toml, .json nor FILE.py:flow"),
+            )
+            .help("eclosion run FLOW.toml"));
         }
     };
     complete(spec, path)
@@ -47,7 +50,9 @@ fn from_file(path: &Path) -> Result<FlowSpec, Error> {
 fn unreadable(path: &Path, why: &std::io::Error) -> Error {
     let message = format!("{} cannot be read: {why}", path.display());
     match why.kind() {
-        std::io::ErrorKind::NotFound => Error::not_found("flow.file", message).help("check the path: eclosion run FLOW.toml"),
+        std::io::ErrorKind::NotFound => {
+            Error::not_found("flow.file", message).help("check the path: eclosion run FLOW.toml")
+        }
         _ => Error::invalid("flow.file", message),
     }
 }
@@ -66,10 +71,14 @@ async fn described(path: &Path, name: &str, python_path: &[PathBuf]) -> Result<F
     let output = tokio::time::timeout(DESCRIBE, child)
         .await
         .map_err(|_| Error::deadline("importing the flow's file"))?
-        .map_err(|why| Error::new(Code::Unavailable, "flow.python", format!("python3 cannot be started: {why}")))?;
+        .map_err(|why| {
+            Error::new(Code::Unavailable, "flow.python", format!("python3 cannot be started: {why}"))
+        })?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::invalid("flow.python", format!("{}:{name} is no flow", path.display())).cause(words));
+        return Err(
+            Error::invalid("flow.python", format!("{}:{name} is no flow", path.display())).cause(words)
+        );
     }
     let text = String::from_utf8_lossy(&output.stdout);
     complete(load::from_json(&text, &path.display().to_string())?, &path)
@@ -110,14 +119,18 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
         let entry = entry.map_err(|why| unreadable(directory, &why))?;
         let (path, kind) = (entry.path(), entry.file_type().map_err(|why| unreadable(directory, &why))?);
         let name = entry.file_name();
-        let hidden = name.to_string_lossy().starts_with('.') || name == "__pycache__" || name == "node_modules";
+        let hidden =
+            name.to_string_lossy().starts_with('.') || name == "__pycache__" || name == "node_modules";
         if kind.is_dir() && !hidden {
             collect(&path, files)?;
         } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "py") {
             let bytes = entry.metadata().map_err(|why| unreadable(&path, &why))?.len();
             if bytes > FILE_BYTES_MAX || files.len() >= FILES_MAX {
-                return Err(Error::invalid("flow.code", format!("{} holds too much code", directory.display()))
-                    .help("put the flow's own code into a directory of its own and name it: code = \"DIR\""));
+                return Err(Error::invalid(
+                    "flow.code",
+                    format!("{} holds too much code", directory.display()),
+                )
+                .help("put the flow's own code into a directory of its own and name it: code = \"DIR\""));
             }
             files.push(path);
         }

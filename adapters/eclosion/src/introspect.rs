@@ -30,8 +30,12 @@ impl Handler for Introspect {
     async fn handle(&mut self, message: InHand) {
         let answer = match self.0.kernel.get() {
             Some(kernel) => self.answer(kernel, &message),
-            None => Err(Error::new(eclosion_schemas::Code::Unavailable, "kernel.starting", "the kernel is starting")
-                .retry(eclosion_schemas::Retry::After { after_ms: 50 })),
+            None => Err(Error::new(
+                eclosion_schemas::Code::Unavailable,
+                "kernel.starting",
+                "the kernel is starting",
+            )
+            .retry(eclosion_schemas::Retry::After { after_ms: 50 })),
         };
         message.finish().reply(answer);
     }
@@ -58,6 +62,11 @@ impl Introspect {
                 self.0.stop.send_replace(Some(StopRequest { now }));
                 reply::<Stop>(Empty {})
             }
+            #[cfg(feature = "chaos")]
+            crate::chaos::Panic::NAME => match message.request::<crate::chaos::Panic>() {
+                Some(request) => crate::chaos::panic(kernel, request).map(|()| Box::new(()) as _),
+                None => Err(Error::invalid("request.type", "not a chaos.panic")),
+            },
             other => Err(eclosion_kernel::actor::unimplemented(&kernel_address(), other)),
         }
     }
@@ -117,7 +126,10 @@ fn findings(kernel: &Kernel, poisoned: Option<&str>) -> Vec<String> {
     for row in kernel.rows() {
         if row.restarts > 0 {
             let error = row.last_error.as_deref().unwrap_or("no text");
-            findings.push(format!("{} was restarted {} times lately, last: {error}. See: eclosion tree", row.address, row.restarts));
+            findings.push(format!(
+                "{} was restarted {} times lately, last: {error}. See: eclosion tree",
+                row.address, row.restarts
+            ));
         }
         if row.dead_letters > 0 {
             findings.push(format!("{} has {} dead letters.", row.address, row.dead_letters));

@@ -1,1 +1,279 @@
+//! Eclosion, put together: the kernel with its subsystems, its store, its workers and its socket.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), eclosion_schemas::Error> {
+//! use eclosion::{Eclosion, Options, Places};
+//! let kernel = Eclosion::start(Options::new(Places::of("default")?)).await?;
+//! println!("listening on {}", kernel.places().socket.display());
+//! kernel.stopped().await;
+//! kernel.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! It starts on the runtime it is called on, and takes nothing else of the process: no signal handler, no subscriber.
+//!
+//! Start: directories → lock and journal → fold → socket → adopt what survived → perform what is owed.
+//! Stop: sockets first, then actors, then the journal, synced to its end; workers go with a shutdown, and stay for the
+//! next kernel when this one is killed.
 
+#[cfg(feature = "chaos")]
+mod chaos;
+mod environments;
+pub mod flow_file;
+mod introspect;
+mod logs;
+mod output;
+pub mod places;
+mod report;
+mod sockets;
+mod workers;
+
+use std::num::NonZero;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use eclosion_arbitration::{ArbitrationActor, ArbitrationOptions};
+use eclosion_artifact_store::{ArtifactActor, BlobStore};
+use eclosion_bus::Bus;
+use eclosion_dag_tracker::DagActor;
+use eclosion_environments::Environments;
+use eclosion_journal_sqlite::SqliteJournal;
+use eclosion_kernel::Kernel;
+use eclosion_kernel::clock::{Clock, SystemClock};
+use eclosion_kernel::supervision::Escalated;
+use eclosion_pool_manager::{PoolManager, PoolOptions};
+use eclosion_process::{KeeperConfig, Leftover};
+use eclosion_schemas::events::{Event, WorkerDied, WorkerStarted};
+use eclosion_schemas::ops::kernel::StopRequest;
+use eclosion_schemas::{Error, Seq, WorkerId};
+use eclosion_store_fs::FileStore;
+use tokio::sync::watch;
+
+use crate::environments::Builds;
+use crate::introspect::{Introspect, Own};
+use crate::logs::Logs;
+use crate::output::OutputFiles;
+use crate::workers::{HostConfig, WorkerHost};
+
+pub use eclosion_process::{KeeperOptions, main as keeper_main};
+pub use places::{DEFAULT_INSTANCE, Places};
+
+/// How a kernel is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub places: Places,
+    /// Workers at a time. Default: the cores of this machine.
+    pub workers_max: u32,
+    /// What tasks that ask for it may hold together.
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+    /// How long workers outlive a kernel that died.
+    pub grace_ms: u64,
+    /// How long an attempt may take to end once it was cancelled, before its worker is terminated.
+    pub cancel_grace_ms: u64,
+    /// The binary that serves in the role `keeper`. Default: this one.
+    pub keeper_binary: Option<PathBuf>,
+    /// Go on from the last whole record of a damaged journal.
+    pub accept_loss: bool,
+}
+
+impl Options {
+    /// This machine's size, and the stated defaults.
+    #[must_use]
+    pub fn new(places: Places) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get) as u32;
+        Self {
+            places,
+            workers_max: cores,
+            cpu_millis: u64::from(cores) * 1000,
+            memory_bytes: total_memory_bytes(),
+            grace_ms: 60_000,
+            cancel_grace_ms: 5_000,
+            keeper_binary: None,
+            accept_loss: false,
+        }
+    }
+}
+
+fn total_memory_bytes() -> u64 {
+    let Ok(mut system) = sysinfo::System::new() else { return 0 };
+    system.refresh_memory();
+    system.total_memory()
+}
+
+/// A running kernel with everything around it. Dropping it stops nothing; [`Eclosion::shutdown`] does.
+#[derive(Debug)]
+pub struct Eclosion {
+    kernel: Kernel,
+    host: WorkerHost,
+    own: Arc<Own>,
+    places: Places,
+}
+
+impl Eclosion {
+    /// Starts, and returns once the socket is bound and survivors were taken over.
+    ///
+    /// # Errors
+    /// `conflict` when another kernel has the state directory, `data_loss` for a damaged journal, `unavailable` or
+    /// `denied` for directories and sockets; each says what to do.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        let places = options.places.clone();
+        places.make()?;
+        let journal_options = eclosion_journal_sqlite::Options {
+            accept_loss: options.accept_loss,
+            projections: vec![eclosion_dag_tracker::project, eclosion_artifact_store::project],
+        };
+        let (store, opened) = SqliteJournal::open(&places.state.join("journal"), &journal_options)?;
+        let blobs: Arc<dyn BlobStore> = Arc::new(FileStore::open(&places.state.join("artifacts"))?);
+        let environments = Arc::new(Environments::new(&places.cache)?);
+        let outputs = OutputFiles::open(places.logs()).map_err(|why| unavailable(&places.logs(), &why))?;
+        let host = WorkerHost::new(
+            host_config(&options, outputs.clone())?,
+            Arc::clone(&blobs),
+            Arc::clone(&environments),
+        );
+        let builds = Builds::new(environments);
+        let own = Arc::new(Own {
+            kernel: OnceLock::new(),
+            instance: places.instance.clone(),
+            state: places.state.clone(),
+            started: SystemClock.now(),
+            stop: watch::Sender::new(None),
+        });
+        let bus: Arc<OnceLock<Bus>> = Arc::default();
+        let (introspect, logs) = (Arc::clone(&own), Arc::clone(&bus));
+        let sync = Arc::clone(&blobs);
+        let kernel = Kernel::builder()
+            .operations(table()?)
+            .journal(Box::new(store), opened)
+            .before_sync(Arc::new(move || sync.sync()))
+            .actor(ArtifactActor::new(Arc::clone(&blobs)))
+            .actor(ArbitrationActor::new(ArbitrationOptions::new(options.cpu_millis, options.memory_bytes)))
+            .actor(PoolManager::new(
+                PoolOptions::new(options.workers_max),
+                Arc::new(host.clone()),
+                Arc::new(builds.clone()),
+            ))
+            .actor(DagActor::new())
+            .service(eclosion_schemas::ops::kernel::ADDRESS, move || Introspect(Arc::clone(&introspect)))
+            .service(eclosion_schemas::ops::log::ADDRESS, move || Logs {
+                bus: Arc::clone(&logs),
+                files: outputs.clone(),
+            })
+            .start()
+            .await?;
+        // Set once, here: the actors were made before the kernel that they are part of.
+        let _ = (own.kernel.set(kernel.clone()), bus.set(kernel.bus().clone()));
+        host.attach(&kernel);
+        builds.attach(&kernel);
+        let started = Self { kernel, host, own, places };
+        started.open_doors().await?;
+        Ok(started)
+    }
+
+    async fn open_doors(&self) -> Result<(), Error> {
+        sockets::listen(&self.kernel, &self.places, self.own.stop.subscribe()).await?;
+        self.host.adopt(recorded_workers(&self.kernel)?).await?;
+        self.kernel.adopt();
+        self.kernel.run();
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        self.kernel.bus()
+    }
+
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// The keeper's pid, once a worker was needed.
+    pub async fn keeper_pid(&self) -> Option<u32> {
+        self.host.keeper_pid().await
+    }
+
+    /// Waits until somebody asked the kernel to stop.
+    pub async fn stopped(&self) -> StopRequest {
+        let mut stop = self.own.stop.subscribe();
+        match stop.wait_for(Option::is_some).await {
+            Ok(request) => request.clone().unwrap_or(StopRequest { now: false }),
+            Err(_) => StopRequest { now: true },
+        }
+    }
+
+    /// Waits until supervision has given up; the process should end then.
+    pub async fn escalated(&self) -> Escalated {
+        self.kernel.escalated().await
+    }
+
+    /// Ends everything: sessions, workers and their keeper, actors, and last the journal, synced to its end.
+    pub async fn shutdown(&self) {
+        self.own.stop.send_if_modified(|stop| stop.replace(StopRequest { now: true }).is_none());
+        self.host.shutdown().await;
+        self.kernel.stop().await;
+        if let Err(why) = std::fs::remove_file(&self.places.socket)
+            && why.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%why, "the socket's file is left");
+        }
+    }
+}
+
+fn table() -> Result<eclosion_schemas::operation::Table, Error> {
+    #[cfg_attr(not(feature = "chaos"), expect(unused_mut, reason = "chaos adds an operation"))]
+    let mut table = eclosion_schemas::ops::table()?;
+    #[cfg(feature = "chaos")]
+    table.declare(eclosion_schemas::operation::Spec::of::<chaos::Panic>())?;
+    Ok(table)
+}
+
+fn host_config(options: &Options, outputs: OutputFiles) -> Result<HostConfig, Error> {
+    let places = &options.places;
+    let binary = match &options.keeper_binary {
+        Some(binary) => binary.clone(),
+        None => std::env::current_exe().map_err(|why| unavailable(Path::new("/proc/self/exe"), &why))?,
+    };
+    let keeper = KeeperConfig {
+        binary,
+        instance: places.instance.clone(),
+        dir: places.runtime.clone(),
+        grace_ms: options.grace_ms,
+        log: places.logs().join("keeper.log"),
+        connect_timeout_ms: 10_000,
+    };
+    let cancel_grace_ms = options.cancel_grace_ms;
+    Ok(HostConfig {
+        keeper,
+        instance: places.instance.clone(),
+        scratch: places.state.join("scratch"),
+        outputs,
+        cancel_grace_ms,
+    })
+}
+
+/// The workers that the journal knows and has not seen die.
+fn recorded_workers(kernel: &Kernel) -> Result<Vec<Leftover>, Error> {
+    let mut alive = std::collections::BTreeMap::<WorkerId, Leftover>::new();
+    kernel.reader().read(Seq(0), &[WorkerStarted::KIND, WorkerDied::KIND], &mut |record| {
+        if let Some(started) = record.event::<WorkerStarted>() {
+            let (pid, start_ticks, boot_id) = (started.pid, started.start_ticks, started.boot_id.clone());
+            alive.insert(started.worker.clone(), Leftover { pid, start_ticks, boot_id });
+        } else if let Some(died) = record.event::<WorkerDied>() {
+            alive.remove(&died.worker);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(alive.into_values().collect())
+}
+
+fn unavailable(path: &Path, why: &std::io::Error) -> Error {
+    Error::new(eclosion_schemas::Code::Unavailable, "places.make", format!("{}: {why}", path.display()))
+}

@@ -29,13 +29,18 @@ impl Handler for Logs {
         let operation = message.operation;
         let responder = message.finish();
         let (Some(request), Some(bus)) = (request, bus) else {
-            let refusal = Error::new(eclosion_schemas::Code::Unimplemented, "operation.address", format!("/logs does not serve {operation}"));
+            let refusal = Error::new(
+                eclosion_schemas::Code::Unimplemented,
+                "operation.address",
+                format!("/logs does not serve {operation}"),
+            );
             return responder.reply(Err(refusal));
         };
         let files = self.files.clone();
         // A reader that is slow or follows must not keep the next one waiting; it ends with its asker.
         tokio::spawn(async move {
-            let outcome = Reading { bus, files, request, seen: BTreeSet::new(), lines: 0 }.run(&responder).await;
+            let outcome =
+                Reading { bus, files, request, seen: BTreeSet::new(), lines: 0 }.run(&responder).await;
             responder.reply(outcome.map(|reply| Box::new(reply) as Box<dyn std::any::Any + Send>));
         });
     }
@@ -77,7 +82,11 @@ impl Reading {
 
     fn find(&self, run: &GetReply) -> Result<Vec<Printed>, Error> {
         let unreadable = |why: std::io::Error| {
-            Error::new(eclosion_schemas::Code::Unavailable, "log.unreadable", format!("the output files: {why}"))
+            Error::new(
+                eclosion_schemas::Code::Unavailable,
+                "log.unreadable",
+                format!("the output files: {why}"),
+            )
         };
         let mut found = Vec::new();
         for worker in self.files.workers().map_err(unreadable)? {
@@ -88,11 +97,15 @@ impl Reading {
             }
         }
         for task in &run.tasks {
-            let lost = task.certificates.iter().filter_map(|death| Some((death.worker.clone(), death.attempt?, true)));
+            let lost = task
+                .certificates
+                .iter()
+                .filter_map(|death| Some((death.worker.clone(), death.attempt?, true)));
             let running = task.worker.clone().filter(|_| task.state == TaskState::Running);
             let running = running.map(|worker| (worker, task.attempt, false));
             for (worker, attempt, ended) in lost.chain(running) {
-                let end = |stream| std::fs::metadata(self.files.path(&worker, stream)).map_or(0, |file| file.len());
+                let end =
+                    |stream| std::fs::metadata(self.files.path(&worker, stream)).map_or(0, |file| file.len());
                 let rest = |stream| (self.files.recorded_to(&worker, stream), end(stream));
                 let (stdout, stderr) = (rest(Stream::Stdout), rest(Stream::Stderr));
                 let part = Part { run: task.run.clone(), task: task.task.clone(), attempt, stdout, stderr };
@@ -114,7 +127,11 @@ impl Reading {
             let path: PathBuf = self.files.path(&printed.worker, stream);
             let (from, to) = stream.range(&printed.part);
             let lines = read_lines(&path, from, to).map_err(|why| {
-                Error::new(eclosion_schemas::Code::Unavailable, "log.unreadable", format!("{}: {why}", path.display()))
+                Error::new(
+                    eclosion_schemas::Code::Unavailable,
+                    "log.unreadable",
+                    format!("{}: {why}", path.display()),
+                )
             })?;
             for text in lines {
                 let Part { task, attempt, .. } = &printed.part;
@@ -127,4 +144,3 @@ impl Reading {
         Ok(())
     }
 }
-

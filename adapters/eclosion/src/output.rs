@@ -165,7 +165,11 @@ mod tests {
             stderr: (0, 0),
         };
         files.record(&worker, &part).unwrap();
-        fs::write(files.path(&worker, Stream::Stderr), (0..20).map(|n| format!("line {n}\n")).collect::<String>()).unwrap();
+        fs::write(
+            files.path(&worker, Stream::Stderr),
+            (0..20).map(|n| format!("line {n}\n")).collect::<String>(),
+        )
+        .unwrap();
         assert_eq!(files.parts(&worker).unwrap(), [part]);
         let lines = files.last_lines(&worker);
         assert_eq!((lines.len(), lines.last().map(String::as_str)), (10, Some("line 19")));

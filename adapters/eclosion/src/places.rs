@@ -114,7 +114,12 @@ fn private(directory: &Path) -> Result<(), Error> {
     if mine && found.mode() & 0o022 == 0 {
         return Ok(());
     }
-    let message = format!("{} can be changed by others (owner {}, mode {:o})", directory.display(), found.uid(), found.mode() & 0o777);
+    let message = format!(
+        "{} can be changed by others (owner {}, mode {:o})",
+        directory.display(),
+        found.uid(),
+        found.mode() & 0o777
+    );
     Err(Error::new(Code::Denied, "places.owner", message)
         .help(format!("chmod 700 {0}, or choose another directory", directory.display())))
 }

@@ -25,7 +25,8 @@ where
             Ok(reply) => return Ok(reply),
             Err(refusal) => refusal,
         };
-        let passing = matches!(refusal.code, Code::Unavailable | Code::Deadline | Code::Exhausted | Code::Unknown);
+        let passing =
+            matches!(refusal.code, Code::Unavailable | Code::Deadline | Code::Exhausted | Code::Unknown);
         let over = refusal.reason.starts_with("journal.poisoned") || refusal.reason == "journal.closed";
         if over || !passing {
             tracing::warn!(operation = O::NAME, %refusal, "was not heard");

@@ -117,7 +117,8 @@ impl Entry {
 
     /// What a survivor's attempt is about. Gives its outcome, if that came first.
     fn learn(&mut self, fence: Fence, about: &(TaskRef, Attempt)) -> Option<(Outcome, Acknowledge)> {
-        let running = self.running.as_mut().filter(|running| running.fence == fence && running.about.is_none())?;
+        let running =
+            self.running.as_mut().filter(|running| running.fence == fence && running.about.is_none())?;
         running.about = Some(about.clone());
         let early = running.early.take()?;
         self.running = None;
@@ -126,7 +127,11 @@ impl Entry {
 }
 
 impl WorkerHost {
-    pub(crate) fn new(config: HostConfig, blobs: Arc<dyn BlobStore>, environments: Arc<Environments>) -> Self {
+    pub(crate) fn new(
+        config: HostConfig,
+        blobs: Arc<dyn BlobStore>,
+        environments: Arc<Environments>,
+    ) -> Self {
         let (keeper, workers) = (tokio::sync::Mutex::new(None), Mutex::default());
         Self(Arc::new(Shared { config, blobs, environments, kernel: OnceLock::new(), keeper, workers }))
     }
@@ -151,7 +156,8 @@ impl WorkerHost {
             }
             None => {
                 let directory = self.0.config.keeper.dir.clone();
-                let swept = tokio::task::spawn_blocking(move || eclosion_process::sweep(&directory, &recorded)).await;
+                let swept =
+                    tokio::task::spawn_blocking(move || eclosion_process::sweep(&directory, &recorded)).await;
                 if let Ok(found @ 1..) = swept {
                     tracing::warn!(found, "ended processes of an earlier kernel");
                 }
@@ -314,7 +320,10 @@ impl WorkerHost {
     async fn reap(&self, worker: &WorkerId, mut exit: watch::Receiver<Option<Exit>>, why: Option<Error>) {
         if let Some(why) = &why {
             tracing::warn!(%worker, %why, "a worker broke the protocol");
-            self.exited(worker, Exit { death: Death::Protocol { text: why.message.clone() }, peak_rss_bytes: None });
+            self.exited(
+                worker,
+                Exit { death: Death::Protocol { text: why.message.clone() }, peak_rss_bytes: None },
+            );
             self.kill(worker).await;
         }
         let reaped = tokio::time::timeout(REAP, exit.wait_for(Option::is_some)).await.is_ok();
@@ -358,7 +367,13 @@ impl WorkerHost {
         });
     }
 
-    async fn spawn(&self, worker: WorkerId, environment: EnvironmentId, python: String, spec: EnvironmentSpec) {
+    async fn spawn(
+        &self,
+        worker: WorkerId,
+        environment: EnvironmentId,
+        python: String,
+        spec: EnvironmentSpec,
+    ) {
         let spawned = async {
             let paths = self.0.environments.runtime_paths(std::path::Path::new(&python)).await?;
             let path = |stream| self.0.config.outputs.path(&worker, stream).to_string_lossy().into_owned();
@@ -376,7 +391,10 @@ impl WorkerHost {
             self.keeper().await?.spawn(request)
         };
         if let Err(error) = spawned.await {
-            self.exited(&worker, Exit { death: Death::Start { text: error.to_string() }, peak_rss_bytes: None });
+            self.exited(
+                &worker,
+                Exit { death: Death::Start { text: error.to_string() }, peak_rss_bytes: None },
+            );
             self.gone(&worker);
         }
     }
@@ -465,7 +483,8 @@ impl Launcher for WorkerHost {
                 (None, entry.learn(execute.fence, &about))
             } else {
                 entry.last = execute.fence;
-                entry.running = Some(Running { fence: execute.fence, about: Some(about.clone()), early: None });
+                entry.running =
+                    Some(Running { fence: execute.fence, about: Some(about.clone()), early: None });
                 (entry.link.clone(), None)
             }
         };
@@ -558,7 +577,9 @@ impl WorkerReports for Reports {
         let about = {
             let mut workers = lock(&self.host.0.workers);
             let running = workers.get_mut(&self.worker).map(|entry| &mut entry.running);
-            let Some(slot) = running.filter(|slot| slot.as_ref().is_some_and(|running| running.fence == fence)) else {
+            let Some(slot) =
+                running.filter(|slot| slot.as_ref().is_some_and(|running| running.fence == fence))
+            else {
                 // It is over already: nobody waits for it.
                 drop(workers);
                 return acknowledge();
@@ -585,7 +606,8 @@ async fn conclude(
     let (TaskRef { run, task }, worker) = (task, worker.clone());
     let refusal = match result {
         Ok(output) => {
-            let commit = CommitRequest { run: run.clone(), task: task.clone(), fence, worker: worker.clone(), output };
+            let commit =
+                CommitRequest { run: run.clone(), task: task.clone(), fence, worker: worker.clone(), output };
             match until_heard::<Commit>(kernel.bus(), commit).await {
                 Ok(reply) => return Ok(reply),
                 // It cannot be committed as it is (too large, say): that is the attempt's failure.
@@ -605,7 +627,8 @@ struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let alive = lock(&self.host.0.workers).get(&self.worker).is_some_and(|entry| entry.exit.borrow().is_none());
+        let alive =
+            lock(&self.host.0.workers).get(&self.worker).is_some_and(|entry| entry.exit.borrow().is_none());
         if alive {
             let (host, worker) = (self.host.clone(), self.worker.clone());
             let text = "its holder ended before it did".into();

@@ -103,6 +103,9 @@ struct Inner {
     tickets: u64,
     poisoned: Option<Arc<str>>,
     closed: bool,
+    /// Threads that are to panic; see [`Journal::interrupt`].
+    #[cfg(feature = "chaos")]
+    interrupted: [bool; 2],
     reader: Option<Arc<dyn Reader>>,
 }
 
@@ -136,6 +139,8 @@ impl Journal {
             tickets: 0,
             poisoned: None,
             closed: false,
+            #[cfg(feature = "chaos")]
+            interrupted: [false; 2],
             reader,
         };
         Self {
@@ -287,6 +292,8 @@ impl Journal {
     pub fn wait_unwritten(&self, max: usize) -> Option<Vec<Arc<Record>>> {
         let mut inner = self.lock();
         loop {
+            #[cfg(feature = "chaos")]
+            inner.obey(Mark::Written);
             if inner.poisoned.is_some() {
                 return None;
             }
@@ -308,6 +315,8 @@ impl Journal {
         let mut inner = self.lock();
         let mut idled = false;
         loop {
+            #[cfg(feature = "chaos")]
+            inner.obey(Mark::Synced);
             if inner.poisoned.is_some() {
                 return None;
             }
@@ -379,6 +388,14 @@ impl Journal {
         }
     }
 
+    /// Makes the writer or the syncer panic at its next look: for kernels that were built to be killed.
+    #[cfg(feature = "chaos")]
+    pub fn interrupt(&self, thread: Mark) {
+        self.lock().interrupted[thread as usize] = true;
+        self.unwritten.notify_all();
+        self.unsynced.notify_all();
+    }
+
     /// Ends the waits of writer and syncer once everything is written and synced.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -388,6 +405,17 @@ impl Journal {
 }
 
 impl Inner {
+    #[cfg(feature = "chaos")]
+    #[expect(
+        clippy::panic,
+        reason = "that is what was asked for; the feature is absent from what users build"
+    )]
+    fn obey(&mut self, thread: Mark) {
+        if std::mem::take(&mut self.interrupted[thread as usize]) {
+            panic!("interrupted");
+        }
+    }
+
     fn admit(&self) -> Result<(), Error> {
         let unavailable = |reason: &str, message: String| Error::new(Code::Unavailable, reason, message);
         if let Some(why) = &self.poisoned {

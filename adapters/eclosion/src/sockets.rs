@@ -1,0 +1,91 @@
+//! The door: one listening socket, a supervised session for each connection.
+//!
+//! The socket itself outlives the listener's incarnations: whoever connects while the next one begins waits in the
+//! operating system's queue. A session that panics takes its own connection along and nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use eclosion_bus::Address;
+use eclosion_ipc::listener::{Accepted, ListenOptions, Listener};
+use eclosion_ipc::session::{Session, Welcome};
+use eclosion_kernel::Kernel;
+use eclosion_kernel::background::{Begin, Work};
+use eclosion_kernel::kernel::TRANSPORTS;
+use eclosion_kernel::supervision::Restart;
+use eclosion_schemas::Error;
+use eclosion_schemas::frame::Limits;
+use eclosion_schemas::ops::kernel::StopRequest;
+use tokio::sync::watch;
+
+use crate::places::Places;
+
+type Stopping = watch::Receiver<Option<StopRequest>>;
+
+/// What every incarnation of the listener works with.
+struct Door {
+    kernel: Kernel,
+    listener: Listener,
+    welcome: Arc<Welcome>,
+    stopping: Stopping,
+    sessions: AtomicU64,
+}
+
+/// Binds the socket and begins to accept.
+///
+/// # Errors
+/// As [`Listener::bind`].
+pub(crate) async fn listen(kernel: &Kernel, places: &Places, stopping: Stopping) -> Result<(), Error> {
+    let listener = Listener::bind(ListenOptions::new(&places.socket))?;
+    let door = Arc::new(Door {
+        kernel: kernel.clone(),
+        listener,
+        welcome: Arc::new(welcome(kernel, places)),
+        stopping,
+        sessions: AtomicU64::new(0),
+    });
+    let begin: Begin = Arc::new(move || -> Work { Box::pin(accept(Arc::clone(&door))) });
+    kernel.supervise(TRANSPORTS, address("/listener")?, Restart::Permanent, begin).await
+}
+
+fn welcome(kernel: &Kernel, places: &Places) -> Welcome {
+    let operations: Vec<_> = kernel.bus().table().iter().map(|spec| spec.describe()).collect();
+    let described = serde_json::to_vec(&operations).unwrap_or_default();
+    Welcome {
+        server: concat!("eclosion/", env!("CARGO_PKG_VERSION")).into(),
+        instance: places.instance.clone(),
+        epoch: kernel.journal().epoch(),
+        describe_hash: blake3::hash(&described).to_hex().to_string(),
+        features: Vec::new(),
+        limits: Limits::DEFAULT,
+    }
+}
+
+async fn accept(door: Arc<Door>) -> Result<(), Error> {
+    loop {
+        let accepted = door.listener.accept().await;
+        if let Err(error) = open(&door, accepted).await {
+            tracing::warn!(%error, "a connection was not served");
+        }
+    }
+}
+
+async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
+    let number = door.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut stopping = door.stopping.clone();
+    let stopped = async move {
+        // A sender that is gone is a kernel that is gone.
+        let _ = stopping.wait_for(Option::is_some).await;
+    };
+    let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&door.welcome), stopped)?;
+    let serving = async move {
+        let end = session.run().await;
+        tracing::debug!(client = end.client.as_deref(), calls = end.calls, why = ?end.why, "a session ended");
+        Ok(())
+    };
+    door.kernel.hold(TRANSPORTS, address(&format!("/sessions/{number}"))?, serving).await
+}
+
+fn address(text: &str) -> Result<Address, Error> {
+    text.parse().map_err(|why| Error::invalid("address", format!("{text}: {why}")))
+}
