@@ -1,0 +1,60 @@
+"""Tasks that keep a ledger outside the kernel's control: one line, in one write, for each start and each end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from eclosion import current
+
+
+def note(ledger: str, event: str) -> None:
+    """Append a line to this worker's own file."""
+    here = current()
+    line = {
+        "event": event,
+        "run": here.run,
+        "task": here.task,
+        "attempt": here.attempt,
+        "pid": os.getpid(),
+        "ns": time.monotonic_ns(),
+    }
+    path = Path(ledger) / f"{os.getpid()}.jsonl"
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(file)
+
+
+def items(ledger: str, width: int) -> list[int]:
+    note(ledger, "start")
+    note(ledger, "end")
+    return list(range(1, width + 1))
+
+
+def work(ledger: str, item: int, work_ms: int, gate: str = "") -> int:
+    note(ledger, "start")
+    print(f"working on {item}", flush=True)
+    here = current()
+    deadline = time.monotonic() + work_ms / 1000
+    while time.monotonic() < deadline or (gate and not Path(gate).exists()):
+        here.progress(0.5, 1.0, "working")
+        if here.wait_cancelled(0.01):
+            break
+    note(ledger, "end")
+    return item * 2
+
+
+def join(ledger: str, items: list[int]) -> list[int]:
+    note(ledger, "start")
+    note(ledger, "end")
+    return items
+
+
+def finish(ledger: str, items: list[int]) -> int:
+    note(ledger, "start")
+    note(ledger, "end")
+    return sum(items)

@@ -1,0 +1,236 @@
+"""Judges one crash round from what it left: a copy of the journal, and the workers' own ledgers.
+
+Written from the description of the journal's stored form alone; it shares no code with the kernel.
+
+    python judge.py ROUND_DIR            exit 0: every promise held; 1: the violations are printed
+    python judge.py ROUND_DIR --forge K  forges a violation of kind K first, and must find it
+
+ROUND_DIR holds `journal/` (journal.db, -wal, journal.mark), `ledger/*.jsonl` and `round.json`:
+{"expected": {RUN: value}, "kills": {"worker": n, "keeper": n, "kernel": n}, "workers_max": n, "cancelled": [RUN]}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sqlite3
+import struct
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import blake3
+import msgspec
+
+GENESIS = blake3.blake3(b"eclosion/journal/v1").digest()[:16]
+REFERENCE = re.compile(r"\$\{([A-Za-z0-9_-]+)\}")
+
+
+@dataclasses.dataclass
+class Record:
+    seq: int
+    epoch: int
+    at: int
+    kind: str
+    version: int
+    cause: str | None
+    raw: bytes
+    chain: bytes
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return msgspec.msgpack.decode(self.raw)
+
+    def expected_chain(self, before: bytes) -> bytes:
+        seq, n = (int(part) for part in self.cause.split(".")) if self.cause else (0, 0)
+        kind = self.kind.encode()
+        head = struct.pack(
+            ">QIQHBQIII", self.seq, self.epoch, self.at, self.version, int(self.cause is not None), seq, n,
+            len(kind), len(self.raw),
+        )  # fmt: skip
+        return blake3.blake3(before + head + kind + self.raw).digest()[:16]
+
+
+def read_journal(directory: Path) -> list[Record]:
+    # The copy may be opened for writing: SQLite then reads the WAL as it would after a crash.
+    database = sqlite3.connect(directory / "journal.db")
+    rows = database.execute(
+        "SELECT seq, epoch, at, kind, version, cause, body, chain FROM events ORDER BY seq"
+    ).fetchall()
+    database.close()
+    return [Record(*row) for row in rows]
+
+
+def read_mark(directory: Path) -> tuple[int, bytes] | None:
+    content = (directory / "journal.mark").read_bytes()
+    best: tuple[int, int, bytes] | None = None
+    for offset in (0, 4096):
+        slot = content[offset : offset + 64]
+        if len(slot) < 64 or slot[:8] != b"ECLMARK1" or blake3.blake3(slot[:48]).digest()[:16] != slot[48:]:
+            continue
+        counter, seq = struct.unpack(">QQ", slot[8:24])
+        if best is None or counter > best[0]:
+            best = (counter, seq, slot[32:48])
+    return best and best[1:]
+
+
+def read_ledger(directory: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(directory.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            yield json.loads(line)
+
+
+Fence = tuple[int, int]
+
+
+def fence_of(body: dict[str, Any]) -> Fence:
+    return (body["fence"]["epoch"], body["fence"]["counter"])
+
+
+class Judge:
+    def __init__(self, records: list[Record], mark: tuple[int, bytes] | None, ledger: list[dict[str, Any]], about: dict[str, Any]) -> None:
+        self.records, self.mark, self.ledger, self.about = records, mark, ledger, about
+        self.violations: list[str] = []
+
+    def claim(self, holds: bool, text: str) -> None:
+        if not holds:
+            self.violations.append(text)
+
+    def judge(self) -> list[str]:
+        self.order()
+        self.commits()
+        self.dependencies()
+        self.ends()
+        self.starts()
+        self.deaths()
+        return self.violations
+
+    def order(self) -> None:
+        """H5: gapless, chained, epochs never fall, nothing below the mark is missing."""
+        chain, epoch = GENESIS, 0
+        for place, record in enumerate(self.records, start=1):
+            self.claim(record.seq == place, f"seq {record.seq} stands at place {place}")
+            self.claim(record.chain == record.expected_chain(chain), f"#{record.seq}: the chain is broken")
+            self.claim(record.epoch >= epoch, f"#{record.seq}: epoch {record.epoch} after {epoch}")
+            chain, epoch = record.chain, record.epoch
+        if self.mark:
+            seq, marked = self.mark
+            found = self.records[seq - 1] if 0 < seq <= len(self.records) else None
+            self.claim(seq == 0 or (found is not None and found.chain == marked), f"the mark names #{seq}, which is not there")
+
+    def of(self, kind: str) -> Iterator[tuple[Record, dict[str, Any]]]:
+        return ((record, record.body) for record in self.records if record.kind == kind)
+
+    def commits(self) -> None:
+        """H2, H3: one commit a task, under the largest fence granted so far; fences only grow."""
+        granted: dict[tuple[str, str], Fence] = {}
+        committed: Counter[tuple[str, str]] = Counter()
+        for record in self.records:
+            if record.kind not in ("attempt.started", "step.committed"):
+                continue
+            body = record.body
+            task, fence = (body["run"], body["task"]), fence_of(body)
+            if record.kind == "attempt.started":
+                self.claim(fence > granted.get(task, (0, 0)), f"#{record.seq}: fence {fence} of {task} does not grow")
+                self.claim(fence[0] == record.epoch, f"#{record.seq}: fence {fence} of another epoch")
+                granted[task] = fence
+            else:
+                committed[task] += 1
+                self.claim(granted.get(task) == fence, f"#{record.seq}: {task} committed under {fence}, not {granted.get(task)}")
+        for task, times in committed.items():
+            self.claim(times == 1, f"{task} was committed {times} times")
+
+    def dependencies(self) -> None:
+        """H8: an attempt starts after the commits of everything it refers to; none starts after a cancel."""
+        flows: dict[str, dict[str, Any]] = {}
+        done: dict[str, set[str]] = defaultdict(set)
+        cancelled: set[str] = set()
+        for record in self.records:
+            if record.kind == "run.started":
+                flows[record.body["run"]] = record.body["flow"]
+            elif record.kind == "step.committed":
+                body = record.body
+                self.claim(body["run"] not in cancelled, f"#{record.seq}: a commit after the cancellation")
+                done[body["run"]].add(body["task"])
+            elif record.kind == "run.cancelling":
+                cancelled.add(record.body["run"])
+            elif record.kind == "attempt.started":
+                body = record.body
+                for needed in self.needs(flows[body["run"]], body["task"].split("[")[0]):
+                    have = [task for task in done[body["run"]] if task.split("[")[0] == needed]
+                    self.claim(bool(have), f"#{record.seq}: {body['task']} started before {needed} was committed")
+
+    @staticmethod
+    def needs(flow: dict[str, Any], task: str) -> set[str]:
+        spec = flow["tasks"][task]
+        text = json.dumps([spec.get("with", {}), spec.get("each"), spec.get("after", [])])
+        return {name for name in REFERENCE.findall(text) if name in flow["tasks"]} | set(spec.get("after", []))
+
+    def ends(self) -> None:
+        """H2: every accepted run ends once, and with the right value."""
+        finished = Counter(body["run"] for _, body in self.of("run.finished"))
+        states = {body["run"]: body["state"] for _, body in self.of("run.finished")}
+        for _, body in self.of("run.started"):
+            self.claim(finished[body["run"]] == 1, f"run {body['run']} ended {finished[body['run']]} times")
+        outputs = {(b["run"], b["task"]): b["output"]["body"] for _, b in self.of("step.committed")}
+        for run, value in self.about["expected"].items():
+            self.claim(states.get(run) == "succeeded", f"run {run} ended {states.get(run)}")
+            found = outputs.get((run, "finish"))
+            self.claim(found is not None and msgspec.msgpack.decode(found) == value, f"run {run}: not {value}")
+
+    def starts(self) -> None:
+        """H4: whatever was committed was started; starts beyond the first are explained by what the journal saw fail."""
+        starts = Counter((line["run"], line["task"]) for line in self.ledger if line["event"] == "start")
+        attempts = Counter((b["run"], b["task"]) for _, b in self.of("attempt.started"))
+        ended = {fence_of(b) for _, b in self.of("step.failed")}
+        ended |= {fence_of(b) for _, b in self.of("worker.died") if b.get("fence")}
+        explained = Counter((b["run"], b["task"]) for _, b in self.of("attempt.started") if fence_of(b) in ended)
+        for _, body in self.of("step.committed"):
+            self.claim(starts[(body["run"], body["task"])] >= 1, f"{body['task']} was committed and never started")
+        for task, times in starts.items():
+            self.claim(times <= attempts[task], f"{task} was started {times} times in {attempts[task]} attempts")
+            self.claim(times - 1 <= explained[task], f"{task} was started {times} times, {explained[task]} explained")
+
+    def deaths(self) -> None:
+        """Workers die only of what was done to them; the kernel's own death is not among it."""
+        unwanted = sum(1 for _, body in self.of("worker.died") if not body.get("wanted"))
+        kills = self.about["kills"]
+        bound = kills["worker"] + kills["keeper"] * self.about["workers_max"]
+        self.claim(unwanted <= bound, f"{unwanted} workers died, {bound} deaths are explained")
+
+
+def forge(kind: str, records: list[Record], ledger: list[dict[str, Any]]) -> None:
+    """Makes a violation, with a chain that is right, so that only its own check can find it."""
+    last = records[-1]
+    committed = next(record for record in reversed(records) if record.kind == "step.committed")
+    if kind == "double-commit":
+        double = dataclasses.replace(committed, seq=last.seq + 1, epoch=last.epoch)
+        double.chain = double.expected_chain(last.chain)
+        records.append(double)
+    elif kind == "lost-record":
+        del records[len(records) // 2]
+    elif kind == "spurious-start":
+        ledger.append({"event": "start", "run": committed.body["run"], "task": committed.body["task"]})
+    else:
+        sys.exit(f"unknown forgery: {kind}")
+
+
+def main(arguments: list[str]) -> int:
+    directory = Path(arguments[0])
+    records, mark = read_journal(directory / "journal"), read_mark(directory / "journal")
+    ledger = list(read_ledger(directory / "ledger"))
+    about = json.loads((directory / "round.json").read_text())
+    if arguments[1:2] == ["--forge"]:
+        forge(arguments[2], records, ledger)
+    violations = Judge(records, mark, ledger, about).judge()
+    for violation in violations:
+        print(f"VIOLATION {violation}")
+    print(f"{len(records)} records, {len(ledger)} ledger lines, {len(violations)} violations")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
