@@ -50,7 +50,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(autouse=True)
 def fewer_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested is the flow and not the models."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
     import candidates
 
     monkeypatch.setattr(candidates, "TREES", 10)

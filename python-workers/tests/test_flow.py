@@ -5,7 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ import kernel
 from eclosion import TaskError, current, flow, task
 from eclosion.flow import FlowError
 from eclosion.testing import TaskFailed, run_flow, run_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FOLDER = str(pathlib.Path(__file__).parent)
 
@@ -90,22 +93,57 @@ def test_a_task_that_is_wired_twice_gets_two_names() -> None:
     assert tasks["numbers_2"]["after"] == ["numbers", "more"]
 
 
+# Wrong calls, which a type checker sees too.
+total_of: Any = total
+numbers_to: Any = numbers
+
+
+def nested(seed: int = 1) -> Any:
+    return total_of([numbers(2)])
+
+
+def inside_a_text(seed: int = 1) -> Any:
+    return total(numbers(2), label=f"{numbers(1)}")
+
+
+def looped_over(seed: int = 1) -> Any:
+    return [total_of(x) for x in numbers(2)]
+
+
+def branched_on(seed: int = 1) -> Any:
+    return total(numbers(2)) if seed else ""
+
+
+def no_data(seed: int = 1) -> Any:
+    return numbers_to(object())
+
+
+def misspelled(seed: int = 1) -> Any:
+    return total_of(numbers(1), lable="x")
+
+
+def no_output(seed: int = 1) -> Any:
+    return 3
+
+
+def no_default(seed: int) -> Any:
+    return numbers(seed)
+
+
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("wired", "says"),
     [
-        (lambda seed: total([numbers(2)]), "cannot stand inside another value"),
-        (lambda seed: total(numbers(2), label=f"{numbers(1)}"), "cannot be part of a text"),
-        (lambda seed: [total(x) for x in numbers(2)], "use TASK.map"),
-        (lambda seed: total(numbers(2)) if seed else "", "cannot be tested"),
-        (lambda seed: numbers(object()), "plain data"),
-        (lambda seed: total(numbers(1), lable="x"), "unexpected keyword argument 'lable'"),
-        (lambda seed: 3, "must return the output"),
+        (nested, "cannot stand inside another value"),
+        (inside_a_text, "cannot be part of a text"),
+        (looped_over, "use TASK.map"),
+        (branched_on, "cannot be tested"),
+        (no_data, "plain data"),
+        (misspelled, "unexpected keyword argument 'lable'"),
+        (no_output, "must return the output"),
+        (no_default, "needs a default"),
     ],
 )
-def test_what_no_flow_file_can_say_is_refused_with_its_place(body: Any, says: str) -> None:
-    def wired(seed: int = 1) -> Any:
-        return body(seed)
-
+def test_what_no_flow_file_can_say_is_refused_with_its_place(wired: Callable[..., Any], says: str) -> None:
     with pytest.raises(FlowError, match=says):
         flow(wired).spec()
     # A refusal leaves tasks the functions that they were.

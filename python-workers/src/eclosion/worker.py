@@ -47,8 +47,9 @@ from . import _frames as frames
 from ._attempt import current_of, perform
 from ._code import Code
 from ._errors import ErrorData, Refused, error
-from ._frames import Channel, Disconnected, Frame
+from ._frames import Disconnected, Frame
 from ._interrupts import UserCode
+from ._kernel import Kernel
 from ._output import Output
 from ._process import boot_id, runtime_path_last, start_thread, start_ticks
 from ._schemas import Execute
@@ -58,13 +59,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._current import Current
+    from ._frames import Channel
 
 CLIENT = "eclosion-python/0.1.0"
 API = 1
 # Calls that wait behind the running one; the kernel sends the next when the last is committed.
 WAITING_MAX = 4
-# For a file to be made or opened. A large one is preallocated, which takes a slow disk a while.
-ASK_TIMEOUT_S = 120
 # The keeper is gone: nobody is left to report to.
 EXIT_ORPHANED = 75
 EXIT_BROKEN = 70
@@ -110,19 +110,11 @@ class Worker:
         self._main_reads = True
         self._arrivals: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
 
-        # The connection. Changed under `_link`, whose waiters are told.
-        self._link = threading.Condition()
-        self._channel: Channel | None = None
-        self._welcomed = False
-        self._pending: dict[int, queue.SimpleQueue[Frame | None]] = {}
-        self._next_stream = 1
-
+        self._kernel = Kernel()
         self._calls: deque[Call] = deque()
         self._running: Call | None = None
-        self._stream: int | None = None
         self._current: Current | None = None
         self._held: Outcome | None = None
-        self._resume = False
         self._leaving = False
         self._handlers: dict[int, Callable[[Frame], None]] = {
             frames.CALL: self._on_call,
@@ -152,13 +144,13 @@ class Worker:
 
     def _next(self) -> Call | None:
         while True:
-            if self._resume:
+            if self._kernel.resume:
                 self._hand_over_again()
             if self._calls:
                 return self._calls.popleft()
             if self._leaving:
                 return None
-            channel = self._channel
+            channel = self._kernel.channel
             if channel is None:
                 arrival = self._arrivals.get()
                 with self._reading:
@@ -168,7 +160,7 @@ class Worker:
                 arrived = channel.receive()
             except Disconnected:
                 with self._reading:
-                    self._lost(channel)
+                    self._lost()
                 continue
             for frame in arrived:
                 self._dispatch(frame)
@@ -176,12 +168,12 @@ class Worker:
     def _attempt(self, call: Call) -> None:
         self._drop_held()
         self._running = call
-        self._stream = call.stream
-        report = _Reports(self)
+        self._kernel.stream = call.stream
+        report = _Reports(self._kernel, self._user)
         current = self._current = current_of(call.execute, self._scratch_root, report)
         self._output.begin()
         self._watcher_reads()
-        ended = perform(call.execute, current, self._code, self, self._user)
+        ended = perform(call.execute, current, self._code, self._kernel, self._user)
         current.flush()
         report.close()
         self._held = Outcome(call.execute, self._output.end(), ended)
@@ -195,14 +187,8 @@ class Worker:
     def _hand_over(self, outcome: Outcome) -> None:
         """Sends an outcome on its stream, as often as it takes; drops it if the kernel does not want it any more."""
         failed: Channel | None = None
-        while True:
-            with self._link:
-                # No deadline: without a kernel there is nothing else to do, and the lifeline ends the wait.
-                self._link.wait_for(lambda failed=failed: self._welcomed and self._channel is not failed)
-                channel, stream = self._channel, self._stream
-                self._resume = False
-            if stream is None or channel is None:
-                return
+        while (wanted := self._kernel.wanted(failed)) is not None:
+            channel, stream = wanted
             try:
                 self._send_outcome(channel, stream, outcome)
                 return
@@ -215,7 +201,7 @@ class Worker:
         ended = outcome.ended
         if isinstance(ended, Encoded):
             try:
-                body = _encode(ended.stage(self))
+                body = _encode(ended.stage(self._kernel))
             except Refused as why:
                 ended = why.error
             except OSError as why:
@@ -242,59 +228,16 @@ class Worker:
     def _watcher_reads(self) -> None:
         with self._reading:
             self._main_reads = False
-            if self._channel is not None:
-                self._epoll.register(self._channel.fileno(), select.EPOLLIN)
+            channel = self._kernel.channel
+            if channel is not None:
+                self._epoll.register(channel.fileno(), select.EPOLLIN)
 
     def _main_reads_again(self) -> None:
         with self._reading:
             self._main_reads = True
-            if self._channel is not None:
-                self._epoll.unregister(self._channel.fileno())
-
-    # The artifact store, as an attempt sees it. Main thread, while the watcher reads.
-
-    def stage(self, size_bytes: int) -> tuple[int, int]:
-        reply = self._ask("artifact.stage", {"bytes": size_bytes})
-        body = msgspec.msgpack.decode(reply.body, type=dict[str, int])
-        return body["stage"], _only_descriptor(reply)
-
-    def open(self, digest: str) -> tuple[int, int]:
-        reply: Frame | None = None
-        while reply is None:
-            try:
-                reply = self._ask("artifact.open", {"digest": digest})
-            except Disconnected:
-                self._wait_for_kernel()
-        body = msgspec.msgpack.decode(reply.body, type=dict[str, int])
-        return _only_descriptor(reply), body["bytes"]
-
-    def _ask(self, method: str, request: dict[str, Any]) -> Frame:
-        with self._link:
-            channel = self._channel
-            if channel is None:
-                raise Disconnected("the kernel is gone")
-            stream = self._next_stream
-            self._next_stream += 2
-            answer = self._pending[stream] = queue.SimpleQueue()
-        channel.send(frames.CALL, stream, {"method": method}, _encode(request))
-        try:
-            reply = answer.get(timeout=ASK_TIMEOUT_S)
-        except queue.Empty:
-            text = f"the kernel did not answer `{method}` within {ASK_TIMEOUT_S} s"
-            raise Refused(error("deadline", "worker.ask", text, retry=True)) from None
-        if reply is None:
-            raise Disconnected("the kernel is gone")
-        if reply.kind == frames.ERROR:
-            raise Refused(msgspec.msgpack.decode(reply.body))
-        return reply
-
-    def _wait_for_kernel(self) -> None:
-        """Waits for the next kernel's word. Raises :class:`Refused` if it does not want this attempt."""
-        with self._link:
-            self._link.wait_for(lambda: self._welcomed)
-            wanted = self._stream is not None
-        if not wanted:
-            raise Refused(error("cancelled", "task.cancelled", "no kernel wants this attempt any more"))
+            channel = self._kernel.channel
+            if channel is not None:
+                self._epoll.unregister(channel.fileno())
 
     # The watcher.
 
@@ -318,13 +261,13 @@ class Worker:
 
     def _read_stream(self, descriptor: int) -> None:
         with self._reading:
-            channel = self._channel
+            channel = self._kernel.channel
             if self._main_reads or channel is None or channel.fileno() != descriptor:
                 return
             try:
                 arrived = channel.receive(wait=False)
             except Disconnected:
-                self._lost(channel)
+                self._lost()
                 return
             for frame in arrived:
                 self._dispatch(frame)
@@ -346,7 +289,7 @@ class Worker:
                 return
             # The main thread is waiting on the old stream, or for this one.
             self._arrivals.put(stream)
-            channel = self._channel
+            channel = self._kernel.channel
             if channel is not None:
                 channel.hang_up()
 
@@ -354,63 +297,34 @@ class Worker:
 
     def _connect(self, stream: socket.socket) -> None:
         """Takes a fresh stream and says HELLO on it."""
-        if self._channel is not None:
-            self._lost(self._channel)
-        channel = Channel(stream)
+        if self._kernel.channel is not None:
+            self._lost()
         running = self._running.execute.fence if self._running is not None else None
         if running is None and self._held is not None:
             running = self._held.execute.fence
-        with self._link:
-            self._channel = channel
-        if not self._main_reads:
+        envelope = {"client": CLIENT, "api": API, "role": "worker"}
+        self._kernel.connect(stream, envelope, {**self._identity, "running": running})
+        channel = self._kernel.channel
+        if channel is not None and not self._main_reads:
             self._epoll.register(channel.fileno(), select.EPOLLIN)
-        try:
-            channel.send(
-                frames.HELLO,
-                0,
-                {"client": CLIENT, "api": API, "role": "worker"},
-                _encode({**self._identity, "running": running}),
-            )
-        except Disconnected:
-            self._lost(channel)
 
-    def _lost(self, channel: Channel) -> None:
-        """Lets go of a stream that is at its end. Whoever waits for a reply is told."""
-        with self._link:
-            if self._channel is not channel:
-                return
-            self._channel = None
-            self._welcomed = False
-            waiting, self._pending = self._pending, {}
-            self._calls.clear()
-        for answer in waiting.values():
-            answer.put(None)
-        channel.close()
+    def _lost(self) -> None:
+        """The stream is at its end, and with it the calls that wait: the next kernel will send its own."""
+        self._kernel.lost()
+        self._calls.clear()
 
     # Frames.
 
     def _dispatch(self, frame: Frame) -> None:
-        try:
-            handler = self._handlers.get(frame.kind)
-            if handler is not None:
-                handler(frame)
-            elif not frame.flags & frames.IGNORE:
-                self._refuse(
-                    frame,
-                    error("unimplemented", "frame.type", f"a worker takes no frame of type {frame.kind}"),
-                )
-        except Disconnected:
-            pass  # The next read finds the end.
+        handler = self._handlers.get(frame.kind)
+        if handler is not None:
+            handler(frame)
+        elif not frame.flags & frames.IGNORE:
+            self._refuse(frame, error("unimplemented", "frame.type", f"a worker takes no frame of type {frame.kind}"))
 
     def _on_welcome(self, frame: Frame) -> None:
         resume = frame.envelope.get("resume")
-        with self._link:
-            if self._running is not None or self._held is not None:
-                self._stream = resume
-            self._welcomed = True
-            # An outcome that was sent into a stream that ended is sent again by the main thread's next turn.
-            self._resume = self._held is not None and resume is not None
-            self._link.notify_all()
+        self._kernel.welcome(resume, running=self._running is not None, held=self._held is not None)
         if resume is None and self._current is not None:
             # Nobody wants what is being computed.
             self._current.cancel()
@@ -438,7 +352,7 @@ class Worker:
 
     def _on_cancel(self, frame: Frame) -> None:
         running, current = self._running, self._current
-        if running is not None and current is not None and self._stream == frame.stream:
+        if running is not None and current is not None and self._kernel.stream == frame.stream:
             current.cancel()
             if frame.envelope.get("rung", 1) >= 2:
                 self._user.cancel()
@@ -451,11 +365,8 @@ class Worker:
 
     def _on_reply(self, frame: Frame) -> None:
         if frame.flags & frames.END or frame.kind == frames.ERROR:
-            with self._link:
-                answer = self._pending.pop(frame.stream, None)
-            if answer is not None:
-                answer.put(frame)
-                return
+            self._kernel.answer(frame)
+            return
         for descriptor in frame.descriptors:
             os.close(descriptor)
 
@@ -468,7 +379,7 @@ class Worker:
         running = self._running
         if running is not None:
             envelope["running"] = running.execute.fence
-        self._send(frames.PONG, frame.stream, envelope)
+        self._kernel.send(frames.PONG, frame.stream, envelope)
 
     def _on_go_away(self, _frame: Frame) -> None:
         self._leaving = True
@@ -485,37 +396,20 @@ class Worker:
         self._send_error(frame.stream, why)
 
     def _send_error(self, stream: int, why: ErrorData) -> None:
-        self._send(frames.ERROR, stream, {"reason": why.get("reason", "")}, _encode(why), flags=frames.END)
-
-    def _send(self, kind: int, stream: int, envelope: dict[str, Any], body: bytes = b"", *, flags: int = 0) -> None:
-        channel = self._channel
-        if channel is not None:
-            channel.send(kind, stream, envelope, body, flags=flags)
-
-    def report(self, value: dict[str, Any]) -> None:
-        """Sends a report of the running attempt, if the kernel is there and keeps up."""
-        channel, stream = self._channel, self._stream
-        if channel is None or not self._welcomed or stream is None:
-            return
-        try:
-            channel.send_if_room(frames.DATA, stream, _encode(value))
-        except (Disconnected, ValueError):
-            pass  # It was lost or closed between; the outcome will meet the same end and knows what to do.
-
-    def shielded(self, function: Callable[..., None], *arguments: Any) -> None:
-        self._user.shielded(function, *arguments)
+        self._kernel.send(frames.ERROR, stream, {"reason": why.get("reason", "")}, _encode(why), flags=frames.END)
 
 
 class _Reports:
     """The reports of one attempt. Closed before its outcome is sent, as a thread that the task left may go on."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, kernel: Kernel, user: UserCode) -> None:
+        self._kernel = kernel
+        self._user = user
         self._lock = threading.Lock()
         self._open = True
 
     def __call__(self, value: dict[str, Any]) -> None:
-        self._worker.shielded(self._send, value)
+        self._user.shielded(self._send, value)
 
     def close(self) -> None:
         with self._lock:
@@ -524,19 +418,11 @@ class _Reports:
     def _send(self, value: dict[str, Any]) -> None:
         with self._lock:
             if self._open:
-                self._worker.report(value)
+                self._kernel.report(value)
 
 
 def _draining() -> ErrorData:
     return error("unavailable", "worker.draining", "the worker was told to go", retry=True)
-
-
-def _only_descriptor(reply: Frame) -> int:
-    if len(reply.descriptors) != 1:
-        for descriptor in reply.descriptors:
-            os.close(descriptor)
-        raise Disconnected(f"a reply carries {len(reply.descriptors)} descriptors where one belongs")
-    return reply.descriptors[0]
 
 
 def serve(name: str, stream: int, lifeline: int, scratch: str | None) -> int:

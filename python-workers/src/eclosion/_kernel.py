@@ -1,0 +1,168 @@
+"""The kernel as a worker sees it: a stream that may end at any time, and later the next one.
+
+    absent --connect, HELLO--> connected --WELCOME--> welcomed --lost--> absent
+
+``stream`` is where the attempt's reports and outcome go; None if no kernel wants them. A welcome may name it anew
+(``resume``). One thread reads the channel at a time (``worker.py`` says which) and calls :meth:`connect`, :meth:`lost`,
+:meth:`welcome` and :meth:`answer`; the main thread waits in the others.
+
+Invariants:
+1. Only the reading thread closes a channel. Whoever else finds it ended hangs it up, which the reader sees.
+2. Every call that waits for a reply gets one: the reply, :class:`Disconnected` when the stream ends, or a refusal when
+   ``ASK_TIMEOUT_S`` has passed.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from . import _frames as frames
+from ._errors import Refused, error
+from ._frames import Channel, Disconnected, Frame
+
+if TYPE_CHECKING:
+    import socket
+
+# For a file to be made or opened. A large one is preallocated, which takes a slow disk a while.
+ASK_TIMEOUT_S = 120
+
+_encode = msgspec.msgpack.encode
+_decode_numbers = msgspec.msgpack.Decoder(dict[str, int]).decode
+
+
+class Kernel:
+    """The connection, and the artifact store behind it (a ``Store`` of ``_values.py``)."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.channel: Channel | None = None
+        self.stream: int | None = None
+        self.resume = False
+        """An outcome that was sent before is wanted once more."""
+        self._welcomed = False
+        self._pending: dict[int, queue.SimpleQueue[Frame | None]] = {}
+        self._next_stream = 1
+
+    # The reading thread.
+
+    def connect(self, stream: socket.socket, envelope: dict[str, Any], hello: dict[str, Any]) -> None:
+        """Takes a fresh stream and says HELLO on it. An end of it is met by the next read."""
+        channel = Channel(stream)
+        with self._changed:
+            self.channel = channel
+        try:
+            channel.send(frames.HELLO, 0, envelope, _encode(hello))
+        except Disconnected:
+            channel.hang_up()
+
+    def lost(self) -> None:
+        """Lets go of a stream that is at its end. Whoever waits for a reply is told."""
+        with self._changed:
+            channel, self.channel = self.channel, None
+            self._welcomed = False
+            waiting, self._pending = self._pending, {}
+        for answer in waiting.values():
+            answer.put(None)
+        if channel is not None:
+            channel.close()
+
+    def welcome(self, resume: int | None, *, running: bool, held: bool) -> None:
+        """The kernel has said on which stream it wants what this worker ``running`` or ``held``, if it does."""
+        with self._changed:
+            if running or held:
+                self.stream = resume
+            self._welcomed = True
+            self.resume = held and resume is not None
+            self._changed.notify_all()
+
+    def answer(self, frame: Frame) -> None:
+        """A reply has come."""
+        with self._changed:
+            waiting = self._pending.pop(frame.stream, None)
+        if waiting is not None:
+            waiting.put(frame)
+            return
+        for descriptor in frame.descriptors:
+            os.close(descriptor)
+
+    def send(self, kind: int, stream: int, envelope: dict[str, Any], body: bytes = b"", *, flags: int = 0) -> None:
+        """Sends one frame, if a kernel is there to read it."""
+        channel = self.channel
+        if channel is None:
+            return
+        try:
+            channel.send(kind, stream, envelope, body, flags=flags)
+        except Disconnected:
+            pass  # The next read finds the end.
+
+    # The main thread; `report` by any.
+
+    def wanted(self, failed: Channel | None) -> tuple[Channel, int] | None:
+        """Waits for a kernel's welcome on another channel than ``failed``; None if it does not want the outcome."""
+        with self._changed:
+            # No deadline: without a kernel there is nothing else to do, and the lifeline's end ends the process.
+            self._changed.wait_for(lambda: self._welcomed and self.channel is not failed)
+            self.resume = False
+            if self.channel is None or self.stream is None:
+                return None
+            return self.channel, self.stream
+
+    def report(self, value: dict[str, Any]) -> None:
+        """Sends a report of the attempt if the kernel is there and keeps up."""
+        channel, stream = self.channel, self.stream
+        if channel is None or not self._welcomed or stream is None:
+            return
+        try:
+            channel.send_if_room(frames.DATA, stream, _encode(value))
+        except (Disconnected, ValueError):
+            pass  # It ended, or was closed just now. The outcome will meet the same and knows what to do.
+
+    def stage(self, size_bytes: int) -> tuple[int, int]:
+        reply = self._ask(self.channel, "artifact.stage", {"bytes": size_bytes})
+        return _decode_numbers(reply.body)["stage"], _only_descriptor(reply)
+
+    def open(self, digest: str) -> tuple[int, int]:
+        """As a store does. If the kernel goes meanwhile, the next one is asked."""
+        failed: Channel | None = None
+        while True:
+            wanted = self.wanted(failed)
+            if wanted is None:
+                raise Refused(error("cancelled", "task.cancelled", "no kernel wants this attempt any more"))
+            try:
+                reply = self._ask(wanted[0], "artifact.open", {"digest": digest})
+                return _only_descriptor(reply), _decode_numbers(reply.body)["bytes"]
+            except Disconnected:
+                failed = wanted[0]
+                failed.hang_up()
+
+    def _ask(self, channel: Channel | None, method: str, request: dict[str, Any]) -> Frame:
+        with self._changed:
+            if channel is None or self.channel is not channel:
+                raise Disconnected("the kernel is gone")
+            stream = self._next_stream
+            self._next_stream += 2
+            answer = self._pending[stream] = queue.SimpleQueue()
+        channel.send(frames.CALL, stream, {"method": method}, _encode(request))
+        try:
+            reply = answer.get(timeout=ASK_TIMEOUT_S)
+        except queue.Empty:
+            text = f"the kernel did not answer `{method}` within {ASK_TIMEOUT_S} s"
+            raise Refused(error("deadline", "worker.ask", text, retry=True)) from None
+        if reply is None:
+            raise Disconnected("the kernel is gone")
+        if reply.kind == frames.ERROR:
+            raise Refused(msgspec.msgpack.decode(reply.body))
+        return reply
+
+
+def _only_descriptor(reply: Frame) -> int:
+    if len(reply.descriptors) != 1:
+        for descriptor in reply.descriptors:
+            os.close(descriptor)
+        raise Disconnected(f"a reply carries {len(reply.descriptors)} descriptors where one belongs")
+    return reply.descriptors[0]
