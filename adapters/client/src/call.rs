@@ -1,214 +1,238 @@
-//! Calls and streams, typed and raw. Each cancels itself when it is dropped before its end.
+//! Typed calls: builders that are sent by `.await`.
 
 use std::future::{Future, IntoFuture};
-use std::hash::{BuildHasher, Hasher};
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId, WireCodec};
 use eclosion_schemas::operation::Operation;
-use eclosion_schemas::{Error, codec};
-use tokio::sync::mpsc;
+use eclosion_schemas::ops::kernel::{self, Delivery, OnFull, SubscribeRequest};
+use eclosion_schemas::{Code, Error, codec};
+use serde::de::DeserializeOwned;
 
+use crate::exchange::{CallOptions, Exchange};
 use crate::Client;
-use crate::connection::Connection;
 
-/// A call is given up after this, unless it says otherwise.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// Streams last until they end or are dropped; the kernel's own limit is a day.
-const STREAM_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Items that may be under way; half of them taken gives as many again.
-const CREDIT: u64 = 64;
-/// After the kernel's own deadline has passed, its answer has this long to arrive.
-const LATE: Duration = Duration::from_secs(2);
+/// The deadline of a call that names none.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 
-/// A call to be sent. Await it.
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A call in the making; `.await` sends it.
 #[derive(Debug)]
+#[must_use = "a call is sent when it is awaited"]
 pub struct Call<'a, O: Operation> {
     client: &'a Client,
     request: O::Request,
-    deadline: Duration,
-    idem: Option<String>,
+    options: CallOptions,
+}
+
+macro_rules! options {
+    () => {
+        /// How long to wait in sum.
+        pub fn deadline(mut self, wait: Duration) -> Self {
+            self.options.deadline = Some(wait);
+            self
+        }
+
+        /// The key under which a repetition is known as such, in place of one of our own.
+        pub fn idem(mut self, key: impl Into<String>) -> Self {
+            self.options.idem = Some(key.into());
+            self
+        }
+
+        /// A W3C traceparent.
+        pub fn trace(mut self, parent: impl Into<String>) -> Self {
+            self.options.trace = Some(parent.into());
+            self
+        }
+    };
 }
 
 impl<'a, O: Operation> Call<'a, O> {
     pub(crate) fn new(client: &'a Client, request: O::Request) -> Self {
-        let idem = O::MUTATES.then(fresh_key);
-        Self { client, request, deadline: DEADLINE, idem }
+        let options = CallOptions { deadline: Some(DEADLINE_DEFAULT), idem: key_of::<O>(), ..CallOptions::default() };
+        Self { client, request, options }
     }
 
-    /// How long the caller waits; it travels with the call.
-    #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
-    /// The same key again gets the same answer.
-    #[must_use]
-    pub fn idem(mut self, key: impl Into<String>) -> Self {
-        self.idem = Some(key.into());
-        self
-    }
-
-    async fn send(self) -> Result<O::Reply, Error> {
-        let Self { client, request, deadline, idem } = self;
-        let body = codec::encode(&request)?;
-        let envelope = Envelope { deadline_ms: Some(millis(deadline)), idem, ..Envelope::default() };
-        let answered = async {
-            let mut raw = client.raw(O::NAME, body.into(), envelope).await?;
-            // Items of a stream that is used as a call are not wanted.
-            while raw.item().await?.is_some() {}
-            Ok(codec::decode::<O::Reply>(&raw.reply()?)?)
-        };
-        match tokio::time::timeout(deadline + LATE, answered).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Error::deadline(O::NAME)),
-        }
-    }
+    options!();
 }
 
 impl<'a, O: Operation> IntoFuture for Call<'a, O> {
     type Output = Result<O::Reply, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async move {
+            if !O::STREAMS {
+                self.options.credit = Some(0);
+            }
+            let request = codec::encode(&self.request)?.into();
+            let exchange = self.client.open(O::NAME, request, self.options).await?;
+            decoded(O::NAME, &exchange.reply().await?)
+        })
     }
 }
 
-/// Items, and then a reply.
+/// A call that streams, in the making; `.await` sends it and gives the stream.
 #[derive(Debug)]
-pub struct Stream<O> {
-    raw: Raw,
+#[must_use = "a call is sent when it is awaited"]
+pub struct StreamCall<'a, O: Operation> {
+    client: &'a Client,
+    request: O::Request,
+    options: CallOptions,
+}
+
+impl<'a, O: Operation> StreamCall<'a, O> {
+    pub(crate) fn new(client: &'a Client, request: O::Request) -> Self {
+        Self { client, request, options: CallOptions { idem: key_of::<O>(), ..CallOptions::default() } }
+    }
+
+    options!();
+
+    /// Items under way at most.
+    pub fn credit(mut self, items: u64) -> Self {
+        self.options.credit = Some(items.max(1));
+        self
+    }
+}
+
+impl<'a, O: Operation> IntoFuture for StreamCall<'a, O> {
+    type Output = Result<Streaming<O>, Error>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let request = codec::encode(&self.request)?.into();
+            let exchange = self.client.open(O::NAME, request, self.options).await?;
+            Ok(Streaming { exchange, operation: PhantomData })
+        })
+    }
+}
+
+/// Items, then the reply. Dropping it cancels the call.
+#[derive(Debug)]
+#[must_use = "dropping it cancels the call"]
+pub struct Streaming<O> {
+    exchange: Exchange,
     operation: PhantomData<fn() -> O>,
 }
 
-impl<O: Operation> Stream<O> {
-    pub(crate) fn new(raw: Raw) -> Self {
-        Self { raw, operation: PhantomData }
-    }
-
-    /// The next item; `None` once the reply is there. Cancel-safe.
+impl<O: Operation> Streaming<O> {
+    /// The next item; `None` once there is none: then [`Streaming::reply`] says how it ended. Cancel-safe.
     ///
     /// # Errors
-    /// What ended the stream.
-    pub async fn item(&mut self) -> Result<Option<O::Item>, Error> {
-        match self.raw.item().await? {
-            Some(bytes) => Ok(Some(codec::decode(&bytes)?)),
-            None => Ok(None),
-        }
+    /// An item that this release cannot read.
+    pub async fn next(&mut self) -> Option<Result<O::Item, Error>> {
+        let item = self.exchange.next().await?;
+        Some(decoded(O::NAME, &item))
     }
 
-    /// The reply, once [`Stream::item`] has given `None`.
+    /// The reply; items that were not taken are passed over.
     ///
     /// # Errors
-    /// `invalid` before that.
-    pub fn reply(&mut self) -> Result<O::Reply, Error> {
-        Ok(codec::decode(&self.raw.reply()?)?)
+    /// What the call ended with.
+    pub async fn reply(self) -> Result<O::Reply, Error> {
+        decoded(O::NAME, &self.exchange.reply().await?)
     }
 }
 
-/// A stream of bytes: msgpack items, and then a msgpack reply.
+/// A subscription in the making; `.await` sends it.
 #[derive(Debug)]
-pub struct Raw {
-    connection: Arc<Connection>,
-    stream: StreamId,
-    frames: mpsc::UnboundedReceiver<Frame>,
-    taken: u64,
-    granted: u64,
-    reply: Option<Bytes>,
-    over: bool,
+#[must_use = "a subscription is sent when it is awaited"]
+pub struct Subscribe<'a> {
+    client: &'a Client,
+    request: SubscribeRequest,
+    credit: Option<u64>,
 }
 
-impl Raw {
-    pub(crate) async fn open(
-        connection: &Arc<Connection>,
-        method: &str,
-        body: Bytes,
-        envelope: Envelope,
-    ) -> Result<Self, Error> {
-        let (stream, frames) = connection.stream()?;
-        let raw = Self {
-            connection: Arc::clone(connection),
-            stream,
-            frames,
-            taken: 0,
-            granted: CREDIT,
-            reply: None,
-            over: false,
-        };
-        let deadline_ms = envelope.deadline_ms.unwrap_or_else(|| millis(STREAM_DEADLINE));
-        let envelope = Envelope {
-            method: Some(method.into()),
-            credit: Some(CREDIT),
-            deadline_ms: Some(deadline_ms),
-            ..envelope
-        };
-        let call =
-            Frame::new(FrameType::Call, stream).with_envelope(envelope).with_body(WireCodec::Msgpack, body);
-        connection.send(call).await?;
-        Ok(raw)
+impl<'a> Subscribe<'a> {
+    pub(crate) fn new(client: &'a Client, filter: String) -> Self {
+        Self { client, request: SubscribeRequest { filter, on_full: OnFull::Gap }, credit: None }
     }
 
-    /// The next item; `None` once the reply is there. Cancel-safe.
+    /// What happens when it does not keep up.
+    pub fn on_full(mut self, on_full: OnFull) -> Self {
+        self.request.on_full = on_full;
+        self
+    }
+
+    /// Deliveries under way at most.
+    pub fn credit(mut self, items: u64) -> Self {
+        self.credit = Some(items.max(1));
+        self
+    }
+}
+
+impl<'a> IntoFuture for Subscribe<'a> {
+    type Output = Result<Subscription, Error>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut call = self.client.stream::<kernel::Subscribe>(self.request);
+            call.options.credit = self.credit;
+            Ok(Subscription { stream: Some(call.await?) })
+        })
+    }
+}
+
+/// Acknowledged, a snapshot of retained states, its end, then changes and gaps. Dropping it leaves.
+#[derive(Debug)]
+#[must_use = "dropping it leaves"]
+pub struct Subscription {
+    stream: Option<Streaming<kernel::Subscribe>>,
+}
+
+impl Subscription {
+    /// The next delivery; `None` after the end. An error is the last thing that comes. Cancel-safe.
     ///
     /// # Errors
-    /// What ended the stream.
-    pub async fn item(&mut self) -> Result<Option<Bytes>, Error> {
-        if self.over {
-            return Ok(None);
+    /// Why it ended: `slow_consumer`, `unavailable`.
+    pub async fn next(&mut self) -> Option<Result<Delivery, Error>> {
+        if let Some(delivery) = self.stream.as_mut()?.next().await {
+            return Some(delivery);
         }
-        let Some(frame) = self.frames.recv().await else {
-            self.over = true;
-            return Err(self.connection.why());
-        };
-        if frame.kind == FrameType::Error {
-            self.over = true;
-            return Err(frame.to_error());
-        }
-        if frame.is_end() {
-            self.over = true;
-            self.reply = Some(frame.body);
-            return Ok(None);
-        }
-        self.taken += 1;
-        if self.granted - self.taken <= CREDIT / 2 {
-            self.granted = self.taken + CREDIT;
-            let credit = Envelope { credit: Some(self.granted), ..Envelope::default() };
-            self.connection.send(Frame::new(FrameType::Credit, self.stream).with_envelope(credit)).await?;
-        }
-        Ok(Some(frame.body))
-    }
-
-    /// The reply, once [`Raw::item`] has given `None`.
-    ///
-    /// # Errors
-    /// `invalid` before that.
-    pub fn reply(&mut self) -> Result<Bytes, Error> {
-        let early = || Error::invalid("client.reply", "the stream has not given its reply");
-        self.reply.clone().ok_or_else(early)
+        self.stream.take()?.reply().await.err().map(Err)
     }
 }
 
-impl Drop for Raw {
-    fn drop(&mut self) {
-        if !self.over {
-            self.connection.forget(self.stream);
-            self.connection.send_now(Frame::new(FrameType::Cancel, self.stream));
-        }
-    }
+fn decoded<T: DeserializeOwned>(name: &str, bytes: &Bytes) -> Result<T, Error> {
+    codec::decode(bytes).map_err(|why| {
+        let text = format!("an answer of {name} cannot be read: {why}");
+        Error::new(Code::Internal, "reply.malformed", text).help("use client and kernel of one release")
+    })
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn key_of<O: Operation>() -> Option<String> {
+    O::MUTATES.then(fresh_key)
 }
 
-/// A key that nobody else will choose.
+/// Never made twice: what the operating system's randomness gave this process, and a counter.
 fn fresh_key() -> String {
-    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", random(), random())
+    use std::hash::{BuildHasher, RandomState};
+    static PROCESS: OnceLock<String> = OnceLock::new();
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let process = PROCESS.get_or_init(|| {
+        let (high, low) = (RandomState::new().hash_one(1_u8), RandomState::new().hash_one(2_u8));
+        format!("{high:016x}{low:016x}")
+    });
+    // Relaxed: only the numbers' being different matters.
+    format!("{process}-{}", COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eclosion_schemas::ops::{kernel, run};
+
+    #[test]
+    fn only_what_mutates_gets_a_key_and_every_key_is_new() {
+        assert_eq!(key_of::<kernel::Status>(), None);
+        let keys = [key_of::<run::Start>(), key_of::<run::Start>()];
+        assert!(keys[0].is_some() && keys[0] != keys[1], "{keys:?}");
+    }
 }

@@ -1,241 +1,392 @@
-//! One connection: a task that writes, a task that reads and deals out, and the table of open streams.
+//! The connection that all calls of a client share.
 //!
-//! Invariants: (1) a stream's frames arrive in order, and none after its last. (2) When either task ends, every open
-//! stream hears why, once. (3) The table holds no stream that nobody listens to.
+//! Whoever calls puts its frame in line and writes at once what the socket takes; the [`Driver`], one task, writes the
+//! rest, reads, and hands each message to its slot. States of a slot: *open* → *answered* (its outcome is there) →
+//! gone (taken or cancelled). Invariants:
+//!
+//! 1. Everything is behind one lock, held for a few instructions and never across an await; wakers are woken outside.
+//! 2. Once `closed` is set no slot is open and none is added: nobody waits for a connection that is gone (P3).
+//! 3. A kernel that sends more items than it has credit for ends the connection: slots are bounded by credit.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::BytesMut;
-use eclosion_schemas::frame::{Assembler, Decoder, Envelope, Flags, Frame, FrameType, Limits, StreamId};
+use bytes::{Buf, Bytes, BytesMut};
+use eclosion_schemas::frame::{Assembler, Decoder, Envelope, Frame, FrameType, Limits, Outbox, StreamId};
 use eclosion_schemas::{Code, Error, Retry};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
 
-/// Frames that wait to be written.
-const OUTGOING_MAX: usize = 256;
+/// What may wait for a kernel that reads slowly; callers wait below it.
+const OUTGOING_BYTES_MAX: usize = 4 << 20;
+/// Frames are encoded until there is this much for one system call.
+const FILL_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 64 * 1024;
-/// A body above this is sent in pieces, so that control is never stuck behind it.
-const FRAGMENT_BYTES: usize = 64 * 1024;
-
-type Inbox = mpsc::UnboundedSender<Frame>;
 
 #[derive(Debug)]
-pub(crate) struct Connection {
-    outgoing: mpsc::Sender<Frame>,
-    shared: Arc<Shared>,
-    tasks: [AbortHandle; 2],
+pub(crate) struct Shared {
+    welcome: Envelope,
+    limits: Limits,
+    writing: OwnedWriteHalf,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    next: AtomicU32,
-    /// Bounded by what the kernel may send: each stream's credit.
-    streams: Mutex<BTreeMap<u32, Inbox>>,
-    over: watch::Sender<Option<Error>>,
+struct State {
+    outbox: Outbox,
+    buffer: BytesMut,
+    slots: BTreeMap<StreamId, Slot>,
+    /// Odd, and never used twice.
+    next_stream: u32,
+    /// The kernel said GOAWAY: what is under way may end, nothing new is begun.
+    leaving: bool,
+    closed: Option<Error>,
+    driver: Option<Waker>,
+    /// Callers that wait for room, and watchers of the end.
+    waiting: Vec<Waker>,
 }
 
-impl Connection {
-    /// Says hello and waits for the welcome.
-    pub(crate) async fn open(stream: UnixStream, hello: Frame) -> Result<(Arc<Self>, Envelope), Error> {
-        let (mut reading, mut writing) = stream.into_split();
-        let mut bytes = BytesMut::new();
-        hello.encode(&mut bytes)?;
-        writing.write_all(&bytes).await.map_err(|why| broken(&why.to_string()))?;
-        let mut decoder = Decoder::new(Limits::DEFAULT);
-        let welcome = next(&mut reading, &mut decoder).await?;
-        if welcome.kind != FrameType::Welcome {
-            return Err(match welcome.kind {
-                FrameType::Error => welcome.to_error(),
-                other => broken(&format!("it began with {other:?}")),
-            });
-        }
-        let shared = Arc::new(Shared {
-            next: AtomicU32::new(1),
-            streams: Mutex::default(),
-            over: watch::Sender::new(None),
-        });
-        let (outgoing, frames) = mpsc::channel(OUTGOING_MAX);
-        let writer = tokio::spawn(write(writing, frames, Arc::clone(&shared)));
-        let reader = tokio::spawn(read(reading, decoder, outgoing.clone(), Arc::clone(&shared)));
-        let tasks = [writer.abort_handle(), reader.abort_handle()];
-        Ok((Arc::new(Self { outgoing, shared, tasks }), welcome.envelope))
-    }
-
-    /// A fresh stream and what comes on it.
-    pub(crate) fn stream(&self) -> Result<(StreamId, mpsc::UnboundedReceiver<Frame>), Error> {
-        let (inbox, frames) = mpsc::unbounded_channel();
-        let number = self.shared.next.fetch_add(2, Ordering::Relaxed);
-        lock(&self.shared.streams).insert(number, inbox);
-        // Checked after the insertion: whoever ends the connection empties the table after it has said why.
-        match &*self.shared.over.borrow() {
-            None => Ok((StreamId(number), frames)),
-            Some(why) => {
-                self.forget(StreamId(number));
-                Err(why.clone())
-            }
-        }
-    }
-
-    pub(crate) fn forget(&self, stream: StreamId) {
-        lock(&self.shared.streams).remove(&stream.0);
-    }
-
-    /// Waits for its turn to be written.
-    pub(crate) async fn send(&self, frame: Frame) -> Result<(), Error> {
-        match self.outgoing.send(frame).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.why()),
-        }
-    }
-
-    /// For those that cannot wait: a cancel that finds no room is not needed, as the kernel is not reading anyway.
-    pub(crate) fn send_now(&self, frame: Frame) {
-        let _ = self.outgoing.try_send(frame);
-    }
-
-    pub(crate) fn why(&self) -> Error {
-        self.shared.over.borrow().clone().unwrap_or_else(|| broken("it was closed"))
-    }
-
-    pub(crate) async fn closed(&self) -> Error {
-        let mut over = self.shared.over.subscribe();
-        match over.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_else(|| broken("it was closed")),
-            Err(_) => broken("it was closed"),
-        }
-    }
+/// What has come of one call.
+#[derive(Debug, Default)]
+struct Slot {
+    items: VecDeque<Bytes>,
+    /// Items in sum: that the kernel may send, that it sent, that were taken.
+    granted: u64,
+    received: u64,
+    outcome: Option<Result<Bytes, Error>>,
+    taker: Option<Waker>,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-    }
+/// What comes next on a stream.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Item(Bytes),
+    Reply(Bytes),
 }
 
 impl Shared {
-    fn end(&self, why: Error) {
-        self.over.send_if_modified(|over| {
-            let first = over.is_none();
-            if first {
-                *over = Some(why);
-            }
-            first
-        });
-        // A stream whose inbox is gone finds the reason in `over`.
-        lock(&self.streams).clear();
+    pub(crate) fn welcome(&self) -> &Envelope {
+        &self.welcome
     }
 
-    fn deal(&self, frame: Frame) {
-        let mut streams = lock(&self.streams);
-        let (number, last) = (frame.stream.0, frame.is_end() || frame.kind == FrameType::Error);
-        let gone = streams.get(&number).is_some_and(|inbox| inbox.send(frame).is_err());
-        if gone || last {
-            streams.remove(&number);
-        }
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
-}
 
-async fn write(mut stream: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>, shared: Arc<Shared>) {
-    let mut bytes = BytesMut::with_capacity(READ_BYTES);
-    while let Some(frame) = frames.recv().await {
-        let mut encoded = encode(frame, &mut bytes);
-        // What waits already goes out with it.
-        while encoded.is_ok() && bytes.len() < READ_BYTES {
-            match frames.try_recv() {
-                Ok(frame) => encoded = encode(frame, &mut bytes),
-                Err(_) => break,
-            }
+    /// Opens a stream for `call` once there is room for it.
+    pub(crate) fn poll_open(&self, call: &mut Option<Frame>, task: &Context<'_>) -> Poll<Result<StreamId, Error>> {
+        let mut state = self.locked();
+        if let Some(why) = &state.closed {
+            return Poll::Ready(Err(why.clone()));
         }
-        let written = match encoded {
-            Ok(()) => stream.write_all(&bytes).await.map_err(|why| broken(&why.to_string())),
-            Err(why) => Err(why),
+        if state.leaving {
+            let error = Error::new(Code::Unavailable, "kernel.stopping", "the kernel stops");
+            return Poll::Ready(Err(error.retry(Retry::After { after_ms: 1_000 })));
+        }
+        if state.waits() >= OUTGOING_BYTES_MAX {
+            state.wait(task.waker());
+            return Poll::Pending;
+        }
+        let Some(mut frame) = call.take() else {
+            return Poll::Ready(Err(Error::internal("call.polled_again", "a call was sent twice")));
         };
-        if let Err(why) = written {
-            return shared.end(why);
-        }
-        bytes.clear();
-    }
-}
-
-fn encode(frame: Frame, bytes: &mut BytesMut) -> Result<(), Error> {
-    for fragment in frame.fragments(FRAGMENT_BYTES) {
-        fragment.encode(bytes)?;
-    }
-    Ok(())
-}
-
-async fn read(
-    mut stream: OwnedReadHalf,
-    mut decoder: Decoder,
-    outgoing: mpsc::Sender<Frame>,
-    shared: Arc<Shared>,
-) {
-    let mut assembler = Assembler::new(Limits::DEFAULT);
-    let mut leaving = None;
-    let why = loop {
-        let frame = match next(&mut stream, &mut decoder).await {
-            Ok(frame) => frame,
-            Err(why) => break leaving.unwrap_or(why),
+        let stream = StreamId(state.next_stream);
+        let Some(following) = state.next_stream.checked_add(2) else {
+            let text = "all two thousand million streams of this connection were used";
+            return Poll::Ready(Err(Error::new(Code::Exhausted, "connection.streams", text).help("connect again")));
         };
+        state.next_stream = following;
+        frame.stream = stream;
+        let granted = frame.envelope.credit.unwrap_or(0);
+        state.slots.insert(stream, Slot { granted, ..Slot::default() });
+        state.outbox.push(frame, None);
+        self.flush_now(state);
+        Poll::Ready(Ok(stream))
+    }
+
+    /// Sends what needs no room of its own: CREDIT, CANCEL.
+    pub(crate) fn send(&self, frame: Frame) {
+        let mut state = self.locked();
+        if state.closed.is_none() {
+            state.outbox.push(frame, None);
+            self.flush_now(state);
+        }
+    }
+
+    /// The caller has left. An open stream is cancelled.
+    pub(crate) fn leave(&self, stream: StreamId) {
+        let mut state = self.locked();
+        let Some(slot) = state.slots.remove(&stream) else { return };
+        if slot.outcome.is_none() && state.closed.is_none() {
+            state.outbox.forget(stream);
+            state.outbox.push(Frame::new(FrameType::Cancel, stream), None);
+            self.flush_now(state);
+        }
+    }
+
+    /// Items, then the reply.
+    pub(crate) fn poll_next(&self, stream: StreamId, task: &Context<'_>) -> Poll<Result<Next, Error>> {
+        let mut state = self.locked();
+        let gone = state.closed.clone();
+        let Some(slot) = state.slots.get_mut(&stream) else {
+            let over = || Error::internal("stream.over", "the stream is over");
+            return Poll::Ready(Err(gone.unwrap_or_else(over)));
+        };
+        if let Some(item) = slot.items.pop_front() {
+            return Poll::Ready(Ok(Next::Item(item)));
+        }
+        match slot.outcome.take() {
+            Some(outcome) => {
+                state.slots.remove(&stream);
+                Poll::Ready(outcome.map(Next::Reply))
+            }
+            None => {
+                slot.wait(task.waker());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The kernel may send `granted` items in sum.
+    pub(crate) fn grant(&self, stream: StreamId, granted: u64) {
+        let is_open = {
+            let mut state = self.locked();
+            let open = state.slots.get_mut(&stream).filter(|slot| slot.outcome.is_none());
+            open.map(|slot| slot.granted = granted).is_some()
+        };
+        if is_open {
+            let envelope = Envelope { credit: Some(granted), ..Envelope::default() };
+            self.send(Frame::new(FrameType::Credit, stream).with_envelope(envelope));
+        }
+    }
+
+    pub(crate) fn poll_closed(&self, task: &Context<'_>) -> Poll<Error> {
+        let mut state = self.locked();
+        if let Some(why) = &state.closed {
+            return Poll::Ready(why.clone());
+        }
+        state.wait(task.waker());
+        Poll::Pending
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what the socket takes; the driver does the rest.
+    fn flush_now(&self, mut state: MutexGuard<'_, State>) {
+        // A failure is the driver's to find: it closes the connection for all.
+        if !state.flush(&self.writing).unwrap_or(false)
+            && let Some(driver) = state.driver.take()
+        {
+            drop(state);
+            driver.wake();
+        }
+    }
+
+    /// Resolves everything that waits.
+    fn close(&self, why: &Error) {
+        let woken: Vec<Waker> = {
+            let mut state = self.locked();
+            if state.closed.is_none() {
+                state.closed = Some(why.clone());
+            }
+            let takers = state.slots.values_mut().filter_map(|slot| slot.answer(Err(why.clone())));
+            let takers: Vec<Waker> = takers.collect();
+            takers.into_iter().chain(std::mem::take(&mut state.waiting)).collect()
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl State {
+    fn waits(&self) -> usize {
+        self.outbox.bytes() + self.buffer.len()
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|known| known.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
+    }
+
+    /// True when nothing is left.
+    fn flush(&mut self, socket: &OwnedWriteHalf) -> io::Result<bool> {
+        loop {
+            while self.buffer.len() < FILL_BYTES
+                && let Some((frame, _)) = self.outbox.pop()
+            {
+                frame.encode(&mut self.buffer).map_err(io::Error::other)?;
+            }
+            if self.buffer.is_empty() {
+                return Ok(true);
+            }
+            match socket.try_write(&self.buffer) {
+                Ok(written) => self.buffer.advance(written),
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(why) => return Err(why),
+            }
+        }
+    }
+
+    /// Whom to wake.
+    fn deliver(&mut self, frame: Frame) -> Result<Option<Waker>, Error> {
         match frame.kind {
+            FrameType::Error if frame.stream == StreamId::CONNECTION => return Err(frame.to_error()),
             FrameType::Ping => {
-                let pong = Frame::new(FrameType::Pong, frame.stream).with_body(frame.codec, frame.body);
-                // A kernel that takes nothing is not waiting for this either.
-                let _ = outgoing.try_send(pong);
+                let id = frame.envelope.id;
+                let pong = Frame::new(FrameType::Pong, frame.stream);
+                self.outbox.push(pong.with_envelope(Envelope { id, ..Envelope::default() }), None);
             }
-            FrameType::Goaway => leaving = Some(told_to_go(&frame)),
-            FrameType::Data | FrameType::Error if frame.stream != StreamId::CONNECTION => {
-                match assembler.push(frame) {
-                    Ok(Some(whole)) => shared.deal(whole),
-                    Ok(None) => {}
-                    Err(why) => break why.into(),
+            FrameType::Goaway => self.leaving = true,
+            FrameType::Data | FrameType::Error => {
+                // What is not there was cancelled.
+                if let Some(slot) = self.slots.get_mut(&frame.stream) {
+                    return slot.deliver(frame);
                 }
             }
-            FrameType::Error => break frame.to_error(),
-            _ if frame.flags.contains(Flags::IGNORE) => {}
-            other => tracing::debug!(?other, "a frame that a client has no use for"),
+            _ => {}
         }
-    };
-    shared.end(why);
+        Ok(None)
+    }
 }
 
-async fn next(stream: &mut OwnedReadHalf, decoder: &mut Decoder) -> Result<Frame, Error> {
-    let mut bytes = BytesMut::with_capacity(READ_BYTES);
-    loop {
-        if let Some(frame) = decoder.next_frame()? {
-            return Ok(frame);
+impl Slot {
+    fn deliver(&mut self, frame: Frame) -> Result<Option<Waker>, Error> {
+        if frame.kind == FrameType::Error {
+            return Ok(self.answer(Err(frame.to_error())));
         }
-        bytes.clear();
-        match stream.read_buf(&mut bytes).await {
-            Ok(0) => return Err(broken("the kernel closed it")),
-            Ok(_) => decoder.push(&bytes),
-            Err(why) => return Err(broken(&why.to_string())),
+        if frame.is_end() {
+            return Ok(self.answer(Ok(frame.body)));
+        }
+        self.received += 1;
+        if self.received > self.granted {
+            let text = format!("the kernel sent item {} where {} were granted", self.received, self.granted);
+            return Err(Error::internal("stream.credit", text));
+        }
+        self.items.push_back(frame.body);
+        Ok(self.taker.take())
+    }
+
+    fn answer(&mut self, outcome: Result<Bytes, Error>) -> Option<Waker> {
+        self.outcome.get_or_insert(outcome);
+        self.taker.take()
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        match &mut self.taker {
+            Some(taker) => taker.clone_from(waker),
+            none => *none = Some(waker.clone()),
         }
     }
 }
 
-fn told_to_go(frame: &Frame) -> Error {
-    let reason = frame.envelope.reason.as_deref().unwrap_or("it is stopping");
-    Error::new(Code::Unavailable, "client.goaway", format!("the kernel ended the connection: {reason}"))
+/// Reads for everybody, and writes what callers could not.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    reading: OwnedReadHalf,
+    decoder: Decoder,
+    assembler: Assembler,
+    buffer: Box<[u8]>,
+}
+
+impl Driver {
+    pub(crate) fn new(stream: UnixStream, decoder: Decoder, welcome: Envelope) -> (Arc<Shared>, Self) {
+        let limits = welcome.limits.unwrap_or_default();
+        let (reading, writing) = stream.into_split();
+        let state = Mutex::new(State {
+            outbox: Outbox::new(limits.fragment_bytes as usize),
+            buffer: BytesMut::new(),
+            slots: BTreeMap::new(),
+            next_stream: 1,
+            leaving: false,
+            closed: None,
+            driver: None,
+            waiting: Vec::new(),
+        });
+        let shared = Arc::new(Shared { welcome, limits, writing, state });
+        let assembler = Assembler::new(Limits::DEFAULT);
+        let buffer = vec![0; READ_BYTES].into();
+        (Arc::clone(&shared), Self { shared, reading, decoder, assembler, buffer })
+    }
+
+    /// Until the connection is gone.
+    pub(crate) async fn run(mut self) {
+        let why = poll_fn(|task| self.poll(task)).await;
+        self.shared.close(&why);
+    }
+
+    fn poll(&mut self, task: &mut Context<'_>) -> Poll<Error> {
+        loop {
+            if let Err(why) = self.deliver() {
+                return Poll::Ready(why);
+            }
+            if let Err(why) = self.poll_flush(task) {
+                return Poll::Ready(lost(&why));
+            }
+            let mut buffer = ReadBuf::new(&mut self.buffer);
+            match ready!(Pin::new(&mut self.reading).poll_read(task, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() => return Poll::Ready(closed()),
+                Ok(()) => self.decoder.push(buffer.filled()),
+                Err(why) => return Poll::Ready(lost(&why)),
+            }
+        }
+    }
+
+    fn deliver(&mut self) -> Result<(), Error> {
+        while let Some(frame) = self.decoder.next_frame()? {
+            let Some(message) = self.assembler.push(frame)? else { continue };
+            let taker = self.shared.locked().deliver(message)?;
+            if let Some(taker) = taker {
+                taker.wake();
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_flush(&self, task: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            let (flushed, waiting) = {
+                let mut state = self.shared.locked();
+                match &mut state.driver {
+                    Some(driver) => driver.clone_from(task.waker()),
+                    none => *none = Some(task.waker().clone()),
+                }
+                let flushed = state.flush(&self.shared.writing)?;
+                let has_room = !state.waiting.is_empty() && state.waits() < OUTGOING_BYTES_MAX;
+                (flushed, if has_room { std::mem::take(&mut state.waiting) } else { Vec::new() })
+            };
+            waiting.into_iter().for_each(Waker::wake);
+            if flushed {
+                return Ok(());
+            }
+            match self.shared.writing.as_ref().poll_write_ready(task) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// However it ends, nobody hangs: it may be aborted, or its runtime may go.
+    fn drop(&mut self) {
+        self.shared.close(&closed());
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Code::Unavailable, "connection.closed", "the connection to the kernel is closed")
         .retry(Retry::After { after_ms: 500 })
         .help("eclosion status")
 }
 
-fn broken(text: &str) -> Error {
-    Error::new(
-        Code::Unavailable,
-        "client.disconnected",
-        format!("the connection to the kernel is over: {text}"),
-    )
-    .retry(Retry::After { after_ms: 500 })
-    .help("eclosion status")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn lost(why: &io::Error) -> Error {
+    closed().cause(why.to_string())
 }

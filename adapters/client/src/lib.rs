@@ -1,130 +1,126 @@
-//! The Rust client of a kernel in another process.
+//! The Rust client: calls, streams and subscriptions over a kernel's local socket.
+//!
+//! It knows the schemas and nothing else of the kernel. A [`Client`] is a cheap handle on one connection; any number of
+//! calls share it, and none waits for another: a stream whose items nobody takes stops at its credit.
 //!
 //! ```no_run
-//! # async fn demo() -> Result<(), eclosion_schemas::Error> {
+//! # async fn example() -> Result<(), eclosion_schemas::Error> {
 //! use eclosion_client::Client;
 //! use eclosion_schemas::ops::kernel::{Empty, Status};
-//! let client = Client::connect(std::path::Path::new("/run/user/1000/eclosion/default.sock")).await?;
-//! println!("{} is {}", client.instance(), client.call::<Status>(Empty {}).await?.state);
+//! let client = Client::connect("/run/user/1000/eclosion/default.sock").await?;
+//! let status = client.call::<Status>(Empty {}).await?;
+//! let mut changes = client.subscribe("run/**").await?;
+//! while let Some(delivery) = changes.next().await {
+//!     println!("{:?} of kernel {}", delivery?, status.pid);
+//! }
 //! # Ok(()) }
 //! ```
 //!
-//! One connection carries any number of calls at once. Dropping a call or a stream cancels it. When the connection ends,
-//! everything pending resolves with `unavailable` and the reason (P3); a client does not reconnect by itself.
+//! Invariants: (1) Whatever is pending resolves: with its answer, at its deadline, or with a typed error once the
+//! connection is gone (P3). (2) Dropping a call or a stream cancels it at the kernel. (3) Mutating operations carry an
+//! idempotency key. (4) Memory is bounded: outwards by a cap that callers wait under, inwards by credit (P5).
+//!
+//! It deliberately does not reconnect: what was under way when a connection broke is `unknown` to the caller, who has the
+//! idempotency key and decides.
+//!
+//! Reading order: [`connect`], [`call`], then the connection that they share.
 
-mod call;
+pub mod call;
+pub mod connect;
 mod connection;
+mod exchange;
 
+pub use call::{Call, StreamCall, Streaming, Subscribe};
+pub use connect::ConnectOptions;
+pub use exchange::{CallOptions, Exchange};
+
+use std::future::poll_fn;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use eclosion_schemas::frame::{API, API_COMPATIBLE, Envelope, Frame, FrameType, StreamId};
+use eclosion_schemas::frame::Envelope;
 use eclosion_schemas::operation::Operation;
-use eclosion_schemas::ops::kernel::{OnFull, Subscribe, SubscribeRequest};
-use eclosion_schemas::{Code, Epoch, Error, codec};
-use tokio::net::UnixStream;
+use eclosion_schemas::{Error, Role};
 
-pub use call::{Call, Raw, Stream};
-use connection::Connection;
+use crate::connection::Shared;
 
-/// Connecting and greeting together.
-const CONNECT: Duration = Duration::from_secs(5);
-
-/// An attached client. Cheap to clone; the connection ends with the last clone and the last call.
+/// One connection to a kernel. It closes with its last clone and the last call made through it.
 #[derive(Debug, Clone)]
-pub struct Client {
-    connection: Arc<Connection>,
-    welcome: Arc<Envelope>,
+pub struct Client(Arc<Handle>);
+
+/// Ends the driver when nobody is left who could ask.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    driver: tokio::task::AbortHandle,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
 
 impl Client {
-    /// Connects and greets, on the current runtime.
+    /// Connects as this user's client, within two seconds. Inside a tokio runtime with I/O and time; the connection is
+    /// driven by one task there.
     ///
     /// # Errors
-    /// `unavailable` when nobody listens there, `denied` when it may not be opened, `deadline` when whoever listens says
-    /// nothing, and what the kernel refuses with: `precondition` for a version that does not fit.
-    pub async fn connect(path: &Path) -> Result<Self, Error> {
-        match tokio::time::timeout(CONNECT, Self::greet(path)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Error::deadline(&format!("greeting {}", path.display()))
-                .help("eclosion status; eclosion doctor")),
-        }
+    /// `unavailable` when nobody listens, `deadline`, or what the kernel refuses the client for.
+    pub async fn connect(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::connect_with(path, ConnectOptions::default()).await
     }
 
-    async fn greet(path: &Path) -> Result<Self, Error> {
-        let stream = UnixStream::connect(path).await.map_err(|why| unreachable(path, &why))?;
-        let hello = Envelope {
-            client: Some(concat!("eclosion-rust/", env!("CARGO_PKG_VERSION")).into()),
-            api: Some(API),
-            api_compatible: Some(API_COMPATIBLE),
-            ..Envelope::default()
-        };
-        let hello = Frame::new(FrameType::Hello, StreamId::CONNECTION).with_envelope(hello);
-        let (connection, welcome) = Connection::open(stream, hello).await?;
-        Ok(Self { connection, welcome: Arc::new(welcome) })
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_with(path: impl AsRef<Path>, options: ConnectOptions) -> Result<Self, Error> {
+        let (shared, driver) = connect::connect(path.as_ref(), &options).await?;
+        let driver = tokio::spawn(driver.run()).abort_handle();
+        Ok(Self(Arc::new(Handle { shared, driver })))
     }
 
-    /// What the kernel said of itself.
-    #[must_use]
-    pub fn welcome(&self) -> &Envelope {
-        &self.welcome
-    }
-
-    #[must_use]
-    pub fn instance(&self) -> &str {
-        self.welcome.instance.as_deref().unwrap_or("")
-    }
-
-    /// The life of the kernel that this connection belongs to.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.welcome.epoch.unwrap_or_default()
-    }
-
-    /// A call with one reply. A mutating one carries an idempotency key of its own, unless it is given one.
-    #[must_use = "nothing is sent before it is awaited"]
+    /// Calls an operation; `.await` sends it and gives the reply. Items, should it stream, are passed over.
     pub fn call<O: Operation>(&self, request: O::Request) -> Call<'_, O> {
         Call::new(self, request)
     }
 
-    /// A call whose reply is preceded by items.
-    ///
-    /// # Errors
-    /// When the connection is over, or the request cannot be encoded.
-    pub async fn stream<O: Operation>(&self, request: O::Request) -> Result<Stream<O>, Error> {
-        let body = codec::encode(&request)?;
-        let raw = self.raw(O::NAME, body.into(), Envelope::default()).await?;
-        Ok(Stream::new(raw))
+    /// Calls an operation that streams; `.await` sends it and gives the stream.
+    pub fn stream<O: Operation>(&self, request: O::Request) -> StreamCall<'_, O> {
+        StreamCall::new(self, request)
     }
 
-    /// Subscribes: an acknowledgement, what is retained, then changes.
-    ///
-    /// # Errors
-    /// As [`Client::stream`].
-    pub async fn subscribe(&self, filter: &str, on_full: OnFull) -> Result<Stream<Subscribe>, Error> {
-        self.stream::<Subscribe>(SubscribeRequest { filter: filter.to_owned(), on_full }).await
+    /// Subscribes to subjects; `.await` gives the stream of deliveries.
+    pub fn subscribe(&self, filter: impl Into<String>) -> Subscribe<'_> {
+        Subscribe::new(self, filter.into())
     }
 
-    /// A call of an operation that only the kernel knows; the body is msgpack.
+    /// Calls an operation by its name, with msgpack in and msgpack out.
     ///
     /// # Errors
-    /// When the connection is over.
-    pub async fn raw(&self, method: &str, body: Bytes, envelope: Envelope) -> Result<Raw, Error> {
-        Raw::open(&self.connection, method, body, envelope).await
+    /// `unavailable` when the connection is gone, `exhausted` for a request over the limits.
+    pub async fn open(&self, method: &str, request: Bytes, options: CallOptions) -> Result<Exchange, Error> {
+        Exchange::open(self, method, request, options).await
     }
 
-    /// Waits until the connection is over, and says why.
+    /// What the kernel said of itself: server, instance, epoch, limits, `describe_hash`.
+    #[must_use]
+    pub fn welcome(&self) -> &Envelope {
+        self.0.shared.welcome()
+    }
+
+    /// What this client may do.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.welcome().role.unwrap_or(Role::View)
+    }
+
+    /// Returns once the connection is gone, and why.
     pub async fn closed(&self) -> Error {
-        self.connection.closed().await
+        poll_fn(|task| self.shared().poll_closed(task)).await
     }
-}
 
-fn unreachable(path: &Path, why: &std::io::Error) -> Error {
-    let message = format!("no kernel can be reached at {}: {why}", path.display());
-    match why.kind() {
-        std::io::ErrorKind::PermissionDenied => Error::new(Code::Denied, "client.denied", message),
-        _ => Error::new(Code::Unavailable, "client.unreachable", message).help("eclosion up"),
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
     }
 }

@@ -1,1 +1,22 @@
+//! The local socket: the kernel's end of every connection.
+//!
+//! Three things that the composition root puts into supervised actors, each a plain value with a `run` future and no
+//! task of its own, so that a panic ends one of them alone (P2):
+//!
+//! - [`Listener`]: the listening socket, closed to other users (P10, P-SEC-1); gives out [`Accepted`] connections.
+//! - [`Session`]: a client's calls and subscriptions, carried to the bus and back (P3, P5).
+//! - [`WorkerLink`]: one worker's stream: attempts to it, outcomes from it, files both ways.
+//!
+//! Reading order: [`connection`] (bytes to messages and back), [`listener`], [`session`], [`worker`]. The frames are
+//! `eclosion_schemas::frame`; `schemas/PROTOCOL.md` is their contract. Nothing here decides anything about runs, pools
+//! or artifacts.
 
+pub mod connection;
+pub mod listener;
+mod ready;
+pub mod session;
+mod suggest;
+
+pub use connection::{Connection, End};
+pub use listener::{Accepted, ListenOptions, Listener, Peer};
+pub use session::{Session, SessionEnd, Welcome};

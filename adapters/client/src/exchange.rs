@@ -1,0 +1,144 @@
+//! One call under way, in bytes.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId, WireCodec};
+use eclosion_schemas::{Code, Error};
+use tokio::time::Sleep;
+
+use crate::Client;
+use crate::connection::Next;
+
+/// Items that are asked for in advance.
+pub(crate) const CREDIT_DEFAULT: u64 = 64;
+
+/// What rides along with a call.
+#[derive(Debug, Clone, Default)]
+pub struct CallOptions {
+    /// How long to wait in sum; without one 30 s, and a day for a stream, as the kernel enforces it.
+    pub deadline: Option<Duration>,
+    /// The idempotency key.
+    pub idem: Option<String>,
+    /// W3C traceparent.
+    pub trace: Option<String>,
+    /// Items under way at most; 64 unless named, 0 for a call without items.
+    pub credit: Option<u64>,
+}
+
+/// One call: items, then the reply. Dropping it cancels the call.
+#[derive(Debug)]
+#[must_use = "dropping it cancels the call"]
+pub struct Exchange {
+    client: Client,
+    stream: StreamId,
+    deadline: Option<Pin<Box<Sleep>>>,
+    credit: u64,
+    /// Items that were taken, and that were granted, in sum.
+    taken: u64,
+    granted: u64,
+    /// The reply, met while looking for items.
+    outcome: Option<Result<Bytes, Error>>,
+    is_over: bool,
+}
+
+impl Exchange {
+    pub(crate) async fn open(
+        client: &Client,
+        method: &str,
+        request: Bytes,
+        options: CallOptions,
+    ) -> Result<Self, Error> {
+        let shared = client.shared();
+        let max = shared.limits().frame_bytes as usize;
+        if request.len() >= max {
+            let text = format!("a request of {} bytes is over the limit of {max}", request.len());
+            return Err(Error::new(Code::Exhausted, "frame.size", text).help("send large values as artifacts"));
+        }
+        let credit = options.credit.unwrap_or(CREDIT_DEFAULT);
+        let deadline = options.deadline.map(|wait| Box::pin(tokio::time::sleep(wait)));
+        let call = Frame::new(FrameType::Call, StreamId::CONNECTION).with_body(WireCodec::Msgpack, request);
+        let call = call.with_envelope(Envelope {
+            method: Some(method.to_owned()),
+            deadline_ms: options.deadline.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+            credit: (credit > 0).then_some(credit),
+            idem: options.idem,
+            trace: options.trace,
+            ..Envelope::default()
+        });
+        // What would not fit is found out here, where there is a caller to tell.
+        call.encode_head(&mut bytes::BytesMut::new())?;
+        let (mut call, mut deadline) = (Some(call), deadline);
+        let stream = poll_fn(|task| match shared.poll_open(&mut call, task) {
+            Poll::Ready(opened) => Poll::Ready(opened),
+            Poll::Pending => poll_deadline(&mut deadline, task).map(Err),
+        })
+        .await?;
+        let client = client.clone();
+        Ok(Self { client, stream, deadline, credit, taken: 0, granted: credit, outcome: None, is_over: false })
+    }
+
+    /// The next item, as msgpack; `None` once there is none, and then the reply is there. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        poll_fn(|task| self.poll_next(task)).await
+    }
+
+    /// What [`Exchange::next`] awaits.
+    pub fn poll_next(&mut self, task: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let outcome = match self.client.shared().poll_next(self.stream, task) {
+            Poll::Ready(Ok(Next::Item(item))) => {
+                self.took();
+                return Poll::Ready(Some(item));
+            }
+            Poll::Ready(Ok(Next::Reply(reply))) => Ok(reply),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => match poll_deadline(&mut self.deadline, task) {
+                Poll::Ready(error) => {
+                    self.client.shared().leave(self.stream);
+                    Err(error)
+                }
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        self.is_over = true;
+        self.outcome = Some(outcome);
+        Poll::Ready(None)
+    }
+
+    /// The reply, as msgpack; items that were not taken are passed over.
+    ///
+    /// # Errors
+    /// What the call ended with.
+    pub async fn reply(mut self) -> Result<Bytes, Error> {
+        while self.next().await.is_some() {}
+        self.outcome.take().unwrap_or_else(|| Err(Error::internal("stream.over", "the reply was taken before")))
+    }
+
+    /// Asks for more once half of what was granted has been taken.
+    fn took(&mut self) {
+        self.taken += 1;
+        if self.granted - self.taken <= self.credit / 2 {
+            self.granted = self.taken + self.credit;
+            self.client.shared().grant(self.stream, self.granted);
+        }
+    }
+}
+
+fn poll_deadline(deadline: &mut Option<Pin<Box<Sleep>>>, task: &mut Context<'_>) -> Poll<Error> {
+    match deadline {
+        Some(deadline) => deadline.as_mut().poll(task).map(|()| Error::deadline("the call")),
+        None => Poll::Pending,
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.client.shared().leave(self.stream);
+    }
+}

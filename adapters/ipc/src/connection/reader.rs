@@ -1,0 +1,96 @@
+//! The receiving half: bytes in, whole messages with their descriptors out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+
+use eclosion_schemas::frame::{Assembler, Decoder, Frame, Limits, StreamId};
+
+use super::socket::Socket;
+use super::{DESCRIPTORS_MAX, End};
+
+/// What one system call may bring.
+const READ_BYTES: usize = 64 * 1024;
+/// Descriptors that arrived and that no frame has named yet. Several frames may arrive at once, each with its own.
+const UNCLAIMED_MAX: usize = 4 * DESCRIPTORS_MAX;
+
+/// A whole message, fragments joined.
+#[derive(Debug)]
+pub struct Received {
+    pub frame: Frame,
+    pub descriptors: Vec<OwnedFd>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reader {
+    decoder: Decoder,
+    assembler: Assembler,
+    buffer: Box<[u8]>,
+    /// In the order of their frames.
+    unclaimed: VecDeque<OwnedFd>,
+    /// Of messages whose last fragment is still to come.
+    held: BTreeMap<StreamId, Vec<OwnedFd>>,
+    first_byte: Option<u8>,
+}
+
+impl Reader {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            decoder: Decoder::new(limits),
+            assembler: Assembler::new(limits),
+            buffer: vec![0; READ_BYTES].into(),
+            unclaimed: VecDeque::new(),
+            held: BTreeMap::new(),
+            first_byte: None,
+        }
+    }
+
+    pub(crate) fn first_byte(&self) -> Option<u8> {
+        self.first_byte
+    }
+
+    pub(crate) fn poll_receive(&mut self, socket: &Socket, task: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let bytes = match ready!(socket.poll_receive(task, &mut self.buffer, &mut self.unclaimed)) {
+            Ok(bytes) => bytes,
+            Err(why) if why.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            Err(why) => return Poll::Ready(Err(why.into())),
+        };
+        if bytes == 0 {
+            let inside = self.decoder.buffered() > 0 || self.assembler.buffered() > 0;
+            return Poll::Ready(Err(if inside { End::Broken } else { End::Closed }));
+        }
+        let received = &self.buffer[..bytes];
+        self.first_byte = self.first_byte.or_else(|| received.first().copied());
+        self.decoder.push(received);
+        Poll::Ready(Ok(()))
+    }
+
+    pub(crate) fn received(&mut self) -> Result<Option<Received>, End> {
+        while let Some(frame) = self.decoder.next_frame()? {
+            let mut descriptors = self.claim(&frame)?;
+            let stream = frame.stream;
+            let Some(frame) = self.assembler.push(frame)? else {
+                if !descriptors.is_empty() {
+                    self.held.insert(stream, descriptors);
+                }
+                continue;
+            };
+            // An ERROR or CANCEL in between drops them with the message that they came with.
+            let held = self.held.remove(&stream).filter(|held| held.len() == usize::from(frame.descriptors));
+            descriptors.extend(held.into_iter().flatten());
+            return Ok(Some(Received { frame, descriptors }));
+        }
+        if self.unclaimed.len() > UNCLAIMED_MAX {
+            return Err(End::Descriptors { named: 0, there: self.unclaimed.len() });
+        }
+        Ok(None)
+    }
+
+    fn claim(&mut self, frame: &Frame) -> Result<Vec<OwnedFd>, End> {
+        let (named, there) = (usize::from(frame.descriptors), self.unclaimed.len());
+        if named > DESCRIPTORS_MAX || named > there {
+            return Err(End::Descriptors { named, there });
+        }
+        Ok(self.unclaimed.drain(..named).collect())
+    }
+}

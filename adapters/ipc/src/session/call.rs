@@ -1,0 +1,133 @@
+//! A CALL on its way to the bus: limits, name, role, request, deadline.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use eclosion_bus::{Address, Call, Context, Filter};
+use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
+use eclosion_schemas::operation::{Operation, Spec};
+use eclosion_schemas::ops::kernel::{OnFull, Subscribe, SubscribeRequest};
+use eclosion_schemas::{Code, Error, Retry};
+
+use super::stream::{OpenStream, Source};
+use super::{Session, stopping};
+use crate::suggest::nearest;
+
+/// For a call that names no deadline.
+const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest deadline, and that of a stream that names none.
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Changes that may wait for one subscriber.
+const SUBSCRIPTION_CAPACITY: usize = 1024;
+
+impl Session {
+    /// # Errors
+    /// The stream number is not the client's to use: the connection is over.
+    pub(super) fn on_call(&mut self, call: Frame) -> Result<(), Error> {
+        let stream = call.stream;
+        if !stream.opened_by_client() || self.streams.contains_key(&stream) {
+            let text = format!("{stream} is no odd number of a stream that is not open");
+            return Err(Error::invalid("stream.number", text));
+        }
+        self.calls += 1;
+        let credit = call.envelope.credit;
+        match self.source(call) {
+            Ok(source) => {
+                self.insert_stream(stream, OpenStream::new(source, credit, &self.ready, stream));
+                self.serve(stream);
+            }
+            Err(error) => self.send(Frame::error(stream, &error)),
+        }
+        Ok(())
+    }
+
+    fn source(&mut self, call: Frame) -> Result<Source, Error> {
+        if self.draining.is_some() {
+            return Err(stopping());
+        }
+        let spec = self.spec(call.envelope.method.as_deref().unwrap_or_default())?;
+        if !self.role.permits(spec.role) {
+            let text = format!("{} needs the role {:?}, which is not {:?}", spec.name, spec.role, self.role);
+            return Err(Error::new(Code::Denied, "call.role", text.to_lowercase()));
+        }
+        self.within_limits(&spec)?;
+        if call.codec != WireCodec::Msgpack {
+            let text = format!("the request of {} is {:?} where msgpack is expected", spec.name, call.codec);
+            return Err(Error::invalid("request.codec", text));
+        }
+        if spec.name == Subscribe::NAME {
+            return self.subscribe(&call);
+        }
+        let request = (spec.decode_request)(&call.body)?;
+        let address = Address::new(spec.address)?;
+        let context = self.context(&spec, call.envelope);
+        let pending = self.bus.call(Call { spec: Arc::clone(&spec), address, request, context });
+        Ok(Source::Call { pending, spec })
+    }
+
+    fn spec(&self, method: &str) -> Result<Arc<Spec>, Error> {
+        let table = self.bus.table();
+        table.get(method).map(Arc::clone).ok_or_else(|| {
+            let shown: String = method.chars().take(64).collect();
+            let error = Error::new(
+                Code::Unimplemented,
+                "operation.unknown",
+                format!("there is no operation `{shown}`"),
+            );
+            match nearest(method, table.iter().map(|spec| spec.name)) {
+                Some(name) => error.help(format!("did you mean {name}?")),
+                None => error.help("eclosion describe"),
+            }
+        })
+    }
+
+    fn within_limits(&self, spec: &Spec) -> Result<(), Error> {
+        let limits = &self.welcome.limits;
+        let full = |what: &str, max: u32| {
+            let text = format!("this connection has {max} {what} already");
+            Error::new(Code::Exhausted, "connection.limit", text).retry(Retry::After { after_ms: 50 })
+        };
+        if self.streams.len() >= limits.streams as usize {
+            return Err(full("open streams", limits.streams));
+        }
+        if !spec.streams && self.inflight >= limits.inflight as usize {
+            return Err(full("calls without an answer", limits.inflight));
+        }
+        if spec.name == Subscribe::NAME && self.subscriptions >= limits.subscriptions as usize {
+            return Err(full("subscriptions", limits.subscriptions));
+        }
+        Ok(())
+    }
+
+    fn subscribe(&self, call: &Frame) -> Result<Source, Error> {
+        let request: SubscribeRequest = call.decode().map_err(|why| {
+            Error::invalid(
+                "request.malformed",
+                format!("the request of {} is malformed: {why}", Subscribe::NAME),
+            )
+        })?;
+        if request.on_full == OnFull::Block {
+            let text = "a client cannot make publishers wait: on_full is gap, latest or close";
+            return Err(Error::new(Code::Denied, "subscribe.block", text));
+        }
+        let filter = Filter::new(&request.filter)?;
+        let subscription = self.bus.subscribe(filter, request.on_full, SUBSCRIPTION_CAPACITY);
+        Ok(Source::Subscription(Box::new(subscription)))
+    }
+
+    fn context(&self, spec: &Spec, envelope: Envelope) -> Context {
+        let default = if spec.streams { DEADLINE_MAX } else { DEADLINE_DEFAULT };
+        let wait = envelope.deadline_ms.map_or(default, Duration::from_millis).min(DEADLINE_MAX);
+        let now: Instant = self.bus.clock().now();
+        Context {
+            deadline: now + wait,
+            // What is malformed belongs to nobody's trace; it is no reason to refuse the call.
+            trace: envelope.trace.and_then(|text| text.parse().ok()),
+            // A cause is an actor's word for its own effect; a client has its idempotency key.
+            cause: None,
+            idem: envelope.idem,
+            role: self.role,
+            caller: self.client.clone(),
+        }
+    }
+}

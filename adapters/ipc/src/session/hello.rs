@@ -1,0 +1,104 @@
+//! The greeting: which dialect, which version, which role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eclosion_schemas::codec::json;
+use eclosion_schemas::frame::{API, API_COMPATIBLE, Envelope, Frame, FrameType, StreamId};
+use eclosion_schemas::{Code, Error, Role};
+
+use super::{Over, Session};
+
+/// Longest name that a client may give itself.
+const CLIENT_BYTES_MAX: usize = 96;
+
+impl Session {
+    /// Until HELLO is answered, at most `hello_ms`.
+    pub(super) async fn greet(&mut self) -> Result<(), Over> {
+        let wait = Duration::from_millis(self.welcome.limits.hello_ms.into());
+        let hello = tokio::time::timeout(wait, self.hello()).await;
+        let frame = hello.map_err(|_| Over::Refused(late(wait)))??;
+        self.admit(&frame.envelope).map_err(Over::Refused)?;
+        let welcome = self.welcome();
+        self.send(welcome);
+        Ok(())
+    }
+
+    async fn hello(&mut self) -> Result<Frame, Over> {
+        match self.connection.first_byte().await? {
+            0 => {}
+            b'{' => return Err(Over::Line(in_json(&other_dialect()), other_dialect())),
+            _ => return Err(Over::Line(format!("{}\n", other_dialect()), other_dialect())),
+        }
+        let received = self.connection.receive().await?;
+        if received.frame.kind != FrameType::Hello || received.frame.stream != StreamId::CONNECTION {
+            let text = "a connection begins with HELLO on stream 0";
+            return Err(Over::Refused(Error::invalid("hello.missing", text)));
+        }
+        Ok(received.frame)
+    }
+
+    fn admit(&mut self, hello: &Envelope) -> Result<(), Error> {
+        let (api, oldest) = (hello.api.unwrap_or(API), hello.api_compatible.or(hello.api).unwrap_or(API));
+        if api < API_COMPATIBLE || oldest > API {
+            let text =
+                format!("the client speaks api {oldest} to {api}, this kernel {API_COMPATIBLE} to {API}");
+            let error = Error::new(Code::Precondition, "hello.api", text);
+            return Err(error.help("use client and kernel of one release: eclosion --version"));
+        }
+        self.role = self.role_of(hello.role)?;
+        let name: String =
+            hello.client.as_deref().unwrap_or("client").chars().take(CLIENT_BYTES_MAX).collect();
+        let client = match self.peer.pid {
+            Some(pid) => format!("{name} (pid {pid})"),
+            None => name,
+        };
+        self.client = Some(Arc::from(client));
+        Ok(())
+    }
+
+    /// Less than what the peer may have is given on request.
+    fn role_of(&self, wished: Option<Role>) -> Result<Role, Error> {
+        let most = self.peer.role();
+        match wished {
+            None => Ok(most),
+            Some(role @ (Role::Worker | Role::Service)) => {
+                let text = format!("this socket gives no role {role:?}");
+                Err(Error::new(Code::Unimplemented, "hello.role", text.to_lowercase()))
+            }
+            Some(role) if most.permits(role) => Ok(role),
+            Some(_) => Err(Error::new(Code::Denied, "hello.role", "the peer may not have this role")),
+        }
+    }
+
+    fn welcome(&self) -> Frame {
+        let welcome = &self.welcome;
+        Frame::new(FrameType::Welcome, StreamId::CONNECTION).with_envelope(Envelope {
+            server: Some(welcome.server.clone()),
+            instance: Some(welcome.instance.clone()),
+            epoch: Some(welcome.epoch),
+            api: Some(API),
+            api_compatible: Some(API_COMPATIBLE),
+            features: (!welcome.features.is_empty()).then(|| welcome.features.clone()),
+            role: Some(self.role),
+            limits: Some(welcome.limits),
+            describe_hash: Some(welcome.describe_hash.clone()),
+            ..Envelope::default()
+        })
+    }
+}
+
+fn late(wait: Duration) -> Error {
+    let text = format!("no HELLO within {} ms", wait.as_millis());
+    Error::new(Code::Deadline, "hello.late", text)
+}
+
+fn other_dialect() -> Error {
+    let text = "this socket speaks binary frames, whose first byte is 0";
+    Error::new(Code::Unimplemented, "hello.dialect", text).help("eclosion call NAME JSON")
+}
+
+fn in_json(error: &Error) -> String {
+    let line = json::encode(&serde_json::json!({ "error": error }));
+    line.ok().and_then(|line| String::from_utf8(line).ok()).unwrap_or_default() + "\n"
+}

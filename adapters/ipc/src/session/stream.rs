@@ -1,0 +1,148 @@
+//! One open stream of a session: a call or a subscription, its credit, and the item that came without credit.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use eclosion_bus::{Item, Pending, Subscription};
+use eclosion_schemas::Error;
+use eclosion_schemas::frame::{FRAME_BYTES_MAX, Frame, FrameType, HEADER_BYTES, StreamId, WireCodec};
+use eclosion_schemas::operation::Spec;
+use eclosion_schemas::{Code, codec};
+
+use crate::ready::{ReadyStreams, StreamWaker};
+
+/// Items that may be sent before the first CREDIT, unless the call says otherwise.
+pub(super) const CREDIT_DEFAULT: u64 = 64;
+
+pub(super) struct OpenStream {
+    source: Source,
+    /// Items that may be sent in sum.
+    credit: u64,
+    sent: u64,
+    /// Polled while there was no credit, to learn whether the reply is next.
+    held: Option<Body>,
+    waker: Waker,
+    note: Arc<StreamWaker>,
+}
+
+pub(super) enum Source {
+    Call { pending: Pending, spec: Arc<Spec> },
+    Subscription(Box<Subscription>),
+}
+
+/// msgpack of one item or reply.
+pub(super) struct Body(Bytes);
+
+/// What a stream has to say now.
+pub(super) enum Step {
+    Item(Body),
+    Reply(Body),
+    Error(Error),
+    Idle,
+}
+
+impl Body {
+    fn new(bytes: impl Into<Bytes>) -> Result<Self, Error> {
+        let bytes = bytes.into();
+        let max = FRAME_BYTES_MAX - HEADER_BYTES;
+        if bytes.len() > max {
+            let text = format!("a message of {} bytes is over the limit of {max}", bytes.len());
+            return Err(Error::new(Code::Exhausted, "frame.size", text).help("ask for less at once"));
+        }
+        Ok(Self(bytes))
+    }
+
+    pub(super) fn into_frame(self, stream: StreamId) -> Frame {
+        Frame::new(FrameType::Data, stream).with_body(WireCodec::Msgpack, self.0)
+    }
+}
+
+impl OpenStream {
+    pub(super) fn new(
+        source: Source,
+        credit: Option<u64>,
+        list: &Arc<ReadyStreams>,
+        stream: StreamId,
+    ) -> Self {
+        let note = StreamWaker::new(list, stream);
+        let waker = Waker::from(Arc::clone(&note));
+        Self { source, credit: credit.unwrap_or(CREDIT_DEFAULT), sent: 0, held: None, waker, note }
+    }
+
+    pub(super) fn is_subscription(&self) -> bool {
+        matches!(self.source, Source::Subscription(_))
+    }
+
+    /// Whether items come before the reply.
+    pub(super) fn is_streaming(&self) -> bool {
+        match &self.source {
+            Source::Call { spec, .. } => spec.streams,
+            Source::Subscription(_) => true,
+        }
+    }
+
+    /// `total` counts from the stream's begin; a smaller one than before came late and changes nothing.
+    pub(super) fn credit(&mut self, total: u64) {
+        self.credit = self.credit.max(total);
+    }
+
+    /// Says that it has more.
+    pub(super) fn wake(&self) {
+        self.waker.wake_by_ref();
+    }
+
+    pub(super) fn poll(&mut self) -> Step {
+        if self.held.is_none() {
+            self.note.rearm();
+            let step = self.source.poll(&mut Context::from_waker(&self.waker));
+            match step {
+                Step::Item(body) => self.held = Some(body),
+                other => return other,
+            }
+        }
+        if self.sent >= self.credit {
+            return Step::Idle;
+        }
+        self.sent += 1;
+        self.held.take().map_or(Step::Idle, Step::Item)
+    }
+}
+
+impl Source {
+    fn poll(&mut self, task: &mut Context<'_>) -> Step {
+        match self {
+            Source::Call { pending, spec } => match pending.poll_next(task) {
+                Poll::Pending => Step::Idle,
+                Poll::Ready(Some(Item::Item(item))) => {
+                    or_error((spec.encode_item)(item.as_ref()).and_then(Body::new), Step::Item)
+                }
+                Poll::Ready(Some(Item::Reply(Ok(reply)))) => {
+                    or_error((spec.encode_reply)(reply.as_ref()).and_then(Body::new), Step::Reply)
+                }
+                Poll::Ready(Some(Item::Reply(Err(error)))) => Step::Error(error),
+                Poll::Ready(None) => Step::Error(Error::died(spec.address, "it ended without a reply")),
+            },
+            Source::Subscription(subscription) => match subscription.poll_next(task) {
+                Poll::Pending => Step::Idle,
+                Poll::Ready(Some(delivery)) => {
+                    let encoded = delivery.encoded().map(Bytes::from_owner);
+                    or_error(encoded.and_then(Body::new), Step::Item)
+                }
+                Poll::Ready(None) => match subscription.why_ended() {
+                    Some(why) => Step::Error(why),
+                    None => or_error(nothing().and_then(Body::new), Step::Reply),
+                },
+            },
+        }
+    }
+}
+
+/// The reply of `bus.subscribe`.
+fn nothing() -> Result<Vec<u8>, Error> {
+    Ok(codec::encode(&eclosion_schemas::ops::kernel::Empty {})?)
+}
+
+fn or_error(body: Result<Body, Error>, step: impl FnOnce(Body) -> Step) -> Step {
+    body.map_or_else(Step::Error, step)
+}
