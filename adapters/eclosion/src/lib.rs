@@ -37,7 +37,7 @@ use eclosion_arbitration::{ArbitrationActor, ArbitrationOptions};
 use eclosion_artifact_store::{ArtifactActor, BlobStore};
 use eclosion_bus::Bus;
 use eclosion_dag_tracker::DagActor;
-use eclosion_environments::Environments;
+use eclosion_environments::{EnvironmentOptions, Environments};
 use eclosion_journal_sqlite::SqliteJournal;
 use eclosion_kernel::Kernel;
 use eclosion_kernel::clock::{Clock, SystemClock};
@@ -126,7 +126,7 @@ impl Eclosion {
         };
         let (store, opened) = SqliteJournal::open(&places.state.join("journal"), &journal_options)?;
         let blobs: Arc<dyn BlobStore> = Arc::new(FileStore::open(&places.state.join("artifacts"))?);
-        let environments = Arc::new(Environments::new(&places.cache)?);
+        let environments = Arc::new(Environments::new(EnvironmentOptions::new(&places.cache)));
         let outputs = OutputFiles::open(places.logs()).map_err(|why| unavailable(&places.logs(), &why))?;
         let host = WorkerHost::new(
             host_config(&options, outputs.clone())?,
