@@ -83,6 +83,12 @@ class Link:
 
     def execute(self, function: str, code: pathlib.Path, /, **fields: Any) -> int:
         """Sends one attempt; returns its stream. Arguments are ``arguments={name: argument}``."""
+        stream, data = self.call(function, code, **fields)
+        self.socket.sendall(data)
+        return stream
+
+    def call(self, function: str, code: pathlib.Path, /, **fields: Any) -> tuple[int, bytes]:
+        """A fresh stream, and the frames that ask for an attempt on it."""
         request: dict[str, Any] = {
             "run": "r1",
             "task": "t",
@@ -97,8 +103,7 @@ class Link:
             **fields,
         }
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        self.channel.send(frames.CALL, stream, {"method": "task.execute"}, encode(request))
-        return stream
+        return stream, frames.encode(frames.CALL, stream, {"method": "task.execute"}, encode(request))
 
     def take(self, *kinds: int, stream: int | None = None) -> Frame:
         """The next frame of one of these types, serving the store's calls on the way."""

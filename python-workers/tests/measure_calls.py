@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import kernel
-from eclosion import _frames as frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +30,7 @@ header = struct.Struct(">IBBBBIHBB")
 while data := sock.recv(65536):
     length, _, _, _, _, stream, envelope, _, _ = header.unpack_from(data)
     value = msgspec.msgpack.decode(data[16 + envelope:])
-    body = msgspec.msgpack.encode(value)
+    body = msgspec.msgpack.encode(value["arguments"]["x"]["payload"])
     sock.sendall(header.pack(12 + len(body), 1, 4, 1, 2, stream, 0, 0, 0) + body)
 """
 STEPS = "def echo(x):\n    return x\n"
@@ -63,16 +62,20 @@ def measure(
     link: kernel.Link, floor: socket.socket, folder: pathlib.Path, pool: ProcessPoolExecutor, calls: int
 ) -> dict[str, Any]:
     argument = {"x": kernel.value([1, 2, 3])}
-    data = frames.encode(
-        frames.CALL, 2, {"method": "task.execute"}, msgspec.msgpack.encode({"arguments": argument, "seed": 7})
-    )
+    # Floor and worker get the same bytes from the same client.
+    _, data = link.call("steps:echo", folder, arguments=argument)
+    link.socket.settimeout(None)
+
+    def call(sock: socket.socket) -> None:
+        sock.sendall(data)
+        reply = sock.recv(65536)
+        msgspec.msgpack.decode(reply[16 + int.from_bytes(reply[12:14], "big") :])
 
     def call_floor() -> None:
-        floor.sendall(data)
-        msgspec.msgpack.decode(floor.recv(65536)[16:])
+        call(floor)
 
     def call_worker() -> None:
-        link.outcome(link.execute("steps:echo", folder, arguments=argument))
+        call(link.socket)
 
     def call_pool() -> None:
         pool.submit(echo, [1, 2, 3]).result()

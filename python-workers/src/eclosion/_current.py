@@ -50,7 +50,8 @@ class Current:
         """What the attempt holds: ``cpu`` in cores, ``memory`` in bytes."""
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         """When the kernel cancels the attempt, on the clock of ``time.monotonic()``; None: never."""
-        self._cancelled = threading.Event()
+        self._cancelled = False
+        self._waiting: threading.Event | None = None
         self._scratch_root = scratch_root
         self._scratch: pathlib.Path | None = None
         self._report = report
@@ -61,11 +62,15 @@ class Current:
     @property
     def cancelled(self) -> bool:
         """Whether the attempt should stop. A loop that looks at it can stop in order."""
-        return self._cancelled.is_set()
+        return self._cancelled
 
     def wait_cancelled(self, timeout_s: float) -> bool:
         """Waits for at most ``timeout_s``; says whether the attempt should stop. A sleep that a cancel ends."""
-        return self._cancelled.wait(timeout_s)
+        with self._lock:
+            if self._waiting is None:
+                self._waiting = threading.Event()
+            waiting = self._waiting
+        return self._cancelled or waiting.wait(timeout_s)
 
     @property
     def scratch(self) -> pathlib.Path:
@@ -109,7 +114,11 @@ class Current:
 
     def cancel(self) -> None:
         """Trips ``cancelled``. The runtime calls it; a test may."""
-        self._cancelled.set()
+        with self._lock:
+            self._cancelled = True
+            waiting = self._waiting
+        if waiting is not None:
+            waiting.set()
 
     def flush(self) -> None:
         """Sends the progress that was held back."""

@@ -15,6 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import ctypes
+import importlib
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+# `signal.getsignal` looks for an enum member first, which costs more than all else that a warm call does here.
+_handler_of: Callable[[int], object] = importlib.import_module("_signal").getsignal
+
+
+_SIGINT = int(signal.SIGINT)
 
 
 class Ended(NamedTuple):
@@ -47,7 +53,7 @@ class UserCode:
 
     def install(self) -> None:
         """Takes SIGINT over, unless that was done. For the main thread."""
-        if signal.getsignal(signal.SIGINT) != self._interrupted:
+        if _handler_of(_SIGINT) != self._interrupted:
             signal.signal(signal.SIGINT, self._interrupted)
 
     def run(self, function: Callable[[], Any]) -> Ended:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import stat
 import sys
 from typing import Any, TextIO
 
@@ -42,6 +43,7 @@ class _Stream:
         self._held = os.dup(descriptor)
         status = os.fstat(self._held)
         self._device, self._inode = status.st_dev, status.st_ino
+        self._regular = stat.S_ISREG(status.st_mode)
         self._text = _open(descriptor)
         setattr(sys, name, self._text)
         setattr(sys, f"__{name}__", self._text)
@@ -59,7 +61,7 @@ class _Stream:
         if status is None or status.st_ino != self._inode or status.st_dev != self._device:
             os.dup2(self._held, self._descriptor)
             return self.size()
-        return status.st_size
+        return status.st_size if self._regular else 0
 
     def flush(self) -> None:
         _flush(self._text)
@@ -68,7 +70,8 @@ class _Stream:
             _flush(other)
 
     def size(self) -> int:
-        return os.fstat(self._held).st_size
+        # Cheaper than a whole status; whoever appends does not care where the position is.
+        return os.lseek(self._held, 0, os.SEEK_END) if self._regular else 0
 
 
 def _flush(stream: Any) -> None:

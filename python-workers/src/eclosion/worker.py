@@ -181,44 +181,47 @@ class Worker:
         current.clean()
         self._current = None
         self._running = None
-        self._main_reads_again()
         self._user.install()
 
     def _hand_over(self, outcome: Outcome) -> None:
-        """Sends an outcome on its stream, as often as it takes; drops it if the kernel does not want it any more."""
+        """Sends an outcome once a kernel wants it, or drops it if the kernel does not. Then main reads again."""
         failed: Channel | None = None
         while (wanted := self._kernel.wanted(failed)) is not None:
             channel, stream = wanted
             try:
-                self._send_outcome(channel, stream, outcome)
-                return
+                kind, envelope, body = self._outcome_frame(outcome)
             except Disconnected:
-                # The watcher reads this stream: it must be the one that closes it.
+                # While parts were staged. The watcher reads this stream: it must be the one that closes it.
                 channel.hang_up()
                 failed = channel
+                continue
+            # Before it is sent, as the next call may be the answer to it and would wake the watcher.
+            self._main_reads_again()
+            try:
+                channel.send(kind, stream, envelope, body, flags=frames.END)
+            except Disconnected:
+                channel.hang_up()  # The next kernel asks for what is held.
+            return
+        self._main_reads_again()
 
-    def _send_outcome(self, channel: Channel, stream: int, outcome: Outcome) -> None:
+    def _outcome_frame(self, outcome: Outcome) -> tuple[int, dict[str, Any], bytes]:
+        """Type, envelope and body; stages the parts. Raises :class:`Disconnected`."""
         ended = outcome.ended
         if isinstance(ended, Encoded):
             try:
-                body = _encode(ended.stage(self._kernel))
+                return frames.DATA, outcome.envelope, _encode(ended.stage(self._kernel))
+            except Disconnected:
+                raise
             except Refused as why:
                 ended = why.error
             except OSError as why:
-                if isinstance(why, Disconnected):
-                    raise
                 ended = error("internal", "task.encode", f"a part of the result cannot be written: {why}", retry=True)
-            else:
-                channel.send(frames.DATA, stream, outcome.envelope, body, flags=frames.END)
-                return
-        envelope = {**outcome.envelope, "reason": ended.get("reason", "")}
-        channel.send(frames.ERROR, stream, envelope, _encode(ended), flags=frames.END)
+        return frames.ERROR, {**outcome.envelope, "reason": ended.get("reason", "")}, _encode(ended)
 
     def _hand_over_again(self) -> None:
         if self._held is not None:
             self._watcher_reads()
             self._hand_over(self._held)
-            self._main_reads_again()
 
     def _drop_held(self) -> None:
         held, self._held = self._held, None
