@@ -32,6 +32,12 @@ pub trait BlobStore: Send + Sync + std::fmt::Debug + 'static {
     /// `not_found` with reason `artifact.missing`.
     fn open(&self, digest: &Digest) -> Result<(OwnedFd, u64), Error>;
 
+    /// At most `bytes` bytes of a file from `offset` on; none at its end. Verified as by [`BlobStore::open`].
+    ///
+    /// # Errors
+    /// As [`BlobStore::open`].
+    fn read(&self, digest: &Digest, offset: u64, bytes: u32) -> Result<Vec<u8>, Error>;
+
     /// Reads a file and compares it with its name; one that differs is moved to quarantine. Returns its length.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -190,6 +190,14 @@ impl FileStore {
         Ok((file, u64::try_from(stat.st_size).unwrap_or(0)))
     }
 
+    fn open_verified(&self, digest: &Digest) -> Result<(File, u64), Failure> {
+        let (file, bytes) = self.open_object(digest)?;
+        if !lock(&self.verified).contains(digest) {
+            self.verify_object(digest, &file)?;
+        }
+        Ok((file, bytes))
+    }
+
     fn find(&self, digest: &Digest) -> Result<File, Failure> {
         let (shard, rest) = files::names(digest)?;
         let missing = |why| match why {
@@ -280,11 +288,16 @@ impl BlobStore for FileStore {
     }
 
     fn open(&self, digest: &Digest) -> Result<(OwnedFd, u64), Error> {
-        let (file, bytes) = self.open_object(digest)?;
-        if !lock(&self.verified).contains(digest) {
-            self.verify_object(digest, &file)?;
-        }
+        let (file, bytes) = self.open_verified(digest)?;
         Ok((file.into(), bytes))
+    }
+
+    fn read(&self, digest: &Digest, offset: u64, bytes: u32) -> Result<Vec<u8>, Error> {
+        let file = self.open_verified(digest)?.0;
+        let mut piece = vec![0; bytes as usize];
+        let read = file.read_at(&mut piece, offset);
+        piece.truncate(read.map_err(|why| Failure::Io { action: "reading an artifact", why })?);
+        Ok(piece)
     }
 
     fn verify(&self, digest: &Digest) -> Result<u64, Error> {

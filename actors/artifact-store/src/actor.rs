@@ -1,0 +1,81 @@
+//! The actor of the artifact store: operations to commands, commits to publications. It performs nothing.
+
+use std::sync::{Arc, OnceLock};
+
+use eclosion_bus::{Address, Bus, Message, Subject};
+use eclosion_kernel::actor::{Actor, Context, Outputs, unimplemented};
+use eclosion_kernel::journal::{Projection, Record};
+use eclosion_schemas::EffectId;
+use eclosion_schemas::error::Error;
+use eclosion_schemas::events::StepCommitted;
+use eclosion_schemas::ops::artifact::{ADDRESS, Get, Lineage, List};
+
+use crate::files::{Files, Objects, Resolve};
+use crate::ports::BlobStore;
+use crate::state::{Artifacts, Command, Effect, State};
+use crate::{rows, view};
+
+/// Give it to the kernel's builder.
+#[derive(Debug, Clone)]
+pub struct ArtifactActor {
+    blobs: Arc<dyn BlobStore>,
+}
+
+impl ArtifactActor {
+    #[must_use]
+    pub fn new(blobs: Arc<dyn BlobStore>) -> Self {
+        Self { blobs }
+    }
+
+    /// What serves [`crate::FILES`]: everything that has to read files. `bus` is set once the kernel has started.
+    #[must_use]
+    pub fn files(&self, bus: Arc<OnceLock<Bus>>) -> Files {
+        Files::new(bus, Arc::clone(&self.blobs))
+    }
+}
+
+impl Actor for ArtifactActor {
+    type Core = Artifacts;
+
+    fn address(&self) -> &'static str {
+        ADDRESS
+    }
+
+    fn core(&self) -> Artifacts {
+        Artifacts
+    }
+
+    fn command(&self, message: &Message) -> Result<Command, Error> {
+        if let Some(request) = message.request::<List>() {
+            Ok(Command::List(request.clone()))
+        } else if let Some(request) = message.request::<Get>() {
+            Ok(Command::Get(request.clone()))
+        } else if let Some(request) = message.request::<Lineage>() {
+            Ok(Command::Lineage(request.clone()))
+        } else if let Some(request) = message.request::<Resolve>() {
+            Ok(Command::Resolve(request.clone()))
+        } else if let Some(request) = message.request::<Objects>() {
+            Ok(Command::Objects(*request))
+        } else {
+            let address = Address::new(ADDRESS).map_err(|why| Error::internal("address", why.to_string()))?;
+            Err(unimplemented(&address, message.operation))
+        }
+    }
+
+    fn perform(&self, _: &[(EffectId, Effect)], _: &Context<Command>) {}
+
+    /// Each commit, as the artifact that it made, on `artifact/RUN/TASK`.
+    fn publish(&self, _: &State, records: &[Arc<Record>], outputs: &mut Outputs) {
+        for record in records {
+            let Some(event) = record.event::<StepCommitted>() else { continue };
+            match Subject::new(format!("artifact/{}/{}", event.run, event.task)) {
+                Ok(subject) => outputs.event(subject, record.seq, view::artifact(&event, record)),
+                Err(why) => tracing::warn!(run = %event.run, task = %event.task, %why, "not published"),
+            }
+        }
+    }
+
+    fn projection(&self) -> Option<Projection> {
+        Some(rows::project)
+    }
+}

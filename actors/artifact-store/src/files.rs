@@ -1,0 +1,265 @@
+//! `/artifacts/files`: what has to read files. `artifact.get` with the bytes of a value's parts, `artifact.verify`.
+//!
+//! A plain actor beside the journaled one, because a pure core cannot read: it asks `/artifacts` for what the rows say,
+//! follows names that lead to other names (`FLOW/TASK@2`, a digest), and reads files on blocking threads. Each request
+//! is served by a task of its own, at most [`REQUESTS_MAX`] at a time, and ends with its asker.
+//!
+//! A version that was named but not committed is an error; without a version the newest committed one is meant.
+
+use std::sync::{Arc, OnceLock};
+
+use eclosion_bus::{Bus, InHand, Responder};
+use eclosion_kernel::Handler;
+use eclosion_schemas::Digest;
+use eclosion_schemas::error::{Code, Error};
+use eclosion_schemas::operation::{Durability, NoItem, Operation, Role, Value};
+use eclosion_schemas::ops::artifact::{
+    ADDRESS, Get, GetReply, GetRequest, Piece, Verify, VerifyReply, VerifyRequest,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::ports::BlobStore;
+use crate::rows::VERSIONS_MAX;
+
+/// Where it is served.
+pub const FILES: &str = "/artifacts/files";
+/// Requests served at a time; more wait in the mailbox.
+const REQUESTS_MAX: usize = 8;
+/// Of a part, in one item.
+const PIECE_BYTES: u32 = 256 * 1024;
+/// How many runs without the artifact are passed over when no version is named.
+const NEWEST_MAX: usize = 64;
+
+/// The names `RUN/TASK` that another name may stand for, oldest first. Between the two actors of this crate.
+#[derive(Debug, Clone, Copy)]
+pub struct Resolve;
+
+/// A digest, or `FLOW/TASK`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ResolveRequest {
+    pub name: String,
+}
+
+/// The n-th is version n; it may not have been committed.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ResolveReply {
+    pub names: Vec<String>,
+}
+
+impl Operation for Resolve {
+    type Request = ResolveRequest;
+    type Reply = ResolveReply;
+    type Item = NoItem;
+    const NAME: &'static str = "artifact.resolve";
+    const ADDRESS: &'static str = ADDRESS;
+    const ROLE: Role = Role::Service;
+    const DURABILITY: Durability = Durability::Call;
+    const DOC: &'static str = "Lists the artifacts that a name may stand for.";
+
+    fn example() -> ResolveRequest {
+        ResolveRequest { name: "automl/report".into() }
+    }
+}
+
+/// The digests that begin with one byte, and their lengths. Between the two actors of this crate.
+#[derive(Debug, Clone, Copy)]
+pub struct Objects;
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+pub struct ObjectsRequest {
+    pub shard: u8,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ObjectsReply {
+    pub objects: Vec<(Digest, u64)>,
+}
+
+impl Operation for Objects {
+    type Request = ObjectsRequest;
+    type Reply = ObjectsReply;
+    type Item = NoItem;
+    const NAME: &'static str = "artifact.objects";
+    const ADDRESS: &'static str = ADDRESS;
+    const ROLE: Role = Role::Service;
+    const DURABILITY: Durability = Durability::Call;
+    const DOC: &'static str = "Lists the objects that records name.";
+
+    fn example() -> ObjectsRequest {
+        ObjectsRequest { shard: 0 }
+    }
+}
+
+/// See the head of this file.
+#[derive(Debug, Clone)]
+pub struct Files {
+    bus: Arc<OnceLock<Bus>>,
+    blobs: Arc<dyn BlobStore>,
+    places: Arc<Semaphore>,
+}
+
+enum Request {
+    Get(GetRequest),
+    Verify(VerifyRequest),
+}
+
+impl Files {
+    pub(crate) fn new(bus: Arc<OnceLock<Bus>>, blobs: Arc<dyn BlobStore>) -> Self {
+        Self { bus, blobs, places: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+    }
+}
+
+impl Handler for Files {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is no core: a slow reader must not keep the next one waiting"
+    )]
+    async fn handle(&mut self, message: InHand) {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let request = if let Some(request) = message.request::<Get>() {
+            Some(Request::Get(request.clone()))
+        } else {
+            message.request::<Verify>().cloned().map(Request::Verify)
+        };
+        let operation = message.operation;
+        let responder = message.finish();
+        let (Some(request), Some(bus)) = (request, self.bus.get().cloned()) else {
+            let text = format!("{FILES} does not serve {operation}");
+            return responder.reply(Err(Error::new(Code::Unimplemented, "operation.address", text)));
+        };
+        let reading = Reading { bus, blobs: Arc::clone(&self.blobs) };
+        tokio::spawn(async move {
+            let outcome = match request {
+                Request::Get(request) => reading.get(&request.name, &responder).await.map(boxed),
+                Request::Verify(request) => reading.verify(request, &responder).await.map(boxed),
+            };
+            responder.reply(outcome);
+            drop(place);
+        });
+    }
+}
+
+fn boxed<T: Send + 'static>(reply: T) -> Value {
+    Box::new(reply)
+}
+
+struct Reading {
+    bus: Bus,
+    blobs: Arc<dyn BlobStore>,
+}
+
+impl Reading {
+    async fn get(&self, name: &str, responder: &Responder) -> Result<GetReply, Error> {
+        let found = self.find(name).await?;
+        for (index, part) in found.payload.parts.iter().enumerate() {
+            let Some(digest) = part.digest.clone() else { continue };
+            let mut offset = 0;
+            loop {
+                let (blobs, digest) = (Arc::clone(&self.blobs), digest.clone());
+                let bytes = blocking(move || blobs.read(&digest, offset, PIECE_BYTES)).await??;
+                if bytes.is_empty() {
+                    break;
+                }
+                offset += bytes.len() as u64;
+                responder.item(boxed(Piece { part: index as u32, bytes })).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// By `RUN/TASK`, `FLOW/TASK`, `FLOW/TASK@VERSION` or digest.
+    async fn find(&self, name: &str) -> Result<GetReply, Error> {
+        let refusal = match self.ask(name).await {
+            Err(refusal) if refusal.code == Code::NotFound => refusal,
+            found => return found,
+        };
+        let (path, version) = match name.rsplit_once('@') {
+            Some((path, version)) => (path, Some(version.parse::<usize>().map_err(|_| refusal.clone())?)),
+            None => (name, None),
+        };
+        let names = self.bus.ask::<Resolve>(ResolveRequest { name: path.into() }).await?.names;
+        match version {
+            Some(version) => {
+                let name = version.checked_sub(1).and_then(|index| names.get(index)).ok_or(refusal)?;
+                Ok(renamed(self.ask(name).await?, path, version))
+            }
+            None => self.newest(path, &names).await?.ok_or(refusal),
+        }
+    }
+
+    async fn newest(&self, path: &str, names: &[String]) -> Result<Option<GetReply>, Error> {
+        // There may be more runs than were counted: then the newest is not among them, and nothing is guessed.
+        if names.len() >= VERSIONS_MAX as usize {
+            return Ok(None);
+        }
+        for (index, name) in names.iter().enumerate().rev().take(NEWEST_MAX) {
+            match self.ask(name).await {
+                Ok(found) if path.contains('/') => return Ok(Some(renamed(found, path, index + 1))),
+                Ok(found) => return Ok(Some(found)),
+                Err(refusal) if matches!(refusal.code, Code::NotFound | Code::Precondition) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn ask(&self, name: &str) -> Result<GetReply, Error> {
+        self.bus.ask::<Get>(GetRequest { name: name.into() }).to(&index()?).await
+    }
+
+    async fn verify(&self, request: VerifyRequest, responder: &Responder) -> Result<VerifyReply, Error> {
+        let mut reply = VerifyReply { checked: 0, bytes: 0, bad: Vec::new() };
+        if let Some(name) = request.name {
+            let parts = self.find(&name).await?.payload.parts;
+            self.verify_each(parts.into_iter().filter_map(|part| part.digest), responder, &mut reply).await?;
+            return Ok(reply);
+        }
+        for shard in 0..=u8::MAX {
+            let objects = self.bus.ask::<Objects>(ObjectsRequest { shard }).await?.objects;
+            self.verify_each(objects.into_iter().map(|(digest, _)| digest), responder, &mut reply).await?;
+        }
+        Ok(reply)
+    }
+
+    async fn verify_each(
+        &self,
+        digests: impl Iterator<Item = Digest> + Send,
+        responder: &Responder,
+        reply: &mut VerifyReply,
+    ) -> Result<(), Error> {
+        for digest in digests {
+            if responder.cancelled().is_cancelled() {
+                return Err(Error::new(
+                    Code::Cancelled,
+                    "ask.abandoned",
+                    "nobody waits for the verification anymore",
+                ));
+            }
+            let (blobs, checked) = (Arc::clone(&self.blobs), digest.clone());
+            reply.checked += 1;
+            match blocking(move || blobs.verify(&checked)).await? {
+                Ok(bytes) => reply.bytes += bytes,
+                Err(why) if matches!(why.code, Code::DataLoss | Code::NotFound) => reply.bad.push(digest),
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn renamed(mut found: GetReply, path: &str, version: usize) -> GetReply {
+    found.artifact.name = path.to_owned();
+    found.artifact.version = version as u32;
+    found
+}
+
+fn index() -> Result<eclosion_bus::Address, Error> {
+    eclosion_bus::Address::new(ADDRESS).map_err(|why| Error::internal("address", why.to_string()))
+}
+
+async fn blocking<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(read).await;
+    done.map_err(|why| Error::internal("artifact.read", why.to_string()))
+}

@@ -1,0 +1,202 @@
+//! The pure core of the artifact store: answers from rows, and knows which runs are live.
+//!
+//! It decides no events. Everything that is finished is found in rows; memory holds the runs that may still commit, so
+//! that a name which is not there *yet* is told apart from one which will never be.
+
+use std::collections::BTreeMap;
+
+use eclosion_kernel::core::{AnyEvent, Core, Decision, Query, Reads};
+use eclosion_kernel::journal::Record;
+use eclosion_schemas::error::{Code, Error};
+use eclosion_schemas::events::{Event, RunFinished, RunStarted, StepCommitted};
+use eclosion_schemas::ops::artifact::{GetReply, GetRequest, LineageReply, ListReply, ListRequest};
+use eclosion_schemas::view::ArtifactView;
+use eclosion_schemas::{EffectId, RunId, Timestamp};
+use serde::Serialize;
+
+use crate::files::{ObjectsReply, ObjectsRequest, ResolveReply, ResolveRequest};
+use crate::{lineage, rows};
+
+/// What may still commit.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct State {
+    live: BTreeMap<RunId, Live>,
+    #[serde(skip)]
+    outstanding: BTreeMap<EffectId, Effect>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Live {
+    pub flow: String,
+    pub artifacts: u64,
+}
+
+impl State {
+    /// A run that may still commit.
+    #[must_use]
+    pub fn live(&self, run: &RunId) -> Option<&Live> {
+        self.live.get(run)
+    }
+}
+
+#[derive(Debug)]
+pub enum Command {
+    List(ListRequest),
+    Get(GetRequest),
+    Lineage(GetRequest),
+    Resolve(ResolveRequest),
+    Objects(ObjectsRequest),
+}
+
+/// It owes nobody anything.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Artifacts;
+
+impl Core for Artifacts {
+    type State = State;
+    type Volatile = ();
+    type Command = Command;
+    type Effect = Effect;
+
+    const DECIDES: &'static [&'static str] = &[];
+    const FOLDS: &'static [&'static str] = &[RunStarted::KIND, StepCommitted::KIND, RunFinished::KIND];
+
+    fn queries(&self, command: &Command) -> Vec<Query> {
+        match command {
+            Command::List(request) => vec![rows::by_prefix(&list_prefix(request))],
+            Command::Get(request) => rows::by_name(&request.name).into(),
+            Command::Lineage(request) => {
+                let run = run_of(&request.name);
+                vec![rows::lineage_of(run), rows::by_prefix(&format!("{run}/"))]
+            }
+            Command::Resolve(request) => match flow_name(&request.name) {
+                Some((flow, task)) => vec![rows::runs_of(flow, lineage::base(task))],
+                None => vec![rows::object(&request.name)],
+            },
+            Command::Objects(request) => vec![rows::objects(request.shard)],
+        }
+    }
+
+    fn decide(
+        &self,
+        state: &State,
+        (): &mut (),
+        reads: &Reads,
+        command: &Command,
+        _: Timestamp,
+    ) -> Result<Decision, Error> {
+        match command {
+            Command::List(request) => Ok(Decision::reply(list(reads, request))),
+            Command::Get(request) => get(state, reads, &request.name).map(Decision::reply),
+            Command::Lineage(request) => trace(state, reads, &request.name).map(Decision::reply),
+            Command::Resolve(request) => Ok(Decision::reply(resolve(reads, &request.name))),
+            Command::Objects(request) => {
+                let objects = rows::found_objects(reads, request.shard);
+                Ok(Decision::reply(ObjectsReply { objects }))
+            }
+        }
+    }
+
+    fn settle(&self, _: &State, (): &mut (), _: &Reads, _: Timestamp) -> Vec<AnyEvent> {
+        Vec::new()
+    }
+
+    fn apply(&self, state: &mut State, record: &Record) {
+        if let Some(event) = record.event::<RunStarted>() {
+            let live = Live { flow: event.flow.name.clone(), artifacts: 0 };
+            state.live.insert(event.run.clone(), live);
+        } else if let Some(event) = record.event::<StepCommitted>() {
+            if let Some(live) = state.live.get_mut(&event.run) {
+                live.artifacts += 1;
+            }
+        } else if let Some(event) = record.event::<RunFinished>() {
+            state.live.remove(&event.run);
+        }
+    }
+
+    fn outstanding<'a>(&self, state: &'a State) -> &'a BTreeMap<EffectId, Effect> {
+        &state.outstanding
+    }
+
+    fn wake_at(&self, _: &State, (): &()) -> Option<Timestamp> {
+        None
+    }
+
+    fn digest(&self, state: &State) -> String {
+        format!("{:?}", state.live)
+    }
+}
+
+fn list_prefix(request: &ListRequest) -> String {
+    match &request.run {
+        Some(run) if !request.prefix.starts_with(&format!("{run}/")) => format!("{run}/{}", request.prefix),
+        _ => request.prefix.clone(),
+    }
+}
+
+/// `cut` counts what was found and not shown; beyond [`rows::ARTIFACT_ROWS_MAX`] nothing is looked at.
+fn list(reads: &Reads, request: &ListRequest) -> ListReply {
+    let mut artifacts = rows::found_artifacts(reads, &list_prefix(request));
+    let found = artifacts.len();
+    artifacts.truncate(request.limit as usize);
+    ListReply { cut: (found - artifacts.len()) as u64, artifacts }
+}
+
+fn get(state: &State, reads: &Reads, name: &str) -> Result<GetReply, Error> {
+    let artifact = rows::found_artifact(reads, name).ok_or_else(|| unknown(state, name))?;
+    let payload = rows::found_payload(reads, name).ok_or_else(|| unknown(state, name))?;
+    Ok(GetReply { artifact, payload })
+}
+
+fn trace(state: &State, reads: &Reads, name: &str) -> Result<LineageReply, Error> {
+    let run = run_of(name);
+    let row = rows::found_lineage(reads, run).ok_or_else(|| unknown(state, name))?;
+    let all: Vec<ArtifactView> = rows::found_artifacts(reads, &format!("{run}/"));
+    let this = all.iter().find(|artifact| artifact.name == name).ok_or_else(|| unknown(state, name))?;
+    let task = this.task.as_str();
+    Ok(LineageReply {
+        inputs: lineage::inputs(&row, task, &all),
+        outputs: lineage::outputs(&row, task, &all),
+    })
+}
+
+fn unknown(state: &State, name: &str) -> Error {
+    let run = run_of(name);
+    match RunId::new(run).ok().and_then(|run| state.live(&run).map(|live| (run, live))) {
+        Some((run, live)) => {
+            let message = format!("run {run} of {} has not committed `{name}` yet", live.flow);
+            Error::new(Code::Precondition, "artifact.pending", message).help(format!(
+                "eclosion why {name}; {} artifact(s) so far: eclosion artifact ls {run}",
+                live.artifacts
+            ))
+        }
+        None => Error::not_found("artifact.unknown", format!("there is no artifact `{name}`"))
+            .help("eclosion artifact ls; names are RUN/TASK, FLOW/TASK or FLOW/TASK@VERSION"),
+    }
+}
+
+fn run_of(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(run, _)| run)
+}
+
+/// `FLOW/TASK` in its halves; a digest has none.
+fn flow_name(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once('/')
+}
+
+fn resolve(reads: &Reads, name: &str) -> ResolveReply {
+    let names = match flow_name(name) {
+        Some((flow, task)) => {
+            let runs = rows::found_runs(reads, flow, lineage::base(task)).into_iter();
+            runs.map(|run| format!("{run}/{task}")).collect()
+        }
+        None => rows::found_object(reads, name).map(|row| row.name).into_iter().collect(),
+    };
+    ResolveReply { names }
+}
+
+#[cfg(test)]
+mod tests;
