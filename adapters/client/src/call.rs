@@ -13,8 +13,8 @@ use eclosion_schemas::ops::kernel::{self, Delivery, OnFull, SubscribeRequest};
 use eclosion_schemas::{Code, Error, codec};
 use serde::de::DeserializeOwned;
 
-use crate::exchange::{CallOptions, Exchange};
 use crate::Client;
+use crate::exchange::{CallOptions, Exchange};
 
 /// The deadline of a call that names none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
@@ -54,7 +54,8 @@ macro_rules! options {
 
 impl<'a, O: Operation> Call<'a, O> {
     pub(crate) fn new(client: &'a Client, request: O::Request) -> Self {
-        let options = CallOptions { deadline: Some(DEADLINE_DEFAULT), idem: key_of::<O>(), ..CallOptions::default() };
+        let options =
+            CallOptions { deadline: Some(DEADLINE_DEFAULT), idem: key_of::<O>(), ..CallOptions::default() };
         Self { client, request, options }
     }
 

@@ -89,7 +89,8 @@ fn unreachable(path: &Path, why: &io::Error) -> Error {
         }
         _ => format!("cannot reach a kernel on {}: {why}", path.display()),
     };
-    let error = Error::new(Code::Unavailable, "kernel.unreachable", text).retry(Retry::After { after_ms: 500 });
+    let error =
+        Error::new(Code::Unavailable, "kernel.unreachable", text).retry(Retry::After { after_ms: 500 });
     error.help("eclosion up")
 }
 

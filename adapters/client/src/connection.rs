@@ -79,7 +79,11 @@ impl Shared {
     }
 
     /// Opens a stream for `call` once there is room for it.
-    pub(crate) fn poll_open(&self, call: &mut Option<Frame>, task: &Context<'_>) -> Poll<Result<StreamId, Error>> {
+    pub(crate) fn poll_open(
+        &self,
+        call: &mut Option<Frame>,
+        task: &Context<'_>,
+    ) -> Poll<Result<StreamId, Error>> {
         let mut state = self.locked();
         if let Some(why) = &state.closed {
             return Poll::Ready(Err(why.clone()));
@@ -98,7 +102,9 @@ impl Shared {
         let stream = StreamId(state.next_stream);
         let Some(following) = state.next_stream.checked_add(2) else {
             let text = "all two thousand million streams of this connection were used";
-            return Poll::Ready(Err(Error::new(Code::Exhausted, "connection.streams", text).help("connect again")));
+            return Poll::Ready(Err(
+                Error::new(Code::Exhausted, "connection.streams", text).help("connect again")
+            ));
         };
         state.next_stream = following;
         frame.stream = stream;

@@ -56,7 +56,9 @@ impl Exchange {
         let max = shared.limits().frame_bytes as usize;
         if request.len() >= max {
             let text = format!("a request of {} bytes is over the limit of {max}", request.len());
-            return Err(Error::new(Code::Exhausted, "frame.size", text).help("send large values as artifacts"));
+            return Err(
+                Error::new(Code::Exhausted, "frame.size", text).help("send large values as artifacts")
+            );
         }
         let credit = options.credit.unwrap_or(CREDIT_DEFAULT);
         let deadline = options.deadline.map(|wait| Box::pin(tokio::time::sleep(wait)));
@@ -78,7 +80,16 @@ impl Exchange {
         })
         .await?;
         let client = client.clone();
-        Ok(Self { client, stream, deadline, credit, taken: 0, granted: credit, outcome: None, is_over: false })
+        Ok(Self {
+            client,
+            stream,
+            deadline,
+            credit,
+            taken: 0,
+            granted: credit,
+            outcome: None,
+            is_over: false,
+        })
     }
 
     /// The next item, as msgpack; `None` once there is none, and then the reply is there. Cancel-safe.
@@ -117,7 +128,9 @@ impl Exchange {
     /// What the call ended with.
     pub async fn reply(mut self) -> Result<Bytes, Error> {
         while self.next().await.is_some() {}
-        self.outcome.take().unwrap_or_else(|| Err(Error::internal("stream.over", "the reply was taken before")))
+        self.outcome
+            .take()
+            .unwrap_or_else(|| Err(Error::internal("stream.over", "the reply was taken before")))
     }
 
     /// Asks for more once half of what was granted has been taken.

@@ -16,7 +16,11 @@ pub mod listener;
 mod ready;
 pub mod session;
 mod suggest;
+pub mod welcome;
+pub mod worker;
 
 pub use connection::{Connection, End};
 pub use listener::{Accepted, ListenOptions, Listener, Peer};
-pub use session::{Session, SessionEnd, Welcome};
+pub use session::{Session, SessionEnd};
+pub use welcome::Welcome;
+pub use worker::{Care, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports};

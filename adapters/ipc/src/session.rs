@@ -33,32 +33,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use eclosion_bus::Bus;
-use eclosion_schemas::frame::{Envelope, Flags, Frame, FrameType, Limits, StreamId};
-use eclosion_schemas::{Code, Epoch, Error, Retry, Role};
+use eclosion_schemas::frame::{Envelope, Flags, Frame, FrameType, StreamId};
+use eclosion_schemas::{Code, Error, Retry, Role};
 use tokio::time::Sleep;
 
 use self::stream::{OpenStream, Step};
 use crate::connection::{Connection, End, Received};
 use crate::listener::{Accepted, Peer, Place};
 use crate::ready::ReadyStreams;
+use crate::welcome::Welcome;
 
 /// How long calls under way may take once the kernel stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// What one stream may send before the others are asked.
 const BURST: usize = 64;
-
-/// What the kernel says of itself in WELCOME, and enforces.
-#[derive(Debug, Clone)]
-pub struct Welcome {
-    /// Name and version of the program: `eclosion/0.1.0`.
-    pub server: String,
-    pub instance: String,
-    pub epoch: Epoch,
-    /// The hash of the table of operations.
-    pub describe_hash: String,
-    pub features: Vec<String>,
-    pub limits: Limits,
-}
 
 /// How a session ended.
 #[derive(Debug)]

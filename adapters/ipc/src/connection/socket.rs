@@ -55,6 +55,12 @@ impl Socket {
         }
     }
 
+    /// Ends both directions: the peer reads what was sent, and then the end.
+    pub(crate) fn shutdown(&self) {
+        // A peer that has gone already misses nothing.
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+    }
+
     /// Sends a first part of `bytes` with the descriptors, without waiting.
     pub(crate) fn try_send(&self, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
         send(self.0.as_fd(), bytes, descriptors)

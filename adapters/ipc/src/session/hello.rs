@@ -19,8 +19,7 @@ impl Session {
         let hello = tokio::time::timeout(wait, self.hello()).await;
         let frame = hello.map_err(|_| Over::Refused(late(wait)))??;
         self.admit(&frame.envelope).map_err(Over::Refused)?;
-        let welcome = self.welcome();
-        self.send(welcome);
+        self.send(self.welcome.frame(self.role, None));
         Ok(())
     }
 
@@ -69,22 +68,6 @@ impl Session {
             Some(role) if most.permits(role) => Ok(role),
             Some(_) => Err(Error::new(Code::Denied, "hello.role", "the peer may not have this role")),
         }
-    }
-
-    fn welcome(&self) -> Frame {
-        let welcome = &self.welcome;
-        Frame::new(FrameType::Welcome, StreamId::CONNECTION).with_envelope(Envelope {
-            server: Some(welcome.server.clone()),
-            instance: Some(welcome.instance.clone()),
-            epoch: Some(welcome.epoch),
-            api: Some(API),
-            api_compatible: Some(API_COMPATIBLE),
-            features: (!welcome.features.is_empty()).then(|| welcome.features.clone()),
-            role: Some(self.role),
-            limits: Some(welcome.limits),
-            describe_hash: Some(welcome.describe_hash.clone()),
-            ..Envelope::default()
-        })
     }
 }
 

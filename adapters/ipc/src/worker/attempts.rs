@@ -1,0 +1,279 @@
+//! The book of one worker's attempts: which wait here, which are at the worker, whose outcome is not safe yet.
+//!
+//! ```text
+//!   admit ──▶ waiting ──next──▶ at the worker ──ended──▶ unacknowledged ──acknowledged──▶ done
+//!                └ withdraw ──────────────────────────────────▲
+//! ```
+//!
+//! A journaled attempt has the worker for itself, from being sent until its outcome is safe: the worker keeps an outcome
+//! only until the next call reaches it. Calls whose caller waits here are sent ahead, so that the worker never waits for
+//! the next.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use eclosion_schemas::frame::{Envelope, FRAME_BYTES_MAX, Frame, FrameType, StreamId, WireCodec};
+use eclosion_schemas::ops::task::{EXECUTE, Execute};
+use eclosion_schemas::{Code, Error, Fence, Retry, codec};
+
+/// Attempts that may wait for one worker.
+const WAITING_MAX: usize = 64;
+/// Calls at the worker: one in hand, and what it lets queue.
+const SENT_MAX: usize = 4;
+
+/// What becomes of an outcome if nobody has acknowledged it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// The worker keeps it; nothing else reaches the worker before.
+    Journaled,
+    /// It is lost with its caller.
+    Call,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    waiting: VecDeque<Waiting>,
+    sent: BTreeMap<StreamId, (Fence, Care)>,
+    unacknowledged: BTreeSet<Fence>,
+    last_stream: u32,
+    /// The newest journaled fence that was executed or cancelled here; they only grow.
+    newest: Option<Fence>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    fence: Fence,
+    care: Care,
+    body: Bytes,
+}
+
+/// What a cancel meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// It had not been sent, and will not be.
+    Waiting,
+    AtWorker(StreamId),
+    Nothing,
+}
+
+impl Attempts {
+    /// Takes an attempt to be sent. One that is known is done.
+    pub(crate) fn admit(&mut self, execute: &Execute, care: Care) -> Result<(), Error> {
+        let fence = execute.fence;
+        if self.is_known(fence, care) {
+            return Ok(());
+        }
+        if self.waiting.len() >= WAITING_MAX {
+            let text = format!("{WAITING_MAX} attempts wait for this worker already");
+            return Err(Error::new(Code::Exhausted, "worker.full", text).retry(Retry::After { after_ms: 50 }));
+        }
+        let body = codec::encode(execute)?;
+        if body.len() + 1024 > FRAME_BYTES_MAX {
+            let text = format!(
+                "the arguments of {} have {} bytes, over the limit of a frame",
+                execute.task,
+                body.len()
+            );
+            return Err(
+                Error::new(Code::Exhausted, "frame.size", text).help("pass large values as artifacts")
+            );
+        }
+        self.note(fence, care);
+        self.waiting.push_back(Waiting { fence, care, body: body.into() });
+        Ok(())
+    }
+
+    /// The call that may be sent now.
+    pub(crate) fn next(&mut self) -> Option<Frame> {
+        let is_alone = self.sent.is_empty() && self.unacknowledged.is_empty();
+        let may_go = match self.waiting.front()?.care {
+            Care::Journaled => is_alone,
+            Care::Call => {
+                let journaled = self.sent.values().any(|(_, care)| *care == Care::Journaled);
+                !journaled && self.unacknowledged.is_empty() && self.sent.len() < SENT_MAX
+            }
+        };
+        let Waiting { fence, care, body } = self.waiting.pop_front_if(|_| may_go)?;
+        let stream = self.open(fence, care);
+        let call = Frame::new(FrameType::Call, stream).with_body(WireCodec::Msgpack, body);
+        let method = Some(EXECUTE.to_owned());
+        Some(call.with_envelope(Envelope { method, ..Envelope::default() }))
+    }
+
+    /// An attempt that the worker has had before this link: its outcome is to come on the stream returned.
+    pub(crate) fn resume(&mut self, fence: Fence) -> StreamId {
+        self.note(fence, Care::Journaled);
+        self.open(fence, Care::Journaled)
+    }
+
+    pub(crate) fn fence(&self, stream: StreamId) -> Option<Fence> {
+        self.sent.get(&stream).map(|(fence, _)| *fence)
+    }
+
+    /// Its outcome has come. `None` for a stream that is no attempt's, or not any more.
+    pub(crate) fn ended(&mut self, stream: StreamId) -> Option<Fence> {
+        let (fence, care) = self.sent.remove(&stream)?;
+        if care == Care::Journaled {
+            self.unacknowledged.insert(fence);
+        }
+        Some(fence)
+    }
+
+    pub(crate) fn acknowledged(&mut self, fence: Fence) {
+        self.unacknowledged.remove(&fence);
+    }
+
+    /// Takes an attempt back if it is not sent; one that never came will not be executed when it comes.
+    pub(crate) fn cancel(&mut self, fence: Fence) -> Met {
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.fence == fence) {
+            self.waiting.remove(at);
+            return Met::Waiting;
+        }
+        match self.sent.iter().find(|(_, (sent, _))| *sent == fence) {
+            Some((stream, _)) => Met::AtWorker(*stream),
+            None => Met::Nothing,
+        }
+    }
+
+    /// Attempts whose outcome will not come any more.
+    pub(crate) fn close(&mut self) -> Vec<Fence> {
+        let sent = std::mem::take(&mut self.sent).into_values().map(|(fence, _)| fence);
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|waiting| waiting.fence);
+        sent.chain(waiting).collect()
+    }
+
+    fn is_known(&self, fence: Fence, care: Care) -> bool {
+        match care {
+            Care::Journaled => self.newest.is_some_and(|newest| fence <= newest),
+            Care::Call => {
+                self.waiting.iter().any(|waiting| waiting.fence == fence)
+                    || self.sent.values().any(|(sent, _)| *sent == fence)
+            }
+        }
+    }
+
+    fn note(&mut self, fence: Fence, care: Care) {
+        if care == Care::Journaled {
+            self.newest = self.newest.max(Some(fence));
+        }
+    }
+
+    fn open(&mut self, fence: Fence, care: Care) -> StreamId {
+        // Even, from 2 on. A worker is replaced long before they are used up, and then the first are free again.
+        self.last_stream = self.last_stream.wrapping_add(2).max(2);
+        let stream = StreamId(self.last_stream);
+        self.sent.insert(stream, (fence, care));
+        stream
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eclosion_schemas::ids::Epoch;
+
+    fn execute(counter: u64) -> Execute {
+        Execute {
+            run: "7k2m4q9d".parse().unwrap(),
+            task: "load".parse().unwrap(),
+            attempt: eclosion_schemas::Attempt(1),
+            fence: fence(counter),
+            function: "steps:load".into(),
+            code: "/code".into(),
+            code_hash: String::new(),
+            arguments: BTreeMap::new(),
+            seed: 1,
+            idempotency_key: String::new(),
+            timeout_ms: None,
+            lease: BTreeMap::new(),
+        }
+    }
+
+    fn fence(counter: u64) -> Fence {
+        Fence { epoch: Epoch(1), counter }
+    }
+
+    fn admit(attempts: &mut Attempts, counter: u64, care: Care) -> Result<(), Error> {
+        attempts.admit(&execute(counter), care)
+    }
+
+    fn next(attempts: &mut Attempts) -> Option<u32> {
+        attempts.next().map(|frame| frame.stream.0)
+    }
+
+    #[test]
+    fn nothing_follows_a_journaled_attempt_before_its_outcome_is_safe() {
+        let mut attempts = Attempts::default();
+        admit(&mut attempts, 1, Care::Journaled).unwrap();
+        admit(&mut attempts, 2, Care::Call).unwrap();
+        admit(&mut attempts, 3, Care::Journaled).unwrap();
+        assert_eq!((next(&mut attempts), next(&mut attempts)), (Some(2), None));
+        assert_eq!(attempts.ended(StreamId(2)), Some(fence(1)));
+        assert_eq!(next(&mut attempts), None);
+        attempts.acknowledged(fence(1));
+        assert_eq!((next(&mut attempts), next(&mut attempts)), (Some(4), None));
+        attempts.ended(StreamId(4));
+        assert_eq!(next(&mut attempts), Some(6));
+    }
+
+    #[test]
+    fn calls_are_sent_ahead_up_to_what_the_worker_lets_queue() {
+        let mut attempts = Attempts::default();
+        for counter in 1..=6 {
+            admit(&mut attempts, counter, Care::Call).unwrap();
+        }
+        let sent: Vec<_> = std::iter::from_fn(|| next(&mut attempts)).collect();
+        assert_eq!(sent, [2, 4, 6, 8]);
+        attempts.ended(StreamId(4));
+        assert_eq!(next(&mut attempts), Some(10));
+    }
+
+    #[test]
+    fn a_fence_that_is_known_is_not_executed_again() {
+        let mut attempts = Attempts::default();
+        admit(&mut attempts, 5, Care::Journaled).unwrap();
+        assert!(next(&mut attempts).is_some());
+        attempts.ended(StreamId(2));
+        attempts.acknowledged(fence(5));
+        for counter in [5, 4] {
+            admit(&mut attempts, counter, Care::Journaled).unwrap();
+            assert_eq!(next(&mut attempts), None, "{counter}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_attempt_is_known_and_has_the_worker_for_itself() {
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.resume(fence(7)), StreamId(2));
+        admit(&mut attempts, 7, Care::Journaled).unwrap();
+        admit(&mut attempts, 8, Care::Journaled).unwrap();
+        assert_eq!(next(&mut attempts), None);
+        attempts.ended(StreamId(2));
+        attempts.acknowledged(fence(7));
+        assert_eq!(next(&mut attempts), Some(4));
+    }
+
+    #[test]
+    fn a_cancel_meets_an_attempt_where_it_is() {
+        let mut attempts = Attempts::default();
+        admit(&mut attempts, 1, Care::Journaled).unwrap();
+        admit(&mut attempts, 2, Care::Journaled).unwrap();
+        next(&mut attempts);
+        assert_eq!(attempts.cancel(fence(1)), Met::AtWorker(StreamId(2)));
+        assert_eq!(attempts.cancel(fence(2)), Met::Waiting);
+        assert_eq!(attempts.cancel(fence(3)), Met::Nothing);
+        assert_eq!(attempts.close(), [fence(1)]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut attempts = Attempts::default();
+        for counter in 1..=WAITING_MAX as u64 {
+            admit(&mut attempts, counter, Care::Journaled).unwrap();
+        }
+        let refused = admit(&mut attempts, 1000, Care::Journaled).unwrap_err();
+        assert_eq!(refused.code, Code::Exhausted);
+        next(&mut attempts);
+        admit(&mut attempts, 1000, Care::Journaled).unwrap();
+    }
+}

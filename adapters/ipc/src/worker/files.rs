@@ -1,0 +1,147 @@
+//! A worker's requests for files: `artifact.stage` and `artifact.open`, each answered with a descriptor.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use eclosion_artifact_store::BlobStore;
+use eclosion_schemas::frame::{Frame, StreamId};
+use eclosion_schemas::ops::artifact::{OPEN, OpenReply, OpenRequest, STAGE, StageReply, StageRequest};
+use eclosion_schemas::{Code, Error};
+use serde::Serialize;
+
+use super::Outcome;
+
+/// Requests under way.
+const SERVING_MAX: usize = 16;
+/// Files that one attempt may have staged.
+const STAGED_MAX: usize = 256;
+/// Larger files are reserved on a blocking thread.
+const BLOCKING_BYTES: u64 = 1 << 20;
+
+/// A frame and what rides with it.
+pub(super) type Answer = (Frame, Vec<OwnedFd>);
+type Serving = Pin<Box<dyn Future<Output = (StreamId, Result<Staged, Error>)> + Send>>;
+
+struct Staged {
+    stage: u64,
+    bytes: u64,
+    file: OwnedFd,
+}
+
+pub(super) struct Files {
+    store: Arc<dyn BlobStore>,
+    /// Staged through this link and not named by an outcome yet, with their lengths.
+    staged: BTreeMap<u64, u64>,
+    serving: Vec<Serving>,
+    answers: Vec<Answer>,
+}
+
+impl Files {
+    pub(super) fn new(store: Arc<dyn BlobStore>) -> Self {
+        Self { store, staged: BTreeMap::new(), serving: Vec::new(), answers: Vec::new() }
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn BlobStore> {
+        Arc::clone(&self.store)
+    }
+
+    /// # Errors
+    /// The worker may not open this stream: it is cut off.
+    pub(super) fn on_call(&mut self, call: &Frame) -> Result<(), Error> {
+        if !call.stream.opened_by_client() {
+            return Err(Error::invalid("stream.number", format!("{} is no worker's to open", call.stream)));
+        }
+        let answered = match call.envelope.method.as_deref().unwrap_or_default() {
+            STAGE => self.stage(call),
+            OPEN => self.open(call).map(Some),
+            other => {
+                let shown: String = other.chars().take(64).collect();
+                let text = format!("a worker's stream serves no `{shown}`");
+                Err(Error::new(Code::Unimplemented, "operation.unknown", text))
+            }
+        };
+        match answered {
+            Ok(Some(answer)) => self.answers.push(answer),
+            Ok(None) => {}
+            Err(error) => self.answers.push((Frame::error(call.stream, &error), Vec::new())),
+        }
+        Ok(())
+    }
+
+    fn open(&self, call: &Frame) -> Result<Answer, Error> {
+        let request: OpenRequest = call.decode()?;
+        let (file, bytes) = self.store.open(&request.digest)?;
+        answer(call.stream, &OpenReply { bytes }, file)
+    }
+
+    fn stage(&mut self, call: &Frame) -> Result<Option<Answer>, Error> {
+        let StageRequest { bytes } = call.decode()?;
+        if self.staged.len() + self.serving.len() >= STAGED_MAX || self.serving.len() >= SERVING_MAX {
+            let text =
+                format!("an attempt may have {STAGED_MAX} staged files, {SERVING_MAX} of them in the making");
+            return Err(Error::new(Code::Exhausted, "artifact.staged", text).help("pack them into fewer"));
+        }
+        let (stream, store) = (call.stream, Arc::clone(&self.store));
+        let stage = move || store.stage(bytes).map(|(stage, file)| Staged { stage, bytes, file });
+        if bytes <= BLOCKING_BYTES {
+            return self.staged(stream, stage()?).map(Some);
+        }
+        let reserving = tokio::task::spawn_blocking(stage);
+        self.serving.push(Box::pin(async move {
+            let staged = reserving.await;
+            (stream, staged.unwrap_or_else(|why| Err(Error::internal("artifact.stage", why.to_string()))))
+        }));
+        Ok(None)
+    }
+
+    fn staged(&mut self, stream: StreamId, staged: Staged) -> Result<Answer, Error> {
+        let Staged { stage, bytes, file } = staged;
+        self.staged.insert(stage, bytes);
+        answer(stream, &StageReply { stage }, file)
+    }
+
+    /// What can be answered now.
+    pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Vec<Answer> {
+        let mut done = Vec::new();
+        self.serving.retain_mut(|serving| match serving.as_mut().poll(task) {
+            Poll::Ready(staged) => {
+                done.push(staged);
+                false
+            }
+            Poll::Pending => true,
+        });
+        for (stream, staged) in done {
+            let answered = staged.and_then(|staged| self.staged(stream, staged));
+            self.answers.push(answered.unwrap_or_else(|error| (Frame::error(stream, &error), Vec::new())));
+        }
+        std::mem::take(&mut self.answers)
+    }
+
+    /// The stages that an outcome names and may name, with their lengths. Whatever else the attempt has staged is
+    /// discarded. A stage that was not made here is admitted only for an attempt that is older than the link.
+    pub(super) fn staged_of(&mut self, outcome: &Outcome, is_resumed: bool) -> BTreeMap<u64, u64> {
+        let mut mine = std::mem::take(&mut self.staged);
+        let mut named = BTreeMap::new();
+        for part in outcome.result.iter().flat_map(|payload| &payload.parts) {
+            let Some(stage) = part.stage else { continue };
+            let bytes = mine.remove(&stage).or_else(|| is_resumed.then_some(part.bytes));
+            if let Some(bytes) = bytes {
+                named.insert(stage, bytes);
+            }
+        }
+        mine.into_keys().for_each(|stage| self.store.discard(stage));
+        named
+    }
+
+    pub(super) fn take_staged(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.staged).into_keys().collect()
+    }
+}
+
+fn answer(stream: StreamId, reply: &impl Serialize, file: OwnedFd) -> Result<Answer, Error> {
+    Ok((Frame::data(stream, reply)?.end(), vec![file]))
+}

@@ -1,0 +1,93 @@
+//! From the worker's last frame of an attempt to an outcome whose parts have names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use eclosion_artifact_store::BlobStore;
+use eclosion_schemas::frame::{Frame, FrameType};
+use eclosion_schemas::{Code, Error, Part, Payload, Retry};
+
+use super::Outcome;
+
+/// Smaller files are hashed where we are: handing them over would cost as much.
+const INLINE_BYTES: u64 = 64 * 1024;
+
+/// # Errors
+/// The worker broke the protocol.
+pub(super) fn read(frame: &Frame) -> Result<Outcome, Error> {
+    let result = match frame.kind {
+        FrameType::Error => Err(frame.to_error()),
+        _ => Ok(frame.decode::<Payload>()?),
+    };
+    let nameless = |part: &Part| part.digest.is_none() && part.stage.is_none();
+    if result.as_ref().is_ok_and(|payload| payload.parts.iter().any(nameless)) {
+        return Err(Error::invalid("task.payload", "a part of a payload names neither digest nor stage"));
+    }
+    let range = |range: Option<[u64; 2]>| range.map_or((0, 0), |[from, to]| (from, to.max(from)));
+    Ok(Outcome { result, stdout: range(frame.envelope.stdout), stderr: range(frame.envelope.stderr) })
+}
+
+/// Whether there is nothing to seal.
+pub(super) fn is_named(outcome: &Outcome) -> bool {
+    outcome.result.iter().flat_map(|payload| &payload.parts).all(|part| part.stage.is_none())
+}
+
+/// Of an attempt that was cancelled before the worker had it.
+pub(super) fn withdrawn() -> Outcome {
+    let error = Error::new(Code::Cancelled, "task.cancelled", "the attempt was cancelled before it began");
+    Outcome { result: Err(error), stdout: (0, 0), stderr: (0, 0) }
+}
+
+/// Gives every staged part its name. `staged` are the stages that the attempt may name, with their lengths.
+pub(super) async fn sealed(
+    outcome: Outcome,
+    staged: BTreeMap<u64, u64>,
+    store: Arc<dyn BlobStore>,
+) -> Outcome {
+    let Outcome { result, stdout, stderr } = outcome;
+    let result = match result {
+        Ok(payload) => seal(payload, staged, store).await,
+        Err(error) => Err(error),
+    };
+    Outcome { result, stdout, stderr }
+}
+
+async fn seal(
+    payload: Payload,
+    staged: BTreeMap<u64, u64>,
+    store: Arc<dyn BlobStore>,
+) -> Result<Payload, Error> {
+    let is_small = staged.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes)) <= INLINE_BYTES;
+    if is_small {
+        return seal_now(payload, staged, store.as_ref());
+    }
+    let sealing = tokio::task::spawn_blocking(move || seal_now(payload, staged, store.as_ref()));
+    sealing.await.unwrap_or_else(|why| Err(Error::internal("artifact.seal", why.to_string())))
+}
+
+fn seal_now(
+    mut payload: Payload,
+    mut staged: BTreeMap<u64, u64>,
+    store: &dyn BlobStore,
+) -> Result<Payload, Error> {
+    let mut names = BTreeMap::new();
+    let sealed = payload.parts.iter_mut().try_for_each(|part| {
+        let Some(stage) = part.stage else { return Ok(()) };
+        if !names.contains_key(&stage) {
+            staged.remove(&stage).ok_or_else(|| not_staged(stage))?;
+            names.insert(stage, store.seal(stage)?);
+        }
+        if let Some((digest, bytes)) = names.get(&stage) {
+            (part.digest, part.stage, part.bytes) = (Some(digest.clone()), None, *bytes);
+        }
+        Ok(())
+    });
+    // After a failure: what was not sealed will not be.
+    staged.into_keys().for_each(|stage| store.discard(stage));
+    sealed.map(|()| payload)
+}
+
+fn not_staged(stage: u64) -> Error {
+    let text = format!("the attempt has staged no file {stage}");
+    Error::not_found("artifact.stage_unknown", text).retry(Retry::Now)
+}
