@@ -24,7 +24,7 @@ use crate::ports::BlobStore;
 use crate::rows::VERSIONS_MAX;
 
 /// Where it is served.
-pub const FILES: &str = "/artifacts/files";
+pub use eclosion_schemas::ops::artifact::FILES;
 /// Requests served at a time; more wait in the mailbox.
 const REQUESTS_MAX: usize = 8;
 /// Of a part, in one item.

@@ -38,6 +38,7 @@ use eclosion_artifact_store::{ArtifactActor, BlobStore};
 use eclosion_bus::Bus;
 use eclosion_dag_tracker::DagActor;
 use eclosion_environments::{EnvironmentOptions, Environments};
+use eclosion_ipc::Welcome;
 use eclosion_journal_sqlite::SqliteJournal;
 use eclosion_kernel::Kernel;
 use eclosion_kernel::clock::{Clock, SystemClock};
@@ -125,7 +126,8 @@ impl Eclosion {
             projections: vec![eclosion_dag_tracker::project, eclosion_artifact_store::project],
         };
         let (store, opened) = SqliteJournal::open(&places.state.join("journal"), &journal_options)?;
-        let blobs: Arc<dyn BlobStore> = Arc::new(FileStore::open(&places.state.join("artifacts"))?);
+        let files = Arc::new(FileStore::open(&places.state.join("artifacts"))?);
+        let blobs: Arc<dyn BlobStore> = Arc::clone(&files) as _;
         let environments = Arc::new(Environments::new(EnvironmentOptions::new(&places.cache)));
         let outputs = OutputFiles::open(places.logs()).map_err(|why| unavailable(&places.logs(), &why))?;
         let host = WorkerHost::new(
@@ -142,13 +144,14 @@ impl Eclosion {
             stop: watch::Sender::new(None),
         });
         let bus: Arc<OnceLock<Bus>> = Arc::default();
-        let (introspect, logs) = (Arc::clone(&own), Arc::clone(&bus));
-        let sync = Arc::clone(&blobs);
+        let (introspect, logs, reading) = (Arc::clone(&own), Arc::clone(&bus), Arc::clone(&bus));
+        let (sync, artifacts) = (Arc::clone(&blobs), ArtifactActor::new(blobs));
+        let reader = artifacts.clone();
         let kernel = Kernel::builder()
             .operations(table()?)
             .journal(Box::new(store), opened)
             .before_sync(Arc::new(move || sync.sync()))
-            .actor(ArtifactActor::new(Arc::clone(&blobs)))
+            .actor(artifacts)
             .actor(ArbitrationActor::new(ArbitrationOptions::new(options.cpu_millis, options.memory_bytes)))
             .actor(PoolManager::new(
                 PoolOptions::new(options.workers_max),
@@ -156,6 +159,7 @@ impl Eclosion {
                 Arc::new(builds.clone()),
             ))
             .actor(DagActor::new())
+            .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
             .service(eclosion_schemas::ops::kernel::ADDRESS, move || Introspect(Arc::clone(&introspect)))
             .service(eclosion_schemas::ops::log::ADDRESS, move || Logs {
                 bus: Arc::clone(&logs),
@@ -165,15 +169,21 @@ impl Eclosion {
             .await?;
         // Set once, here: the actors were made before the kernel that they are part of.
         let _ = (own.kernel.set(kernel.clone()), bus.set(kernel.bus().clone()));
-        host.attach(&kernel);
+        let welcome = Arc::new(sockets::welcome(&kernel, &places));
+        host.attach(&kernel, Arc::clone(&welcome));
         builds.attach(&kernel);
         let started = Self { kernel, host, own, places };
-        started.open_doors().await?;
+        started.open_doors(welcome).await?;
+        if started.host.is_empty() {
+            // Nobody is left who could still name what an earlier life had staged.
+            let swept = files.sweep(files.next_stage(), &[]);
+            tracing::debug!(swept, "removed staged files of an earlier life");
+        }
         Ok(started)
     }
 
-    async fn open_doors(&self) -> Result<(), Error> {
-        sockets::listen(&self.kernel, &self.places, self.own.stop.subscribe()).await?;
+    async fn open_doors(&self, welcome: Arc<Welcome>) -> Result<(), Error> {
+        sockets::listen(&self.kernel, &self.places, welcome, self.own.stop.subscribe()).await?;
         self.host.adopt(recorded_workers(&self.kernel)?).await?;
         self.kernel.adopt();
         self.kernel.run();
@@ -250,13 +260,7 @@ fn host_config(options: &Options, outputs: OutputFiles) -> Result<HostConfig, Er
         connect_timeout_ms: 10_000,
     };
     let cancel_grace_ms = options.cancel_grace_ms;
-    Ok(HostConfig {
-        keeper,
-        instance: places.instance.clone(),
-        scratch: places.state.join("scratch"),
-        outputs,
-        cancel_grace_ms,
-    })
+    Ok(HostConfig { keeper, scratch: places.state.join("scratch"), outputs, cancel_grace_ms })
 }
 
 /// The workers that the journal knows and has not seen die.

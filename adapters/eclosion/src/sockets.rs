@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use eclosion_bus::Address;
-use eclosion_ipc::listener::{Accepted, ListenOptions, Listener};
-use eclosion_ipc::session::{Session, Welcome};
+use eclosion_ipc::{Accepted, ListenOptions, Listener, Session, Welcome};
 use eclosion_kernel::Kernel;
 use eclosion_kernel::background::{Begin, Work};
 use eclosion_kernel::kernel::TRANSPORTS;
@@ -35,20 +34,21 @@ struct Door {
 ///
 /// # Errors
 /// As [`Listener::bind`].
-pub(crate) async fn listen(kernel: &Kernel, places: &Places, stopping: Stopping) -> Result<(), Error> {
+pub(crate) async fn listen(
+    kernel: &Kernel,
+    places: &Places,
+    welcome: Arc<Welcome>,
+    stopping: Stopping,
+) -> Result<(), Error> {
     let listener = Listener::bind(ListenOptions::new(&places.socket))?;
-    let door = Arc::new(Door {
-        kernel: kernel.clone(),
-        listener,
-        welcome: Arc::new(welcome(kernel, places)),
-        stopping,
-        sessions: AtomicU64::new(0),
-    });
+    let door =
+        Arc::new(Door { kernel: kernel.clone(), listener, welcome, stopping, sessions: AtomicU64::new(0) });
     let begin: Begin = Arc::new(move || -> Work { Box::pin(accept(Arc::clone(&door))) });
     kernel.supervise(TRANSPORTS, address("/listener")?, Restart::Permanent, begin).await
 }
 
-fn welcome(kernel: &Kernel, places: &Places) -> Welcome {
+/// What the kernel says of itself to clients and workers alike.
+pub(crate) fn welcome(kernel: &Kernel, places: &Places) -> Welcome {
     let operations: Vec<_> = kernel.bus().table().iter().map(|spec| spec.describe()).collect();
     let described = serde_json::to_vec(&operations).unwrap_or_default();
     Welcome {

@@ -23,21 +23,23 @@ use std::time::Duration;
 use eclosion_artifact_store::BlobStore;
 use eclosion_bus::{Address, Subject};
 use eclosion_environments::Environments;
-use eclosion_ipc::worker::{Acknowledge, Outcome, WorkerHello, WorkerLink, WorkerReports};
+use eclosion_ipc::Welcome;
+use eclosion_ipc::worker::{
+    Acknowledged, Care, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports,
+};
 use eclosion_kernel::Kernel;
 use eclosion_kernel::kernel::HOLDERS;
 use eclosion_pool_manager::Launcher;
 use eclosion_process::{How, Keeper, KeeperConfig, KeeperEvent, KnownWorker, Rung, SpawnWorker};
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::flow::EnvironmentSpec;
-use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::pool::{
     WorkerDown, WorkerDownRequest, WorkerIdle, WorkerIdleRequest, WorkerUp, WorkerUpRequest,
 };
 use eclosion_schemas::ops::task::{Commit, CommitReply, CommitRequest, Execute, Fail, FailRequest};
 use eclosion_schemas::view::TaskReport;
 use eclosion_schemas::{Attempt, EnvironmentId, Error, Fence, TaskRef, WorkerId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::output::{OutputFiles, Part, Stream};
 use crate::report::until_heard;
@@ -51,7 +53,6 @@ const SIGKILL: i32 = 9;
 /// What the host is made with.
 pub(crate) struct HostConfig {
     pub(crate) keeper: KeeperConfig,
-    pub(crate) instance: String,
     pub(crate) scratch: PathBuf,
     pub(crate) outputs: OutputFiles,
     pub(crate) cancel_grace_ms: u64,
@@ -66,13 +67,14 @@ struct Shared {
     blobs: Arc<dyn BlobStore>,
     environments: Arc<Environments>,
     kernel: OnceLock<Kernel>,
+    welcome: OnceLock<Arc<Welcome>>,
     keeper: tokio::sync::Mutex<Option<Keeper>>,
     workers: Mutex<BTreeMap<WorkerId, Entry>>,
 }
 
 /// One worker that is alive, or about to be.
 struct Entry {
-    link: Option<WorkerLink>,
+    link: Option<WorkerHandle>,
     /// What it computes.
     running: Option<Running>,
     /// The highest fence that it was given.
@@ -83,13 +85,16 @@ struct Entry {
     settled: watch::Sender<bool>,
 }
 
+/// Told once an outcome is safe, or nobody wants it; the worker keeps its copy until then.
+type Safe = oneshot::Sender<()>;
+
 /// An attempt that a worker computes.
 struct Running {
     fence: Fence,
     /// Of a survivor only the fence is known, until the pool manager has executed it once more.
     about: Option<(TaskRef, Attempt)>,
     /// The outcome of a survivor that came before that.
-    early: Option<(Outcome, Acknowledge)>,
+    early: Option<(Outcome, Safe)>,
 }
 
 #[derive(Clone, Debug)]
@@ -116,7 +121,7 @@ impl Entry {
     }
 
     /// What a survivor's attempt is about. Gives its outcome, if that came first.
-    fn learn(&mut self, fence: Fence, about: &(TaskRef, Attempt)) -> Option<(Outcome, Acknowledge)> {
+    fn learn(&mut self, fence: Fence, about: &(TaskRef, Attempt)) -> Option<(Outcome, Safe)> {
         let running =
             self.running.as_mut().filter(|running| running.fence == fence && running.about.is_none())?;
         running.about = Some(about.clone());
@@ -133,13 +138,21 @@ impl WorkerHost {
         environments: Arc<Environments>,
     ) -> Self {
         let (keeper, workers) = (tokio::sync::Mutex::new(None), Mutex::default());
-        Self(Arc::new(Shared { config, blobs, environments, kernel: OnceLock::new(), keeper, workers }))
+        Self(Arc::new(Shared {
+            config,
+            blobs,
+            environments,
+            kernel: OnceLock::new(),
+            welcome: OnceLock::new(),
+            keeper,
+            workers,
+        }))
     }
 
     /// Once the kernel has started: what happens is reported to its actors from now on.
-    pub(crate) fn attach(&self, kernel: &Kernel) {
+    pub(crate) fn attach(&self, kernel: &Kernel, welcome: Arc<Welcome>) {
         // A host belongs to one kernel; a second attach is the same one.
-        let _ = self.0.kernel.set(kernel.clone());
+        let _ = (self.0.welcome.set(welcome), self.0.kernel.set(kernel.clone()));
     }
 
     /// Looks for the keeper of an earlier kernel and takes its survivors over; without one, ends what it left.
@@ -187,6 +200,11 @@ impl WorkerHost {
         {
             tracing::warn!(%why, "the keeper is gone already");
         }
+    }
+
+    /// No worker is alive, of this kernel or an earlier one.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.0.workers).is_empty()
     }
 
     pub(crate) async fn keeper_pid(&self) -> Option<u32> {
@@ -292,24 +310,26 @@ impl WorkerHost {
     /// Takes a stream into a supervised holder.
     async fn hold(&self, worker: &WorkerId, stream: std::os::fd::OwnedFd) -> Result<(), Error> {
         let kernel = self.kernel()?;
-        let reports = Arc::new(Reports { host: self.clone(), worker: worker.clone() });
-        let about = eclosion_ipc::worker::About {
-            server: concat!("eclosion/", env!("CARGO_PKG_VERSION")).into(),
-            instance: self.0.config.instance.clone(),
-            epoch: kernel.journal().epoch(),
-        };
-        let (link, running) = WorkerLink::new(stream, about, Arc::clone(&self.0.blobs), reports)?;
+        let reports = Arc::new(Reports { host: self.clone(), worker: worker.clone(), end: Mutex::default() });
+        let welcome = self
+            .0
+            .welcome
+            .get()
+            .ok_or_else(|| Error::internal("host.detached", "the host has no kernel yet"))?;
+        let (blobs, said) = (Arc::clone(&self.0.blobs), Arc::clone(&reports));
+        let (link, handle) = WorkerLink::new(stream, Arc::clone(welcome), blobs, reports)?;
         let exit = {
             let mut workers = lock(&self.0.workers);
             let entry = workers.entry(worker.clone()).or_insert_with(Entry::new);
-            entry.link = Some(link);
+            entry.link = Some(handle);
             entry.exit.subscribe()
         };
         // However the holding ends, even by a panic, the worker's end is seen to.
         let ending = Ending { host: self.clone(), worker: worker.clone() };
         let holding = async move {
-            let ended = running.await;
-            ending.host.reap(&ending.worker, exit, ended.err()).await;
+            link.run().await;
+            let end = lock(&said.end).take();
+            ending.host.reap(&ending.worker, exit, end).await;
             drop(ending);
             Ok(())
         };
@@ -317,7 +337,8 @@ impl WorkerHost {
     }
 
     /// The stream has ended: waits until the keeper says how the process did.
-    async fn reap(&self, worker: &WorkerId, mut exit: watch::Receiver<Option<Exit>>, why: Option<Error>) {
+    async fn reap(&self, worker: &WorkerId, mut exit: watch::Receiver<Option<Exit>>, end: Option<LinkEnd>) {
+        let (why, staged) = end.map_or((None, Vec::new()), |end| (end.why, end.staged));
         if let Some(why) = &why {
             tracing::warn!(%worker, %why, "a worker broke the protocol");
             self.exited(
@@ -331,6 +352,7 @@ impl WorkerHost {
             self.kill(worker).await;
             self.exited(worker, Exit { death: unseen(), peak_rss_bytes: None });
         }
+        staged.into_iter().for_each(|stage| self.0.blobs.discard(stage));
     }
 
     async fn kill(&self, worker: &WorkerId) {
@@ -413,7 +435,10 @@ impl WorkerHost {
             };
             tracing::info!(%worker, %fence, rung = step.number(), "cancelling");
             match (step.signal(), link) {
-                (None, Some(link)) => link.cancel(fence, step.number()),
+                (None, Some(link)) => {
+                    // Its outcome may have come meanwhile; the next look says so.
+                    let _ = link.cancel(fence, step.number());
+                }
                 (None, None) => {}
                 (Some(signal), _) => {
                     if let Some(keeper) = &*self.0.keeper.lock().await
@@ -428,6 +453,23 @@ impl WorkerHost {
         }
     }
 
+    /// An attempt has its outcome. Of one that is over already, nobody wants to know.
+    fn concluded(&self, worker: &WorkerId, fence: Fence, outcome: Outcome, safe: Safe) {
+        let about = {
+            let mut workers = lock(&self.0.workers);
+            let Some(slot) = workers.get_mut(worker).map(|entry| &mut entry.running) else { return };
+            match slot.take_if(|running| running.fence == fence) {
+                Some(Running { about: Some(about), .. }) => about,
+                Some(Running { about: None, .. }) => {
+                    *slot = Some(Running { fence, about: None, early: Some((outcome, safe)) });
+                    return;
+                }
+                None => return,
+            }
+        };
+        self.deliver(worker, about, fence, outcome, safe);
+    }
+
     /// Records what an attempt printed, and takes its outcome to the DAG tracker.
     fn deliver(
         &self,
@@ -435,7 +477,7 @@ impl WorkerHost {
         (task, attempt): (TaskRef, Attempt),
         fence: Fence,
         outcome: Outcome,
-        acknowledge: Acknowledge,
+        safe: Safe,
     ) {
         let Ok(kernel) = self.kernel().cloned() else { return };
         let Outcome { result, stdout, stderr } = outcome;
@@ -449,7 +491,7 @@ impl WorkerHost {
             if matches!(heard, Ok(CommitReply::Stale)) {
                 host.idle(&worker, fence);
             }
-            acknowledge();
+            drop(safe);
         });
     }
 
@@ -457,6 +499,12 @@ impl WorkerHost {
         let Ok(kernel) = self.kernel().cloned() else { return };
         let request = WorkerIdleRequest { worker: worker.clone(), fence };
         tokio::spawn(async move { until_heard::<WorkerIdle>(kernel.bus(), request).await });
+    }
+}
+
+impl std::fmt::Debug for WorkerHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerHost").field("workers", &self.live()).finish_non_exhaustive()
     }
 }
 
@@ -489,9 +537,12 @@ impl Launcher for WorkerHost {
             }
         };
         if let Some(link) = link {
-            link.execute(execute);
-        } else if let Some((outcome, acknowledge)) = early {
-            self.deliver(worker, about, execute.fence, outcome, acknowledge);
+            if let Err(refusal) = link.execute(&execute, Care::Journaled) {
+                // Its end, which is on its way, takes the attempt along.
+                tracing::warn!(%worker, %refusal, "an attempt was not taken");
+            }
+        } else if let Some((outcome, safe)) = early {
+            self.deliver(worker, about, execute.fence, outcome, safe);
         }
     }
 
@@ -503,9 +554,7 @@ impl Launcher for WorkerHost {
             let over = entry.running.take_if(|running| running.fence == fence && running.early.is_some());
             (entry.computes(fence), over.and_then(|over| over.early))
         };
-        if let Some((_, acknowledge)) = early {
-            acknowledge();
-        }
+        drop(early);
         if !computing {
             return self.idle(worker, fence);
         }
@@ -528,14 +577,16 @@ impl Launcher for WorkerHost {
 struct Reports {
     host: WorkerHost,
     worker: WorkerId,
+    end: Mutex<Option<LinkEnd>>,
 }
 
 impl WorkerReports for Reports {
-    fn up(&self, hello: WorkerHello) {
-        let Ok(kernel) = self.host.kernel().cloned() else { return };
+    /// What a survivor computes is always wanted here: whether it is stale, the DAG tracker says.
+    fn up(&self, hello: &WorkerHello) -> bool {
+        let Ok(kernel) = self.host.kernel().cloned() else { return false };
         let settled = {
             let mut workers = lock(&self.host.0.workers);
-            let Some(entry) = workers.get_mut(&self.worker) else { return };
+            let Some(entry) = workers.get_mut(&self.worker) else { return false };
             if let Some(fence) = hello.running {
                 entry.last = entry.last.max(fence);
                 entry.running = Some(Running { fence, about: None, early: None });
@@ -546,7 +597,7 @@ impl WorkerReports for Reports {
             worker: self.worker.clone(),
             pid: hello.pid,
             start_ticks: hello.start_ticks,
-            boot_id: hello.boot_id,
+            boot_id: hello.boot_id.clone(),
             running: hello.running,
         };
         let host = self.host.clone();
@@ -556,6 +607,11 @@ impl WorkerReports for Reports {
             }
             settled.send_replace(true);
         });
+        true
+    }
+
+    fn closed(&self, end: LinkEnd) {
+        *lock(&self.end) = Some(end);
     }
 
     fn report(&self, fence: Fence, report: TaskReport) {
@@ -573,26 +629,13 @@ impl WorkerReports for Reports {
         kernel.bus().publish(&subject, publication);
     }
 
-    fn outcome(&self, fence: Fence, outcome: Outcome, acknowledge: Acknowledge) {
-        let about = {
-            let mut workers = lock(&self.host.0.workers);
-            let running = workers.get_mut(&self.worker).map(|entry| &mut entry.running);
-            let Some(slot) =
-                running.filter(|slot| slot.as_ref().is_some_and(|running| running.fence == fence))
-            else {
-                // It is over already: nobody waits for it.
-                drop(workers);
-                return acknowledge();
-            };
-            match slot.take() {
-                Some(Running { about: Some(about), .. }) => about,
-                _ => {
-                    *slot = Some(Running { fence, about: None, early: Some((outcome, acknowledge)) });
-                    return;
-                }
-            }
-        };
-        self.host.deliver(&self.worker, about, fence, outcome, acknowledge);
+    fn outcome(&self, fence: Fence, outcome: Outcome) -> Acknowledged {
+        let (safe, heard) = oneshot::channel();
+        self.host.concluded(&self.worker, fence, outcome, safe);
+        Box::pin(async move {
+            // The sender is dropped either way.
+            let _ = heard.await;
+        })
     }
 }
 

@@ -11,6 +11,8 @@ use crate::payload::Payload;
 use crate::view::ArtifactView;
 
 pub const ADDRESS: &str = "/artifacts";
+/// Who reads files for clients.
+pub const FILES: &str = "/artifacts/files";
 
 /// Worker to kernel: `artifact.stage {bytes}` → `{stage}` and one descriptor, open for writing, preallocated.
 pub const STAGE: &str = "artifact.stage";
@@ -94,7 +96,7 @@ pub struct Piece {
 }
 
 operation!(Get {
-    request: GetRequest, reply: GetReply, item: Piece, name: "artifact.get", address: ADDRESS, role: View,
+    request: GetRequest, reply: GetReply, item: Piece, name: "artifact.get", address: FILES, role: View,
     durability: Call, doc: "Fetches an artifact, verified.", example: GetRequest { name: "7k2m4q9d/report".into() },
 });
 
@@ -114,7 +116,7 @@ pub struct VerifyReply {
 }
 
 operation!(Verify {
-    request: VerifyRequest, reply: VerifyReply, name: "artifact.verify", address: ADDRESS, role: Operate,
+    request: VerifyRequest, reply: VerifyReply, name: "artifact.verify", address: FILES, role: Operate,
     durability: Call, doc: "Reads artifacts and compares them with their names.", example: VerifyRequest { name: None },
 });
 
