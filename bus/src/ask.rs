@@ -14,16 +14,16 @@ use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
-use eclosion_schemas::operation::{Operation, Value};
+use eclosion_schemas::operation::Operation;
 use eclosion_schemas::{EffectId, Error, Role};
 
-pub(crate) use self::cell::AskCell;
+use self::cell::Outcome;
+pub(crate) use self::cell::{AskCell, Origin};
 pub use self::cell::{CancelToken, Item};
 pub use self::responder::Responder;
 use crate::address::Address;
 use crate::bus::Bus;
 use crate::context::{Context, TraceContext};
-use crate::mailbox::Shelf;
 
 /// The deadline of an ask that names none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
@@ -89,9 +89,11 @@ impl<O: Operation> IntoFuture for Ask<'_, O> {
 
     /// Sends; the future waits for the reply alone, items of a stream are discarded.
     fn into_future(mut self) -> AskFuture<O> {
-        let now = self.bus.clock().now();
-        self.context.deadline = now.checked_add(self.wait).unwrap_or_else(|| self.bus.clock().never());
-        let pending = self.bus.send(self.address, O::NAME, self.context, now, self.request, false);
+        let clock = self.bus.clock();
+        let now = clock.now();
+        self.context.deadline = now.checked_add(self.wait).unwrap_or_else(|| clock.never());
+        let ticks = (clock.tick_of(now), clock.tick_of(self.context.deadline));
+        let pending = self.bus.send(self.address, O::NAME, self.context, ticks, self.request, false);
         AskFuture { pending, operation: PhantomData }
     }
 }
@@ -109,7 +111,8 @@ impl<O: Operation> Future for AskFuture<O> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
         self.pending.poll_reply(task).map(|outcome| {
-            let reply = outcome?.downcast::<O::Reply>().map_err(|_| wrong_type::<O>())?;
+            let reply =
+                outcome.map_err(|error| *error)?.downcast::<O::Reply>().map_err(|_| wrong_type::<O>())?;
             Ok(*reply)
         })
     }
@@ -131,7 +134,6 @@ enum State {
     Refused(Box<Error>),
     Waiting {
         cell: Arc<AskCell>,
-        shelf: Arc<Shelf>,
         ticket: u64,
     },
     Done,
@@ -142,8 +144,9 @@ impl Pending {
         Self(State::Refused(Box::new(error)))
     }
 
-    pub(crate) fn waiting(cell: Arc<AskCell>, shelf: Arc<Shelf>, ticket: u64) -> Self {
-        Self(State::Waiting { cell, shelf, ticket })
+    #[inline]
+    pub(crate) fn waiting(cell: Arc<AskCell>, ticket: u64) -> Self {
+        Self(State::Waiting { cell, ticket })
     }
 
     /// Items as they come, then the reply, then `None`. Cancel-safe.
@@ -161,27 +164,28 @@ impl Pending {
                 }
                 Poll::Ready(Some(item))
             }
-            State::Refused(_) => Poll::Ready(self.take_refusal().map(|error| Item::Reply(Err(error)))),
+            State::Refused(_) => Poll::Ready(self.take_refusal().map(|error| Item::Reply(Err(*error)))),
             State::Done => Poll::Ready(None),
         }
     }
 
-    fn poll_reply(&mut self, task: &Task<'_>) -> Poll<Result<Value, Error>> {
+    #[inline]
+    fn poll_reply(&mut self, task: &Task<'_>) -> Poll<Outcome> {
         match &self.0 {
             State::Waiting { cell, .. } => {
                 let reply = std::task::ready!(cell.poll_reply(task));
                 self.0 = State::Done;
                 Poll::Ready(reply)
             }
-            State::Refused(_) | State::Done => Poll::Ready(Err(self
-                .take_refusal()
-                .unwrap_or_else(|| Error::internal("ask.polled_again", "a finished ask was polled again")))),
+            State::Refused(_) | State::Done => Poll::Ready(Err(self.take_refusal().unwrap_or_else(|| {
+                Box::new(Error::internal("ask.polled_again", "a finished ask was polled again"))
+            }))),
         }
     }
 
-    fn take_refusal(&mut self) -> Option<Error> {
+    fn take_refusal(&mut self) -> Option<Box<Error>> {
         match std::mem::replace(&mut self.0, State::Done) {
-            State::Refused(error) => Some(*error),
+            State::Refused(error) => Some(error),
             other => {
                 self.0 = other;
                 None
@@ -192,12 +196,12 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let State::Waiting { cell, shelf, ticket } = &self.0
+        if let State::Waiting { cell, ticket } = &self.0
             && !cell.is_resolved()
         {
             // In this order: a message that is given back in between is either seen to be abandoned or found here.
             cell.trip();
-            shelf.withdraw(*ticket);
+            cell.shelf().withdraw(*ticket);
         }
     }
 }

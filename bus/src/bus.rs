@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use dashmap::DashMap;
@@ -14,11 +14,12 @@ use eclosion_schemas::operation::{Operation, Spec, Table, Value};
 use eclosion_schemas::{Code, Error};
 
 use crate::address::{Address, Filter, Subject};
-use crate::ask::{Ask, AskCell, Pending};
-use crate::clock::Clock;
+use crate::ask::{Ask, AskCell, Origin, Pending};
+use crate::clock::{Clock, Tick};
 use crate::context::Context;
 use crate::control::{Control, Probe};
 use crate::dead_letter::{DeadLetter, DeadLetters};
+use crate::locked;
 use crate::mailbox::{Envelope, Mailbox, MailboxOptions, Message, Shelf};
 use crate::publish::{Hub, OnFull, Publication, Subscription};
 use crate::refused::{Refused, no_responders};
@@ -50,6 +51,8 @@ struct Shared {
     table: RwLock<Arc<Table>>,
     clock: Clock,
     routes: Routes,
+    /// Closed, while asks that were taken from them wait for an answer.
+    closed: Mutex<Vec<Arc<Shelf>>>,
     dead: Arc<DeadLetters>,
     hub: Hub,
 }
@@ -79,6 +82,7 @@ impl Bus {
             table: RwLock::new(Arc::new(table)),
             clock,
             routes: Routes::default(),
+            closed: Mutex::default(),
             dead: Arc::default(),
             hub: Hub::default(),
         }))
@@ -99,6 +103,7 @@ impl Bus {
         Arc::make_mut(&mut table).declare(spec)
     }
 
+    #[inline]
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.0.clock
@@ -128,7 +133,14 @@ impl Bus {
     pub fn close(&self, address: &Address) -> bool {
         // The route is gone before the mailbox is closed: nobody finds it closed and open at once.
         let removed = self.0.routes.remove(address);
-        removed.map(|(_, shelf)| shelf.close()).is_some()
+        let Some((_, shelf)) = removed else { return false };
+        shelf.close();
+        if shelf.owes() {
+            locked(&self.0.closed).push(shelf);
+        } else {
+            shelf.abandon();
+        }
+        true
     }
 
     /// Asks; the builder is sent by `.await`, to the operation's own address unless told otherwise.
@@ -141,7 +153,7 @@ impl Bus {
     /// # Errors
     /// The refusal hands the request back.
     pub fn tell<O: Operation>(&self, request: O::Request) -> Result<(), Refused<O::Request>> {
-        self.tell_with::<O>(O::ADDRESS, Context::until(self.0.clock.never()), request)
+        self.send_tell::<O>(O::ADDRESS, Context::until(self.0.clock.never()), Tick::NEVER, request)
     }
 
     /// Tells somebody else than the operation's own address.
@@ -153,7 +165,7 @@ impl Bus {
         to: &Address,
         request: O::Request,
     ) -> Result<(), Refused<O::Request>> {
-        self.tell_with::<O>(to.as_str(), Context::until(self.0.clock.never()), request)
+        self.send_tell::<O>(to.as_str(), Context::until(self.0.clock.never()), Tick::NEVER, request)
     }
 
     /// Tells with a context: a cause, a deadline after which it is not worth handling.
@@ -166,21 +178,37 @@ impl Bus {
         context: Context,
         request: O::Request,
     ) -> Result<(), Refused<O::Request>> {
-        let now = self.0.clock.recent();
-        if context.deadline <= now {
+        let due = self.0.clock.tick_of(context.deadline);
+        self.send_tell::<O>(to, context, due, request)
+    }
+
+    fn send_tell<O: Operation>(
+        &self,
+        to: &str,
+        context: Context,
+        due: Tick,
+        request: O::Request,
+    ) -> Result<(), Refused<O::Request>> {
+        let now = self.0.clock.recent_tick();
+        if due <= now {
             return Err(Refused::Expired(request));
         }
-        let Some(shelf) = self.shelf(to) else { return Err(Refused::Closed(request)) };
-        let envelope = Envelope::new(O::NAME, context, now, None, request);
-        let pushed = shelf.push(envelope, |envelope| envelope);
-        pushed.map(drop).map_err(|refused| refused.map(|envelope| envelope.request))
+        let Some(route) = self.0.routes.get(to) else { return Err(Refused::Closed(request)) };
+        let origin = Origin::Tell(Arc::clone(route.value()));
+        let envelope = Envelope::new(O::NAME, context, now, due, origin, request);
+        let pushed = route.push(envelope, |envelope| envelope);
+        // The taker is woken without the map's lock.
+        drop(route);
+        let accepted = pushed.map_err(|refused| refused.map(|envelope| envelope.request))?;
+        accepted.settle();
+        Ok(())
     }
 
     /// Asks without knowing the types; items come before the reply if the operation streams.
     pub fn call(&self, call: Call) -> Pending {
         let Call { spec, address, request, context } = call;
-        let now = self.0.clock.now();
-        self.send(address.as_str(), spec.name, context, now, request, spec.streams)
+        let (now, due) = (self.0.clock.tick(), self.0.clock.tick_of(context.deadline));
+        self.send(address.as_str(), spec.name, context, (now, due), request, spec.streams)
     }
 
     /// # Errors
@@ -270,13 +298,18 @@ impl Bus {
             self.0.dead.put_back(letter);
             return Err(no_responders(address.as_str()));
         };
-        letter.message.revive(self.0.clock.never(), self.0.clock.recent());
-        let sent = shelf.push(letter, |letter| letter.message);
-        sent.map(drop).map_err(|refused| {
-            let error = refused.to_error(address.as_str());
-            self.0.dead.put_back(refused.into_inner());
-            error
-        })
+        letter.message.revive(Arc::clone(&shelf), self.0.clock.never(), self.0.clock.recent_tick());
+        match shelf.push(letter, |letter| letter.message) {
+            Ok(accepted) => {
+                accepted.settle();
+                Ok(())
+            }
+            Err(refused) => {
+                let error = refused.to_error(address.as_str());
+                self.0.dead.put_back(refused.into_inner());
+                Err(error)
+            }
+        }
     }
 
     /// Drops a dead letter for good.
@@ -289,12 +322,21 @@ impl Bus {
 
     /// Resolves every ask whose deadline has passed, queued or in work. The kernel calls it every 50 ms.
     pub fn sweep(&self, now: Instant) {
-        self.0.clock.note(now);
+        let now = self.0.clock.note(now);
         // Not under the map's lock: resolving an ask wakes its asker.
-        let shelves: Vec<_> = self.0.routes.iter().map(|route| Arc::clone(route.value())).collect();
+        let mut shelves: Vec<_> = self.0.routes.iter().map(|route| Arc::clone(route.value())).collect();
+        shelves.extend(locked(&self.0.closed).iter().cloned());
         shelves.iter().for_each(|shelf| shelf.sweep(now));
+        locked(&self.0.closed).retain(|shelf| {
+            let owes = shelf.owes();
+            if !owes {
+                shelf.abandon();
+            }
+            owes
+        });
     }
 
+    #[inline]
     fn shelf(&self, address: &str) -> Option<Arc<Shelf>> {
         self.0.routes.get(address).map(|route| Arc::clone(route.value()))
     }
@@ -304,18 +346,19 @@ impl Bus {
         to: &str,
         operation: &'static str,
         context: Context,
-        now: Instant,
+        (now, due): (Tick, Tick),
         request: R,
         streams: bool,
     ) -> Pending {
-        if context.deadline <= now {
+        if due <= now {
             return Pending::refused(Refused::Expired(()).to_error(to));
         }
         let Some(shelf) = self.shelf(to) else { return Pending::refused(no_responders(to)) };
-        let cell = AskCell::new(streams);
-        let envelope = Envelope::new(operation, context, now, Some(Arc::clone(&cell)), request);
-        match shelf.push(envelope, |envelope| envelope as Box<Message>) {
-            Ok(ticket) => Pending::waiting(cell, shelf, ticket),
+        let cell = AskCell::new(shelf, streams);
+        let origin = Origin::Ask(Arc::clone(&cell));
+        let envelope = Envelope::new(operation, context, now, due, origin, request);
+        match cell.shelf().push(envelope, |envelope| envelope as Box<Message>) {
+            Ok(accepted) => Pending::waiting(cell, accepted.settle()),
             Err(refused) => Pending::refused(refused.to_error(to)),
         }
     }
@@ -327,17 +370,25 @@ fn no_such_letter(id: u64) -> Error {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.routes.iter().for_each(|route| route.value().close());
+        for route in &self.routes {
+            route.value().close();
+            route.value().abandon();
+        }
+        locked(&self.closed).iter().for_each(|shelf| shelf.abandon());
     }
 }
 
-/// FNV-1a. Addresses are few, short, and declared by the program or by admitted services, so speed is worth more here
-/// than a keyed hash.
+/// Eight bytes a step, each folded in by a multiplication. Addresses are few, short, and declared by the program or by
+/// admitted services, so speed is worth more here than a keyed hash.
+#[derive(Default)]
 struct AddressHasher(u64);
 
-impl Default for AddressHasher {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
+impl AddressHasher {
+    #[inline]
+    fn fold(&mut self, word: u64) {
+        // The digits of the golden ratio: odd, and without a pattern.
+        let wide = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (wide as u64) ^ (wide >> 64) as u64;
     }
 }
 
@@ -348,12 +399,27 @@ impl fmt::Debug for AddressHasher {
 }
 
 impl Hasher for AddressHasher {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        self.0 ^= bytes.len() as u64;
+        for word in bytes.as_chunks::<8>().0 {
+            self.fold(u64::from_le_bytes(*word));
+        }
+        // The last word overlaps the one before, or two halves overlap, instead of a loop over bytes.
+        if let Some(word) = bytes.last_chunk::<8>() {
+            self.fold(u64::from_le_bytes(*word));
+        } else if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+            self.fold(u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)));
+        } else {
+            self.fold(bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
         }
     }
 
+    /// The end mark of a string; its length is in the hash already.
+    #[inline]
+    fn write_u8(&mut self, _: u8) {}
+
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }

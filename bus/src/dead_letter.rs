@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
+use crate::ask::CancelToken;
 use crate::locked;
 use crate::mailbox::Message;
 
@@ -46,7 +47,8 @@ pub(crate) struct Letter {
 }
 
 impl DeadLetters {
-    pub(crate) fn bury(&self, address: &Address, message: Box<Message>, why: &str, at: Instant) {
+    pub(crate) fn bury(&self, address: &Address, mut message: Box<Message>, why: &str, at: Instant) {
+        message.asker = CancelToken::GONE;
         tracing::warn!(%address, operation = message.operation, why, "dead letter");
         let forgotten = {
             let mut letters = locked(&self.0);

@@ -39,6 +39,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A panic while a lock is held cannot leave our states half changed (no user code runs under one), so a poisoned
 /// lock is as good as any.
+#[inline]
 fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

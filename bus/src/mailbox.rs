@@ -26,16 +26,15 @@ mod state;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context as Task, Poll, ready};
-use std::time::Instant;
+use std::task::{Context as Task, Poll, Waker};
 
 use eclosion_schemas::Error;
 
 pub(crate) use self::in_hand::Envelope;
 pub use self::in_hand::{InHand, Message};
-use self::state::{Entry, Place, State};
+use self::state::{Place, State};
 use crate::address::Address;
-use crate::clock::Clock;
+use crate::clock::{Clock, Tick};
 use crate::control::Control;
 use crate::dead_letter::DeadLetters;
 use crate::locked;
@@ -114,16 +113,9 @@ impl Mailbox {
     }
 
     async fn wait(&self, lanes: Lanes) -> Taken {
-        poll_fn(|task| {
-            // A loop that always finds a message must still let its neighbors run.
-            let progress = ready!(tokio::task::coop::poll_proceed(task));
-            match self.0.take_now(lanes, Some(task)) {
-                Some(taken) => {
-                    progress.made_progress();
-                    Poll::Ready(taken)
-                }
-                None => Poll::Pending,
-            }
+        poll_fn(|task| match self.0.take_now(lanes, Some(task)) {
+            Some(taken) => Poll::Ready(taken),
+            None => Poll::Pending,
         })
         .await
     }
@@ -153,7 +145,7 @@ impl Shelf {
         clock: Clock,
         dead: Arc<DeadLetters>,
     ) -> Self {
-        let (handled, state) = (AtomicU64::new(0), Mutex::new(State::default()));
+        let (handled, state) = (AtomicU64::new(0), Mutex::new(State::new()));
         Self { address, options, clock, dead, handled, state }
     }
 
@@ -161,37 +153,29 @@ impl Shelf {
         &self.address
     }
 
-    /// Accepts a message, or hands it back as it came. The ticket withdraws it.
+    /// Accepts a message, or hands it back as it came. Whoever is to be woken is, when the caller holds no lock.
+    #[inline]
     pub(crate) fn push<M>(
         &self,
         message: M,
         erase: impl FnOnce(M) -> Box<Message>,
-    ) -> Result<u64, Refused<M>> {
-        let (ticket, taker, dropped) = {
-            let mut state = locked(&self.state);
-            if state.closed {
-                return Err(Refused::Closed(message));
-            }
-            let mut dropped = None;
-            if state.held(self.handled()) >= self.options.capacity_data {
-                dropped = match self.options.when_full {
-                    WhenFull::DropOldest => state.drop_oldest(),
-                    WhenFull::Refuse => None,
-                };
-                if dropped.is_none() {
-                    state.refused += 1;
-                    return Err(Refused::Full(message));
-                }
-            }
-            (state.accept(erase(message)), state.taker.take(), dropped)
-        };
-        if let Some(taker) = taker {
-            taker.wake();
+    ) -> Result<Accepted, Refused<M>> {
+        let mut state = locked(&self.state);
+        if state.closed {
+            return Err(Refused::Closed(message));
         }
-        if let Some(ask) = dropped.as_ref().and_then(|message| message.ask()) {
-            ask.resolve(Err(Refused::Full(()).to_error(self.address.as_str())));
+        let mut dropped = None;
+        if state.held(self.handled()) >= self.options.capacity_data {
+            dropped = match self.options.when_full {
+                WhenFull::DropOldest => state.drop_oldest(),
+                WhenFull::Refuse => None,
+            };
+            if dropped.is_none() {
+                state.refused += 1;
+                return Err(Refused::Full(message));
+            }
         }
-        Ok(ticket)
+        Ok(Accepted { ticket: state.accept(erase(message)), taker: state.taker.take(), dropped })
     }
 
     pub(crate) fn push_control(&self, control: Control) -> Result<(), Refused<Control>> {
@@ -213,56 +197,65 @@ impl Shelf {
     }
 
     /// Takes, or leaves the task's waker.
-    fn take_now(self: &Arc<Self>, lanes: Lanes, task: Option<&Task<'_>>) -> Option<Taken> {
+    #[inline]
+    fn take_now(&self, lanes: Lanes, task: Option<&Task<'_>>) -> Option<Taken> {
         let mut expired = Vec::new();
-        let taken = {
-            let mut state = locked(&self.state);
-            let taken = if let Some(control) = state.control.pop_front() {
-                Some(Taken::Control(control))
-            } else if state.closed {
-                Some(Taken::Closed)
-            } else if lanes == Lanes::Control {
-                None
-            } else {
-                let entry = state.take(&self.clock, &mut expired);
-                entry.map(|entry| Taken::Message(InHand::new(Arc::clone(self), entry)))
-            };
-            if let (None, Some(task)) = (&taken, task) {
-                state.wait(task.waker());
-            }
-            taken
-        };
-        for message in expired {
-            expire(&message);
+        let mut state = locked(&self.state);
+        if !state.control.is_empty() || state.closed {
+            let control = state.control.pop_front();
+            return Some(control.map_or(Taken::Closed, Taken::Control));
         }
-        taken
+        if lanes == Lanes::Both {
+            if task.is_some() && state.rests() {
+                drop(state);
+                task.into_iter().for_each(|task| task.waker().wake_by_ref());
+                return None;
+            }
+            if let Some(message) = state.take(&self.clock, &mut expired) {
+                drop(state);
+                expired.iter().for_each(|message| expire(message));
+                return Some(Taken::Message(InHand::new(message)));
+            }
+        }
+        if let Some(task) = task {
+            state.wait(task.waker());
+        }
+        drop(state);
+        expired.iter().for_each(|message| expire(message));
+        None
     }
 
     /// Ends what is in hand well.
+    #[inline]
     fn finish(&self) {
         // Release: whoever counts it as handled sees what its handling did.
         self.handled.fetch_add(1, Ordering::Release);
     }
 
+    #[inline]
     fn handled(&self) -> u64 {
         self.handled.load(Ordering::Acquire)
     }
 
     /// Ends what is in hand badly: it is delivered once more, or becomes a dead letter.
-    fn give_back(&self, entry: Entry, why: &str) {
+    fn give_back(&self, message: Box<Message>, why: &str) {
         let (place, taker) = {
             let mut state = locked(&self.state);
-            let place = state.give_back(entry);
+            let place = state.give_back(message);
             (place, state.taker.take())
         };
         if let Some(taker) = taker {
             taker.wake();
         }
-        if let Place::Dead(message) = place {
-            if let Some(ask) = message.ask() {
-                ask.resolve(Err(Error::died(self.address.as_str(), why)));
+        match place {
+            Place::Queued => {}
+            Place::Over(message) => drop(message),
+            Place::Dead(message) => {
+                if let Some(ask) = message.ask() {
+                    ask.resolve(Err(Error::died(self.address.as_str(), why)));
+                }
+                self.dead.bury(&self.address, message, why, self.clock.recent());
             }
-            self.dead.bury(&self.address, message, why, self.clock.recent());
         }
     }
 
@@ -274,7 +267,7 @@ impl Shelf {
     }
 
     /// Resolves every ask here whose deadline has passed, queued or in work.
-    pub(crate) fn sweep(&self, now: Instant) {
+    pub(crate) fn sweep(&self, now: Tick) {
         let due = locked(&self.state).sweep(now);
         for message in due.queued {
             expire(&message);
@@ -287,29 +280,64 @@ impl Shelf {
 
     /// What is queued becomes dead letters; its asks resolve `no_responders`.
     pub(crate) fn close(&self) {
-        let (entries, control, taker) = {
+        let (messages, control, taker) = {
             let mut state = locked(&self.state);
-            let entries = state.close();
-            (entries, std::mem::take(&mut state.control), state.taker.take())
+            let messages = state.close();
+            (messages, std::mem::take(&mut state.control), state.taker.take())
         };
         if let Some(taker) = taker {
             taker.wake();
         }
         drop(control);
-        for entry in entries {
-            if let Some(ask) = entry.message.ask() {
+        for message in messages {
+            if let Some(ask) = message.ask() {
                 ask.resolve(Err(no_responders(self.address.as_str())));
             }
-            self.dead.bury(&self.address, entry.message, "the address was closed", self.clock.recent());
+            self.dead.bury(&self.address, message, "the address was closed", self.clock.recent());
         }
     }
 
+    /// Whether the sweep still has something to do here after the address was closed.
+    pub(crate) fn owes(&self) -> bool {
+        locked(&self.state).owes()
+    }
+
+    /// Nobody sweeps anymore.
+    pub(crate) fn abandon(&self) {
+        let in_work = locked(&self.state).forget_in_work();
+        drop(in_work);
+    }
+
     pub(crate) fn statistics(&self) -> MailboxStatistics {
-        let now = self.clock.now();
+        let now = self.clock.tick();
         let state = locked(&self.state);
         let mut statistics = state.statistics(self.handled(), now);
         statistics.capacity = self.options.capacity_data as u64;
         statistics
+    }
+}
+
+/// What is left to do for an accepted message once no lock is held.
+#[derive(Debug)]
+#[must_use = "the taker sleeps until it is settled"]
+pub(crate) struct Accepted {
+    ticket: u64,
+    taker: Option<Waker>,
+    /// By the policy, to make room.
+    dropped: Option<Box<Message>>,
+}
+
+impl Accepted {
+    /// Returns the ticket that withdraws the message.
+    #[inline]
+    pub(crate) fn settle(self) -> u64 {
+        if let Some(taker) = self.taker {
+            taker.wake();
+        }
+        if let Some(ask) = self.dropped.as_ref().and_then(|message| message.ask()) {
+            ask.resolve(Err(Refused::Full(()).to_error(ask.shelf().address().as_str())));
+        }
+        self.ticket
     }
 }
 

@@ -14,6 +14,7 @@ use eclosion_schemas::Error;
 use eclosion_schemas::operation::Value;
 
 use crate::locked;
+use crate::mailbox::Shelf;
 use crate::refused::Refused;
 
 const RESOLVED: u8 = 1;
@@ -30,10 +31,12 @@ pub enum Item {
 }
 
 /// An error is seven times the size of a reply, and rare.
-type Outcome = Result<Value, Box<Error>>;
+pub(crate) type Outcome = Result<Value, Box<Error>>;
 
 #[derive(Debug)]
 pub(crate) struct AskCell {
+    shelf: Arc<Shelf>,
+    /// Changed only under the lock, so a store will do.
     flags: AtomicU8,
     slot: Mutex<Slot>,
 }
@@ -42,34 +45,54 @@ pub(crate) struct AskCell {
 struct Slot {
     outcome: Option<Outcome>,
     asker: Option<Waker>,
-    watchers: Vec<Waker>,
-    /// Absent: the asker wants the reply alone, and items are discarded.
-    stream: Option<Box<Stream>>,
+    /// Absent for most: asks without items whose cancellation nobody awaits.
+    rare: Option<Box<Rare>>,
 }
 
 #[derive(Debug, Default)]
-struct Stream {
+struct Rare {
+    /// False: the asker wants the reply alone, and items are discarded.
+    streams: bool,
     items: VecDeque<Value>,
+    /// Who waits for credit.
     producers: Vec<Waker>,
+    /// Who waits for cancellation.
+    watchers: Vec<Waker>,
 }
 
 impl AskCell {
-    pub(crate) fn new(streams: bool) -> Arc<Self> {
-        let stream = streams.then(Box::default);
-        let slot = Slot { stream, ..Slot::default() };
-        Arc::new(Self { flags: AtomicU8::new(0), slot: Mutex::new(slot) })
+    #[inline]
+    pub(crate) fn new(shelf: Arc<Shelf>, streams: bool) -> Arc<Self> {
+        let rare = streams.then(|| Box::new(Rare { streams, ..Rare::default() }));
+        let slot = Mutex::new(Slot { outcome: None, asker: None, rare });
+        Arc::new(Self { shelf, flags: AtomicU8::new(0), slot })
+    }
+
+    /// Where the message was sent.
+    #[inline]
+    pub(crate) fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
+    }
+
+    #[inline]
+    fn raise(&self, flag: u8) {
+        let flags = self.flags.load(Ordering::Relaxed);
+        self.flags.store(flags | flag, Ordering::Release);
     }
 
     // Acquire pairs with the Release of `resolve` and `trip`: who sees the flag sees what led to it.
+    #[inline]
     pub(crate) fn is_resolved(&self) -> bool {
         self.flags.load(Ordering::Acquire) & RESOLVED != 0
     }
 
+    #[inline]
     pub(crate) fn is_tripped(&self) -> bool {
         self.flags.load(Ordering::Acquire) & TRIPPED != 0
     }
 
     /// The first outcome wins.
+    #[inline]
     pub(crate) fn resolve(&self, outcome: Result<Value, Error>) {
         let outcome = outcome.map_err(Box::new);
         let (asker, producers) = {
@@ -80,26 +103,32 @@ impl AskCell {
                 return;
             }
             slot.outcome = Some(outcome);
-            self.flags.fetch_or(RESOLVED, Ordering::Release);
+            self.raise(RESOLVED);
             (slot.asker.take(), slot.producers())
         };
-        asker.into_iter().chain(producers).for_each(Waker::wake);
+        if let Some(asker) = asker {
+            asker.wake();
+        }
+        wake_all(producers);
     }
 
     pub(crate) fn trip(&self) {
         let (watchers, producers) = {
             let mut slot = locked(&self.slot);
-            self.flags.fetch_or(TRIPPED, Ordering::Release);
-            (std::mem::take(&mut slot.watchers), slot.producers())
+            self.raise(TRIPPED);
+            let watchers = slot.rare.as_mut().map(|rare| std::mem::take(&mut rare.watchers));
+            (watchers, slot.producers())
         };
-        watchers.into_iter().chain(producers).for_each(Waker::wake);
+        wake_all(watchers);
+        wake_all(producers);
     }
 
     /// The reply, without items.
-    pub(crate) fn poll_reply(&self, task: &Task<'_>) -> Poll<Result<Value, Error>> {
+    #[inline]
+    pub(crate) fn poll_reply(&self, task: &Task<'_>) -> Poll<Outcome> {
         let mut slot = locked(&self.slot);
         match slot.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome.map_err(|error| *error)),
+            Some(outcome) => Poll::Ready(outcome),
             None => {
                 slot.wait(task);
                 Poll::Pending
@@ -110,10 +139,10 @@ impl AskCell {
     /// The next item, and the reply once there is none.
     pub(crate) fn poll_item(&self, task: &Task<'_>) -> Poll<Item> {
         let mut slot = locked(&self.slot);
-        if let Some(item) = slot.stream.as_mut().and_then(|stream| stream.items.pop_front()) {
+        if let Some(item) = slot.rare.as_mut().and_then(|rare| rare.items.pop_front()) {
             let producers = slot.producers();
             drop(slot);
-            producers.into_iter().for_each(Waker::wake);
+            wake_all(producers);
             return Poll::Ready(Item::Item(item));
         }
         match slot.outcome.take() {
@@ -132,14 +161,16 @@ impl AskCell {
             if self.flags.load(Ordering::Acquire) != 0 {
                 return Err(Refused::Closed(item));
             }
-            let Some(stream) = slot.stream.as_mut() else { return Ok(()) };
-            if stream.items.len() >= ITEMS_MAX {
+            let Some(rare) = slot.rare.as_mut().filter(|rare| rare.streams) else { return Ok(()) };
+            if rare.items.len() >= ITEMS_MAX {
                 return Err(Refused::Full(item));
             }
-            stream.items.push_back(item);
+            rare.items.push_back(item);
             slot.asker.take()
         };
-        asker.into_iter().for_each(Waker::wake);
+        if let Some(asker) = asker {
+            asker.wake();
+        }
         Ok(())
     }
 
@@ -149,9 +180,9 @@ impl AskCell {
         if self.flags.load(Ordering::Acquire) != 0 {
             return Poll::Ready(());
         }
-        match slot.stream.as_mut() {
-            Some(stream) if stream.items.len() >= ITEMS_MAX => {
-                remember(&mut stream.producers, task.waker());
+        match slot.rare.as_mut() {
+            Some(rare) if rare.items.len() >= ITEMS_MAX => {
+                remember(&mut rare.producers, task.waker());
                 Poll::Pending
             }
             _ => Poll::Ready(()),
@@ -163,12 +194,13 @@ impl AskCell {
         if self.is_tripped() {
             return Poll::Ready(());
         }
-        remember(&mut slot.watchers, task.waker());
+        remember(&mut slot.rare.get_or_insert_default().watchers, task.waker());
         Poll::Pending
     }
 }
 
 impl Slot {
+    #[inline]
     fn wait(&mut self, task: &Task<'_>) {
         match &mut self.asker {
             Some(waker) => waker.clone_from(task.waker()),
@@ -176,9 +208,14 @@ impl Slot {
         }
     }
 
-    fn producers(&mut self) -> Vec<Waker> {
-        self.stream.as_mut().map(|stream| std::mem::take(&mut stream.producers)).unwrap_or_default()
+    #[inline]
+    fn producers(&mut self) -> Option<Vec<Waker>> {
+        self.rare.as_mut().map(|rare| std::mem::take(&mut rare.producers))
     }
+}
+
+fn wake_all(wakers: Option<Vec<Waker>>) {
+    wakers.into_iter().flatten().for_each(Waker::wake);
 }
 
 fn remember(wakers: &mut Vec<Waker>, waker: &Waker) {
@@ -189,17 +226,50 @@ fn remember(wakers: &mut Vec<Waker>, waker: &Waker) {
 
 /// Tells whoever works on an ask that nobody waits for the answer anymore. What was decided stands.
 #[derive(Debug, Clone)]
-pub struct CancelToken(pub(crate) Option<Arc<AskCell>>);
+pub struct CancelToken(pub(crate) Origin);
+
+/// Where a message came from, and with it the mailbox that it belongs to.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    Ask(Arc<AskCell>),
+    Tell(Arc<Shelf>),
+    /// Handled, or passed on.
+    Gone,
+}
+
+impl Origin {
+    pub(crate) fn ask(&self) -> Option<&Arc<AskCell>> {
+        match self {
+            Origin::Ask(cell) => Some(cell),
+            Origin::Tell(_) | Origin::Gone => None,
+        }
+    }
+
+    pub(crate) fn shelf(&self) -> Option<&Arc<Shelf>> {
+        match self {
+            Origin::Ask(cell) => Some(&cell.shelf),
+            Origin::Tell(shelf) => Some(shelf),
+            Origin::Gone => None,
+        }
+    }
+}
 
 impl CancelToken {
+    pub(crate) const GONE: Self = Self(Origin::Gone);
+
+    #[inline]
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::GONE)
+    }
+
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.as_ref().is_some_and(|cell| cell.is_tripped())
+        self.0.ask().is_some_and(|cell| cell.is_tripped())
     }
 
     /// Returns once it is cancelled; for a tell, never.
     pub async fn cancelled(&self) {
-        match &self.0 {
+        match self.0.ask() {
             Some(cell) => poll_fn(|task| cell.poll_tripped(task)).await,
             None => std::future::pending().await,
         }

@@ -1,32 +1,30 @@
 //! The answering end of a message that was finished.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 
 use eclosion_schemas::operation::Value;
 use eclosion_schemas::{Code, Error};
 
-use super::cell::CancelToken;
-use crate::mailbox::Shelf;
+use super::cell::{CancelToken, Origin};
 use crate::refused::Refused;
 
 /// Owes one reply, and may send items before it. It may be kept as long as the reply depends on something; dropped
 /// without a reply it says that whoever held it died (P3). For a tell it owes nothing and discards what it is given.
 #[derive(Debug)]
 pub struct Responder {
-    /// Names who died, should it come to that.
-    shelf: Option<Arc<Shelf>>,
     token: CancelToken,
 }
 
 impl Responder {
-    pub(crate) fn new(shelf: Option<Arc<Shelf>>, token: CancelToken) -> Self {
-        Self { shelf, token }
+    #[inline]
+    pub(crate) fn new(token: CancelToken) -> Self {
+        Self { token }
     }
 
     /// Ends the ask. A reply after the deadline is discarded.
+    #[inline]
     pub fn reply(mut self, outcome: Result<Value, Error>) {
-        if let Some(cell) = self.token.0.take() {
+        if let Origin::Ask(cell) = self.token.take().0 {
             cell.resolve(outcome);
         }
     }
@@ -43,7 +41,7 @@ impl Responder {
                 Err(Refused::Full(back)) => item = back,
                 Err(_) => return Err(Error::new(Code::Cancelled, "ask.abandoned", "nobody listens anymore")),
             }
-            if let Some(cell) = &self.token.0 {
+            if let Some(cell) = self.token.0.ask() {
                 poll_fn(|task| cell.poll_credit(task)).await;
             }
         }
@@ -54,13 +52,13 @@ impl Responder {
     /// # Errors
     /// `Full` without credit, `Closed` once nobody listens anymore.
     pub fn try_item(&self, item: Value) -> Result<(), Refused<Value>> {
-        self.token.0.as_ref().map_or(Ok(()), |cell| cell.offer(item))
+        self.token.0.ask().map_or(Ok(()), |cell| cell.offer(item))
     }
 
     /// Whether somebody waits: false for a tell.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        self.token.0.as_ref().is_some_and(|cell| !cell.is_resolved() && !cell.is_tripped())
+        self.token.0.ask().is_some_and(|cell| !cell.is_resolved() && !cell.is_tripped())
     }
 
     #[must_use]
@@ -70,11 +68,12 @@ impl Responder {
 }
 
 impl Drop for Responder {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(cell) = self.token.0.take()
+        if let Origin::Ask(cell) = &self.token.0
             && !cell.is_resolved()
         {
-            let address = self.shelf.as_ref().map_or("the handler", |shelf| shelf.address().as_str());
+            let address = cell.shelf().address().as_str();
             cell.resolve(Err(Error::died(address, "the request was dropped without an answer")));
         }
     }

@@ -9,8 +9,8 @@ use std::time::Instant;
 use eclosion_schemas::operation::{Operation, Value};
 
 use super::Shelf;
-use super::state::Entry;
-use crate::ask::{AskCell, CancelToken, Responder};
+use crate::ask::{AskCell, CancelToken, Origin, Responder};
+use crate::clock::Tick;
 use crate::context::Context;
 
 /// One message in one allocation, typed until it enters the queue.
@@ -20,8 +20,12 @@ pub struct Envelope<R: ?Sized> {
     pub context: Context,
     /// 1, or 2 if an earlier hand died under it.
     pub deliveries: u8,
-    pub(crate) accepted_at: Instant,
-    /// Who waits for the answer; nobody for a tell.
+    /// Given when it is accepted; the place in the queue.
+    pub(super) ticket: u64,
+    pub(crate) accepted_at: Tick,
+    /// The deadline, in the form that is compared.
+    pub(crate) due: Tick,
+    /// Who waits for the answer, if anybody does.
     pub(crate) asker: CancelToken,
     pub(crate) request: R,
 }
@@ -36,37 +40,43 @@ impl<R: ?Sized> fmt::Debug for Envelope<R> {
             .field("operation", &self.operation)
             .field("context", &self.context)
             .field("deliveries", &self.deliveries)
-            .field("awaited", &self.asker.0.is_some())
+            .field("awaited", &self.ask().is_some())
             .finish_non_exhaustive()
     }
 }
 
 impl<R> Envelope<R> {
+    #[inline]
     pub(crate) fn new(
         operation: &'static str,
         context: Context,
-        accepted_at: Instant,
-        ask: Option<Arc<AskCell>>,
+        accepted_at: Tick,
+        due: Tick,
+        origin: Origin,
         request: R,
     ) -> Box<Self> {
-        Box::new(Self { operation, context, deliveries: 1, accepted_at, asker: CancelToken(ask), request })
+        let asker = CancelToken(origin);
+        Box::new(Self { operation, context, deliveries: 1, ticket: 0, accepted_at, due, asker, request })
     }
 }
 
 impl<R: ?Sized> Envelope<R> {
+    #[inline]
     pub(crate) fn ask(&self) -> Option<&Arc<AskCell>> {
-        self.asker.0.as_ref()
+        self.asker.0.ask()
     }
 }
 
 impl Message {
     /// The typed request; `None` if the operation's request is another type.
+    #[inline]
     #[must_use]
     pub fn request<O: Operation>(&self) -> Option<&O::Request> {
         self.request_any().downcast_ref()
     }
 
     /// The request, whatever it is.
+    #[inline]
     #[must_use]
     pub fn request_any(&self) -> &(dyn Any + Send) {
         // A transport's request was boxed when it was decoded.
@@ -77,17 +87,18 @@ impl Message {
     }
 
     /// A dead letter on its way back: nobody waits for it, and it gets two deliveries again.
-    pub(crate) fn revive(&mut self, deadline: Instant, now: Instant) {
-        self.asker = CancelToken(None);
+    pub(crate) fn revive(&mut self, shelf: Arc<Shelf>, deadline: Instant, now: Tick) {
+        self.asker = CancelToken(Origin::Tell(shelf));
         self.deliveries = 1;
         self.context.deadline = deadline;
+        self.due = Tick::NEVER;
         self.accepted_at = now;
     }
 
     /// Whether somebody waits for an answer.
     #[must_use]
     pub fn is_ask(&self) -> bool {
-        self.asker.0.is_some()
+        self.ask().is_some()
     }
 }
 
@@ -97,23 +108,24 @@ impl Message {
 #[derive(Debug)]
 #[must_use = "dropping it gives the message back"]
 pub struct InHand {
-    /// Where it goes back to; taken once it was finished or given back.
-    shelf: Option<Arc<Shelf>>,
-    entry: Entry,
+    /// Its origin is gone once it was finished or given back.
+    message: Box<Message>,
 }
 
 impl InHand {
-    pub(super) fn new(shelf: Arc<Shelf>, entry: Entry) -> Self {
-        Self { shelf: Some(shelf), entry }
+    #[inline]
+    pub(super) fn new(message: Box<Message>) -> Self {
+        Self { message }
     }
 
     /// Handled. The answer may come later, from anywhere.
+    #[inline]
     pub fn finish(mut self) -> Responder {
-        let shelf = self.shelf.take();
-        if let Some(shelf) = &shelf {
+        let asker = self.message.asker.take();
+        if let Some(shelf) = asker.0.shelf() {
             shelf.finish();
         }
-        Responder::new(shelf, std::mem::replace(&mut self.entry.message.asker, CancelToken(None)))
+        Responder::new(asker)
     }
 
     /// Gives the message back with the text of what went wrong, as a drop does without one.
@@ -121,16 +133,17 @@ impl InHand {
         self.give_back(text);
     }
 
+    #[inline]
     #[must_use]
     pub fn cancelled(&self) -> &CancelToken {
-        &self.entry.message.asker
+        &self.message.asker
     }
 
     fn give_back(&mut self, why: &str) {
-        if let Some(shelf) = self.shelf.take() {
-            let blank = Envelope::new("", Context::until(self.accepted_at), self.accepted_at, None, ());
-            let message = std::mem::replace(&mut self.entry.message, blank);
-            shelf.give_back(Entry { ticket: self.entry.ticket, message }, why);
+        if let Some(shelf) = self.asker.0.shelf().cloned() {
+            let context = Context::until(self.context.deadline);
+            let blank = Envelope::new("", context, self.accepted_at, self.due, Origin::Gone, ());
+            shelf.give_back(std::mem::replace(&mut self.message, blank), why);
         }
     }
 }
@@ -138,13 +151,18 @@ impl InHand {
 impl Deref for InHand {
     type Target = Message;
 
+    #[inline]
     fn deref(&self) -> &Message {
-        &self.entry.message
+        &self.message
     }
 }
 
 impl Drop for InHand {
+    #[inline]
     fn drop(&mut self) {
+        if matches!(self.asker.0, Origin::Gone) {
+            return;
+        }
         let panicking = std::thread::panicking();
         self.give_back(if panicking { "its handler panicked" } else { "its handler was dropped" });
     }

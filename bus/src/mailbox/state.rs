@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
 
 use super::in_hand::Message;
 use crate::ask::AskCell;
-use crate::clock::Clock;
+use crate::clock::{Clock, Tick};
 use crate::control::Control;
 use crate::statistics::MailboxStatistics;
 
@@ -15,20 +14,17 @@ use crate::statistics::MailboxStatistics;
 const DELIVERIES_MAX: u8 = 2;
 /// A taker that never has to wait reads the clock once in so many takes.
 const TAKES_PER_READING: u64 = 16;
+/// A taker that never has to wait lets others run once in so many takes, less one: a mask.
+const TAKES_BEFORE_REST: u64 = 63;
 /// Resolved asks that may linger in the list of those in work.
 const IN_WORK_SLACK: usize = 64;
-
-/// A message in its place. Tickets are handed out in order and never again.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) ticket: u64,
-    pub(super) message: Box<Message>,
-}
 
 /// Where a message that came back belongs.
 #[derive(Debug)]
 pub(super) enum Place {
-    Settled,
+    Queued,
+    /// Its asker has left or was answered by its deadline.
+    Over(Box<Message>),
     Dead(Box<Message>),
 }
 
@@ -39,10 +35,11 @@ pub(super) struct Due {
     pub(super) in_work: Vec<Arc<AskCell>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     pub(super) control: VecDeque<Control>,
-    data: VecDeque<Entry>,
+    /// In the order of their tickets.
+    data: VecDeque<Box<Message>>,
     pub(super) taker: Option<Waker>,
     pub(super) closed: bool,
     pub(super) refused: u64,
@@ -56,60 +53,99 @@ pub(super) struct State {
     out: u64,
     current: Option<&'static str>,
     /// Asks that were taken, for the sweep; resolved ones linger until the next take or so.
-    in_work: Vec<(Instant, Arc<AskCell>)>,
+    in_work: Vec<(Tick, Arc<AskCell>)>,
     /// No deadline here is earlier.
-    earliest: Option<Instant>,
+    earliest: Tick,
     takes: u64,
+    /// The newest time that a message brought, or a sweep.
+    recent: Tick,
 }
 
 impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            control: VecDeque::new(),
+            data: VecDeque::new(),
+            taker: None,
+            closed: false,
+            refused: 0,
+            accepted: 0,
+            dropped: 0,
+            expired: 0,
+            cancelled: 0,
+            dead_lettered: 0,
+            redelivered: 0,
+            out: 0,
+            current: None,
+            in_work: Vec::new(),
+            earliest: Tick::NEVER,
+            takes: 0,
+            recent: Tick::default(),
+        }
+    }
+
     /// Places taken in the capacity.
+    #[inline]
     pub(super) fn held(&self, handled: u64) -> usize {
         self.data.len() + usize::try_from(self.out - handled).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn accept(&mut self, message: Box<Message>) -> u64 {
+    #[inline]
+    pub(super) fn accept(&mut self, mut message: Box<Message>) -> u64 {
         let ticket = self.accepted;
         self.accepted += 1;
-        let deadline = message.context.deadline;
-        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-        self.data.push_back(Entry { ticket, message });
+        message.ticket = ticket;
+        self.recent = self.recent.max(message.accepted_at);
+        self.earliest = self.earliest.min(message.due);
+        self.data.push_back(message);
         ticket
     }
 
     pub(super) fn drop_oldest(&mut self) -> Option<Box<Message>> {
         let oldest = self.data.pop_front()?;
         self.dropped += 1;
-        Some(oldest.message)
+        Some(oldest)
+    }
+
+    /// Whether a taker that never has to wait should let its neighbors run before it takes another message.
+    #[inline]
+    pub(super) fn rests(&mut self) -> bool {
+        let rests = self.takes & TAKES_BEFORE_REST == TAKES_BEFORE_REST && !self.data.is_empty();
+        self.takes += u64::from(rests);
+        rests
     }
 
     /// The oldest message whose deadline has not passed. What waited is compared with a time that may be a little
     /// old; the sweep settles the rest.
-    pub(super) fn take(&mut self, clock: &Clock, expired: &mut Vec<Box<Message>>) -> Option<Entry> {
+    #[inline]
+    pub(super) fn take(&mut self, clock: &Clock, expired: &mut Vec<Box<Message>>) -> Option<Box<Message>> {
         if self.data.is_empty() {
             self.takes = 0;
             return None;
         }
         self.takes += 1;
-        let now = if self.takes.is_multiple_of(TAKES_PER_READING) { clock.now() } else { clock.recent() };
-        while let Some(entry) = self.data.pop_front() {
-            if entry.message.context.deadline <= now {
+        if self.takes.is_multiple_of(TAKES_PER_READING) || clock.is_manual() {
+            self.recent = self.recent.max(clock.tick());
+        }
+        while let Some(message) = self.data.pop_front() {
+            if message.due <= self.recent {
                 self.expired += 1;
-                expired.push(entry.message);
+                expired.push(message);
                 continue;
             }
             self.out += 1;
-            self.current = Some(entry.message.operation);
-            if let Some(ask) = entry.message.ask() {
+            self.current = Some(message.operation);
+            if let Some(ask) = message.ask() {
                 self.prune();
-                self.in_work.push((entry.message.context.deadline, Arc::clone(ask)));
+                self.in_work.push((message.due, Arc::clone(ask)));
             }
-            return Some(entry);
+            return Some(message);
         }
         None
     }
 
     /// Forgets asks that were resolved: cheaply the newest, which usually is the one just answered, and now and then all.
+    #[inline]
     fn prune(&mut self) {
         while self.in_work.last().is_some_and(|(_, ask)| ask.is_resolved()) {
             self.in_work.pop();
@@ -121,30 +157,31 @@ impl State {
         }
     }
 
-    pub(super) fn give_back(&mut self, mut entry: Entry) -> Place {
+    pub(super) fn give_back(&mut self, mut message: Box<Message>) -> Place {
         self.out -= 1;
-        let ask = entry.message.ask();
+        let ask = message.ask();
         if ask.is_some_and(|ask| ask.is_resolved()) {
             self.expired += 1;
-            return Place::Settled;
+            return Place::Over(message);
         }
         if ask.is_some_and(|ask| ask.is_tripped()) {
             self.cancelled += 1;
-            return Place::Settled;
+            return Place::Over(message);
         }
-        if self.closed || entry.message.deliveries >= DELIVERIES_MAX {
+        if self.closed || message.deliveries >= DELIVERIES_MAX {
             self.dead_lettered += 1;
-            return Place::Dead(entry.message);
+            return Place::Dead(message);
         }
-        entry.message.deliveries += 1;
+        message.deliveries += 1;
         self.redelivered += 1;
-        let at = self.place_of(entry.ticket);
-        self.data.insert(at, entry);
-        Place::Settled
+        let at = self.place_of(message.ticket);
+        self.earliest = self.earliest.min(message.due);
+        self.data.insert(at, message);
+        Place::Queued
     }
 
     fn place_of(&self, ticket: u64) -> usize {
-        self.data.partition_point(|entry| entry.ticket < ticket)
+        self.data.partition_point(|message| message.ticket < ticket)
     }
 
     pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Box<Message>> {
@@ -152,22 +189,22 @@ impl State {
         if self.data.get(at)?.ticket != ticket {
             return None;
         }
-        let entry = self.data.remove(at)?;
         self.cancelled += 1;
-        Some(entry.message)
+        self.data.remove(at)
     }
 
-    pub(super) fn sweep(&mut self, now: Instant) -> Due {
+    pub(super) fn sweep(&mut self, now: Tick) -> Due {
         let mut due = Due::default();
-        if self.earliest.is_none_or(|earliest| earliest > now) {
+        self.recent = self.recent.max(now);
+        if self.earliest > now {
             return due;
         }
         let waiting = self.data.len();
-        for entry in std::mem::replace(&mut self.data, VecDeque::with_capacity(waiting)) {
-            if entry.message.context.deadline <= now {
-                due.queued.push(entry.message);
+        for message in std::mem::replace(&mut self.data, VecDeque::with_capacity(waiting)) {
+            if message.due <= now {
+                due.queued.push(message);
             } else {
-                self.data.push_back(entry);
+                self.data.push_back(message);
             }
         }
         self.expired += due.queued.len() as u64;
@@ -178,17 +215,29 @@ impl State {
             }
             !over && !ask.is_resolved()
         });
-        let deadlines = self.data.iter().map(|entry| entry.message.context.deadline);
-        self.earliest = deadlines.chain(self.in_work.iter().map(|(deadline, _)| *deadline)).min();
+        let queued = self.data.iter().map(|message| message.due);
+        let in_work = self.in_work.iter().map(|(deadline, _)| *deadline);
+        self.earliest = queued.chain(in_work).min().unwrap_or(Tick::NEVER);
         due
     }
 
-    pub(super) fn close(&mut self) -> VecDeque<Entry> {
+    /// Whether an ask that was taken waits for its answer.
+    pub(super) fn owes(&self) -> bool {
+        self.in_work.iter().any(|(_, ask)| !ask.is_resolved())
+    }
+
+    /// An ask in work keeps its mailbox, which must not keep it in turn once nobody sweeps anymore.
+    pub(super) fn forget_in_work(&mut self) -> Vec<(Tick, Arc<AskCell>)> {
+        std::mem::take(&mut self.in_work)
+    }
+
+    pub(super) fn close(&mut self) -> VecDeque<Box<Message>> {
         self.closed = true;
         self.dead_lettered += self.data.len() as u64;
         std::mem::take(&mut self.data)
     }
 
+    #[inline]
     pub(super) fn wait(&mut self, waker: &Waker) {
         match &mut self.taker {
             Some(taker) => taker.clone_from(waker),
@@ -196,9 +245,9 @@ impl State {
         }
     }
 
-    pub(super) fn statistics(&self, handled: u64, now: Instant) -> MailboxStatistics {
+    pub(super) fn statistics(&self, handled: u64, now: Tick) -> MailboxStatistics {
         let in_hand = self.out - handled;
-        let oldest = self.data.front().map(|entry| entry.message.accepted_at);
+        let oldest = self.data.front().map(|message| message.accepted_at);
         MailboxStatistics {
             accepted: self.accepted,
             handled,
@@ -212,7 +261,7 @@ impl State {
             redelivered: self.redelivered,
             capacity: 0,
             control_queued: self.control.len() as u64,
-            oldest_age: oldest.map(|at| now.saturating_duration_since(at)),
+            oldest_age: oldest.map(|at| now.since(at)),
             current: self.current.filter(|_| in_hand > 0),
         }
     }
