@@ -1,1 +1,23 @@
+//! The whole kernel in virtual time, from one seed.
+//!
+//! The real cores, engines and journal; around them a simulated bus, disk, machine and clients, and everything that can
+//! go wrong: actors panic between any two steps, workers crash, hang, lie and are killed, the kernel is killed at any
+//! record, the power fails. One seed is one world: [`play`] gives what it counted, or the first broken promise with what
+//! led to it.
+//!
+//! Reading order: `world` (time and events), `kernel` (how the cores are driven), `machine` (workers and holders),
+//! `client`, `jobs`, `faults`, `disk`, `checks` (the promises).
 
+#![expect(clippy::unwrap_used, reason = "a simulation that cannot go on has failed")]
+
+mod checks;
+mod client;
+mod disk;
+mod faults;
+mod jobs;
+mod kernel;
+mod machine;
+mod rng;
+mod world;
+
+pub use world::{Canary, Failure, Report, play};

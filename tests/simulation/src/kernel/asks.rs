@@ -1,0 +1,214 @@
+//! What was let out is performed: ports of the machine, asks of other actors, answers to whoever waits.
+
+use eclosion_schemas::ops::{pool, task};
+
+use super::*;
+
+impl World {
+    /// Performs what has been let out. Performing may let out more.
+    pub(super) fn release_all(&mut self) {
+        loop {
+            let Some(kernel) = &self.kernel else { return };
+            let released =
+                std::mem::take(&mut *kernel.released.lock().unwrap_or_else(PoisonError::into_inner));
+            if released.is_empty() {
+                return;
+            }
+            for released in released {
+                match released {
+                    Released::Effects(effects) => self.perform(effects),
+                    Released::Answer(to, answer, seq) => self.answer(to, answer, seq),
+                }
+            }
+        }
+    }
+
+    pub(super) fn perform(&mut self, effects: Effects) {
+        match effects {
+            Effects::Arbitration => {}
+            Effects::Pool(effects) => {
+                effects.into_iter().for_each(|(id, effect)| self.perform_pool(id, effect))
+            }
+            Effects::Dag(effects) => {
+                effects.into_iter().for_each(|(id, effect)| self.perform_dag(id, effect))
+            }
+        }
+    }
+
+    pub(super) fn perform_dag(&mut self, id: EffectId, effect: eclosion_dag_tracker::Effect) {
+        use eclosion_dag_tracker::Effect;
+        use eclosion_pool_manager::Command;
+        let command = match &effect {
+            Effect::Dispatch(wish) => {
+                let mut wish = (**wish).clone();
+                if self.canary == Some(Canary::ForgetWish) {
+                    wish.id.n = wish.id.n.wrapping_add(u32::try_from(self.rng.range(0, 1 << 20)).unwrap());
+                }
+                Command::Dispatch(pool::DispatchRequest { wishes: vec![wish] })
+            }
+            Effect::Withdraw { wishes } => {
+                Command::Withdraw(pool::WithdrawRequest { wishes: wishes.clone() })
+            }
+        };
+        self.ask::<Pool>(Who::Dag, id, command, Effects::Dag(vec![(id, effect)]));
+    }
+
+    pub(super) fn perform_pool(&mut self, id: EffectId, effect: eclosion_pool_manager::Effect) {
+        use eclosion_arbitration::Command;
+        use eclosion_pool_manager::Effect;
+        match &effect {
+            Effect::Build { environment, spec } => self.build(environment, spec),
+            Effect::Launch { worker, environment, .. } => self.launch(worker, environment),
+            Effect::Execute { worker, task, fence } => {
+                let body = self.kernel.as_ref().and_then(|kernel| kernel.bodies.take(*fence));
+                if let Some(body) = body {
+                    return self.execute(worker, body);
+                }
+                let request =
+                    task::BodyRequest { run: task.run.clone(), task: task.task.clone(), fence: *fence };
+                let reply_to = ReplyTo::Body(id, worker.clone(), *fence);
+                self.remember_ask(Who::Pool, id, Effects::Pool(vec![(id, effect)]));
+                let delay_us = self.hop_us();
+                self.mail::<DagTracker>(
+                    delay_us,
+                    eclosion_dag_tracker::Command::Body(request),
+                    Some(id),
+                    reply_to,
+                    None,
+                );
+            }
+            Effect::Cancel { worker, fence } => self.cancel(worker, *fence),
+            Effect::Stop { worker } => self.stop(worker),
+            Effect::Acquire(request) => {
+                let command = Command::Acquire(request.clone());
+                self.ask::<Arbitration>(Who::Pool, id, command, Effects::Pool(vec![(id, effect)]));
+            }
+            Effect::Release(request) => {
+                let command = Command::Release(request.clone());
+                self.ask::<Arbitration>(Who::Pool, id, command, Effects::Pool(vec![(id, effect)]));
+            }
+        }
+    }
+
+    pub(super) fn remember_ask(&mut self, who: Who, id: EffectId, effects: Effects) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.asks.insert((who, id), effects);
+        }
+    }
+
+    /// Each ask is a task of its own, so two of one actor may overtake each other; now and then one comes twice.
+    pub(super) fn ask<C: Simulated>(&mut self, by: Who, id: EffectId, command: C::Command, effects: Effects)
+    where
+        C::Command: Clone,
+        Envelope: From<Mail<C>>,
+    {
+        self.remember_ask(by, id, effects);
+        let twice = self.has_faults() && self.rng.per_mille(30);
+        for _ in 0..=u8::from(twice) {
+            let delay_us = self.hop_us();
+            let extra_us = if twice { self.rng.range(0, 300_000) } else { 0 };
+            self.mail::<C>(delay_us + extra_us, command.clone(), Some(id), ReplyTo::Effect(by, id), None);
+        }
+    }
+
+    pub(crate) fn mail<C: Simulated>(
+        &mut self,
+        delay_us: u64,
+        command: C::Command,
+        cause: Option<EffectId>,
+        reply_to: ReplyTo,
+        mark: Option<Mark>,
+    ) where
+        Envelope: From<Mail<C>>,
+    {
+        let mail = Mail { command, cause, reply_to, mark, deliveries: 0 };
+        self.soon(delay_us, KernelEvent::Arrive(mail.into()));
+    }
+
+    /// Messages of one pair arrive in the order in which they were sent.
+    pub(crate) fn in_order(&mut self, from: Party, to: Party) -> u64 {
+        let (now_us, hop_us) = (self.now_us, self.hop_us());
+        let Some(kernel) = &mut self.kernel else { return hop_us };
+        let last = kernel.arrivals.entry((from, to)).or_default();
+        *last = (now_us + hop_us).max(*last + 1);
+        *last - now_us
+    }
+
+    pub(super) fn answer(&mut self, to: ReplyTo, answer: Answer, depends_on: Seq) {
+        if let (ReplyTo::Start(_) | ReplyTo::Cancel(_) | ReplyTo::Look(_), Ok(_)) = (&to, &answer) {
+            self.shown(depends_on);
+        }
+        let delay_us = self.hop_us();
+        self.soon(delay_us, KernelEvent::Answered(to, answer));
+    }
+
+    pub(super) fn answered(&mut self, to: ReplyTo, answer: Answer) {
+        match to {
+            ReplyTo::Effect(who, id) => self.ask_answered(who, id, &answer),
+            ReplyTo::Body(id, worker, fence) => {
+                let owed =
+                    self.kernel.as_ref().is_some_and(|kernel| kernel.asks.contains_key(&(Who::Pool, id)));
+                self.ask_answered(Who::Pool, id, &answer);
+                if !owed {
+                    return;
+                }
+                let body = answer.ok().and_then(|reply| reply.downcast::<task::BodyReply>().ok());
+                match body.map(|reply| reply.execute) {
+                    Some(Some(execute)) => self.execute(&worker, execute),
+                    Some(None) => self.cancel(&worker, fence),
+                    None => {}
+                }
+            }
+            ReplyTo::Report(ticket) => self.report_answered(ticket, answer),
+            ReplyTo::Start(job) => self.start_answered(job, answer),
+            ReplyTo::Cancel(job) => self.cancel_answered(job, &answer),
+            ReplyTo::Look(job) => self.look_answered(job, answer),
+        }
+    }
+
+    pub(super) fn ask_answered(&mut self, who: Who, id: EffectId, answer: &Answer) {
+        let Some(kernel) = &mut self.kernel else { return };
+        match answer {
+            Err(refusal) if !is_final(refusal.code) => {
+                let delay_us = self.rng.range(20_000, 200_000);
+                self.soon(delay_us, KernelEvent::AskAgain(who, id));
+            }
+            _ => drop(kernel.asks.remove(&(who, id))),
+        }
+    }
+
+    /// What was asked of an incarnation that is gone.
+    pub(super) fn perform_again(&mut self, target: Who) {
+        let Some(kernel) = &mut self.kernel else { return };
+        if !kernel.performing {
+            return;
+        }
+        owed_to::<Pool>(kernel, target);
+        owed_to::<DagTracker>(kernel, target);
+        self.release_all();
+    }
+}
+
+/// Lets out again what an actor asks of `target`, once what it depends on is written.
+fn owed_to<C: Simulated>(kernel: &mut Kernel, target: Who) {
+    let Some(engine) = &C::seat(kernel).engine else { return };
+    let depends_on = engine.depends_on();
+    let owed = engine.outstanding().iter().filter(|(_, effect)| C::asks(effect, target));
+    let owed: Vec<_> = owed.map(|(id, effect)| (*id, effect.clone())).collect();
+    if owed.is_empty() {
+        return;
+    }
+    let released = Arc::clone(&kernel.released);
+    kernel.journal.hold(Mark::Written, depends_on, move |written| {
+        if written.is_ok() {
+            let mut released = released.lock().unwrap_or_else(PoisonError::into_inner);
+            released.push(Released::Effects(C::effects(owed)));
+        }
+    });
+}
+
+/// As the kernel's asks see it: repeating would give the same.
+pub(crate) fn is_final(code: Code) -> bool {
+    use Code::{Cancelled, Deadline, Exhausted, NoResponders, Unavailable, Unknown};
+    !matches!(code, Unavailable | Deadline | Exhausted | NoResponders | Unknown | Cancelled)
+}

@@ -1,0 +1,376 @@
+//! The machine of a simulated world: worker processes, which outlive a kernel, and their holders, which do not.
+//!
+//! A process computes one attempt after the other, keeps its last outcome until the next call, and may crash, hang,
+//! raise, be killed, or commit twice. Its holder reports to the kernel until it is answered; after a kernel was killed,
+//! the next one's holders find the processes that still live.
+//!
+//! The ledger is the processes' own and knows nothing of the journal: every start of an attempt, and every reason for
+//! which an attempt may have to be started again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use eclosion_pool_manager::{Command as PoolCommand, Pool};
+use eclosion_schemas::certificate::Death;
+use eclosion_schemas::error::{Code, Error};
+use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::ops::task::Execute;
+use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
+
+use crate::jobs::UNRESOLVABLE;
+use crate::world::{Event, Party, World, output_of};
+
+mod reports;
+
+pub(crate) use reports::Report;
+use reports::{ReportKind, commit};
+
+#[derive(Debug)]
+pub(crate) enum MachineEvent {
+    Up(WorkerId, u64),
+    Computed(WorkerId, u64, Fence, Ending),
+    Exit(WorkerId, u64, Death),
+    /// The ladder has come to an end.
+    Cancelled(WorkerId, u64, Fence),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Good,
+    Raises,
+    Crashes,
+    /// Commits, and commits again something else, and under a fence that is not its own.
+    Lies,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    pub(crate) processes: BTreeMap<WorkerId, Process>,
+    births: u64,
+    /// Attempts that were not to have a result, whatever the kernel makes of them.
+    pub(crate) excused: BTreeMap<TaskRef, BTreeSet<Fence>>,
+    pub(crate) starts: BTreeMap<TaskRef, Vec<Fence>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Another number for every process, so that what was planned for one does not meet another.
+    birth: u64,
+    booting: bool,
+    /// The highest fence that it was given or told to cancel.
+    known: Fence,
+    pub(crate) current: Option<Execute>,
+    waiting: VecDeque<Execute>,
+    /// What it computed last, until the next call.
+    outcome: Option<(Execute, Outcome)>,
+    stopping: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    Commit { version: u32 },
+    Fail(Error),
+}
+
+impl Process {
+    fn task(execute: &Execute) -> TaskRef {
+        TaskRef::new(execute.run.clone(), execute.task.clone())
+    }
+
+    /// Every task that it knows something of.
+    fn tasks(&self) -> Vec<(TaskRef, Fence)> {
+        let outcome = self.outcome.iter().map(|(execute, _)| execute);
+        let all = self.current.iter().chain(&self.waiting).chain(outcome);
+        all.map(|execute| (Self::task(execute), execute.fence)).collect()
+    }
+}
+
+/// The launcher and the builder.
+impl World {
+    pub(crate) fn build(&mut self, environment: &EnvironmentId, spec: &EnvironmentSpec) {
+        let fails = spec.requirements.iter().any(|requirement| requirement == UNRESOLVABLE);
+        let built = match fails {
+            true => Err(Error::invalid("environment.resolve", "no matching distribution found")),
+            false => Ok("python3".to_owned()),
+        };
+        let report = Report { from: Party::Builder, kind: ReportKind::Built(environment.clone(), built) };
+        let takes_us = self.rng.range(1_000, 300_000);
+        self.report_after(takes_us, report);
+    }
+
+    pub(crate) fn launch(&mut self, worker: &WorkerId, _: &EnvironmentId) {
+        if self.machine.processes.contains_key(worker) {
+            return;
+        }
+        self.machine.births += 1;
+        let birth = self.machine.births;
+        let process = Process {
+            birth,
+            booting: true,
+            known: Fence::default(),
+            current: None,
+            waiting: VecDeque::new(),
+            outcome: None,
+            stopping: false,
+        };
+        self.machine.processes.insert(worker.clone(), process);
+        let takes_us = self.rng.range(2_000, 40_000);
+        let fails = self.has_faults() && self.rng.per_mille(40);
+        self.after(
+            takes_us,
+            Event::Machine(match fails {
+                true => {
+                    MachineEvent::Exit(worker.clone(), birth, Death::Start { text: "no such file".into() })
+                }
+                false => MachineEvent::Up(worker.clone(), birth),
+            }),
+        );
+    }
+
+    pub(crate) fn execute(&mut self, worker: &WorkerId, execute: Execute) {
+        let Some(process) = self.machine.processes.get_mut(worker) else { return };
+        if execute.fence <= process.known {
+            return;
+        }
+        process.known = execute.fence;
+        process.waiting.push_back(execute);
+        self.compute_next(worker);
+    }
+
+    fn compute_next(&mut self, worker: &WorkerId) {
+        let Some(process) = self.machine.processes.get_mut(worker) else { return };
+        if process.current.is_some() {
+            return;
+        }
+        let birth = process.birth;
+        let Some(execute) = process.waiting.pop_front() else {
+            if process.stopping {
+                self.exit_soon(worker, birth, Death::Exited { code: 0 });
+            }
+            return;
+        };
+        process.outcome = None;
+        process.current = Some(execute.clone());
+        let task = Process::task(&execute);
+        self.machine.starts.entry(task.clone()).or_default().push(execute.fence);
+        self.say(|| format!("{worker} starts {task} under {}", execute.fence));
+        self.check_start(&execute);
+        let takes_us = match self.rng.range(0, 10) {
+            0 => self.rng.range(100_000, 2_500_000),
+            1..=4 => self.rng.range(1_000, 100_000),
+            _ => self.rng.range(10, 1_000),
+        };
+        let ending = match self.rng.range(0, 1_000) {
+            _ if !self.has_faults() => Ending::Good,
+            0..50 => Ending::Raises,
+            50..80 => Ending::Crashes,
+            80..120 => Ending::Lies,
+            120..160 if execute.timeout_ms.is_some() => return,
+            _ => Ending::Good,
+        };
+        let computed = MachineEvent::Computed(worker.clone(), birth, execute.fence, ending);
+        self.after(takes_us, Event::Machine(computed));
+    }
+
+    pub(crate) fn cancel(&mut self, worker: &WorkerId, fence: Fence) {
+        let Some(process) = self.machine.processes.get_mut(worker) else { return };
+        process.known = process.known.max(fence);
+        let mut computing = process.current.iter().chain(&process.waiting);
+        let computing = computing.find(|execute| execute.fence == fence).cloned();
+        let computed =
+            process.outcome.iter().map(|(execute, _)| execute).find(|execute| execute.fence == fence);
+        if let Some(execute) = computing {
+            self.check_cancel(&execute);
+            self.machine.excuse(Process::task(&execute), fence);
+        } else if let Some(execute) = computed.cloned()
+            && self.may_cancel(&execute)
+        {
+            self.machine.excuse(Process::task(&execute), fence);
+        }
+        let Some(process) = self.machine.processes.get_mut(worker) else { return };
+        process.waiting.retain(|execute| execute.fence != fence);
+        let birth = process.birth;
+        if process.current.as_ref().is_some_and(|execute| execute.fence == fence) {
+            let takes_us = self.rng.range(100, 700_000);
+            let cancelled = MachineEvent::Cancelled(worker.clone(), birth, fence);
+            return self.after(takes_us, Event::Machine(cancelled));
+        }
+        let report =
+            Report { from: Party::Holder(worker.clone()), kind: ReportKind::Idle(worker.clone(), fence) };
+        self.report_after(0, report);
+    }
+
+    pub(crate) fn stop(&mut self, worker: &WorkerId) {
+        if let Some(process) = self.machine.processes.get_mut(worker) {
+            process.stopping = true;
+            self.compute_next(worker);
+        }
+    }
+
+    fn exit_soon(&mut self, worker: &WorkerId, birth: u64, death: Death) {
+        let takes_us = self.rng.range(100, 20_000);
+        self.after(takes_us, Event::Machine(MachineEvent::Exit(worker.clone(), birth, death)));
+    }
+
+    /// A new incarnation of the pool looks at the holders that exist. A holder whose process is gone ends once its
+    /// report was answered.
+    pub(crate) fn adopt(&mut self) {
+        let Some(kernel) = &self.kernel else { return };
+        let reporting = kernel.reports.values().filter_map(|report| match &report.kind {
+            ReportKind::Down(worker, _) => Some(worker.clone()),
+            _ => None,
+        });
+        let live = self.machine.processes.keys().cloned().chain(reporting).collect();
+        self.own::<Pool>(&PoolCommand::Survivors(live));
+    }
+
+    /// The keeper hands every survivor of an earlier kernel to a new holder.
+    pub(crate) fn attach_survivors(&mut self) {
+        for worker in self.machine.processes.keys().cloned().collect::<Vec<_>>() {
+            let process = &self.machine.processes[&worker];
+            if !process.booting {
+                self.checks.counts.adopted += 1;
+                self.hello(&worker);
+            }
+        }
+    }
+
+    /// It says what it computes; what it has computed before comes after that.
+    fn hello(&mut self, worker: &WorkerId) {
+        let Some(process) = self.machine.processes.get(worker) else { return };
+        let outcome = process.outcome.clone();
+        let current = process.current.as_ref().map(|execute| execute.fence);
+        let running = current.or(outcome.as_ref().map(|(execute, _)| execute.fence));
+        let from = Party::Holder(worker.clone());
+        self.report_after(0, Report { from: from.clone(), kind: ReportKind::Up(worker.clone(), running) });
+        if let Some((execute, outcome)) = outcome {
+            let kind = ReportKind::Outcome(worker.clone(), Box::new(execute), outcome);
+            self.report_after(1, Report { from, kind });
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn machine_event(&mut self, event: MachineEvent) {
+        let (worker, birth) = match &event {
+            MachineEvent::Up(worker, birth)
+            | MachineEvent::Computed(worker, birth, ..)
+            | MachineEvent::Exit(worker, birth, _)
+            | MachineEvent::Cancelled(worker, birth, _) => (worker.clone(), *birth),
+        };
+        let Some(process) = self.machine.processes.get_mut(&worker).filter(|process| process.birth == birth)
+        else {
+            return;
+        };
+        match event {
+            MachineEvent::Up(..) => {
+                process.booting = false;
+                self.hello(&worker);
+            }
+            MachineEvent::Computed(_, _, fence, ending) => self.computed(&worker, fence, ending),
+            MachineEvent::Exit(_, _, death) => self.end_process(&worker, death),
+            MachineEvent::Cancelled(_, _, fence) => self.cancelled(&worker, fence),
+        }
+    }
+
+    fn computed(&mut self, worker: &WorkerId, fence: Fence, ending: Ending) {
+        let Some(process) = self.machine.processes.get_mut(worker) else { return };
+        let Some(execute) = process.current.take_if(|execute| execute.fence == fence) else { return };
+        if ending == Ending::Crashes {
+            process.current = Some(execute);
+            return self.end_process(worker, Death::Killed { signal: 11, sender: None });
+        }
+        let outcome = match ending {
+            Ending::Raises => {
+                self.machine.excuse(Process::task(&execute), fence);
+                Outcome::Fail(Error::internal("task.raised", "boom"))
+            }
+            _ => Outcome::Commit { version: 0 },
+        };
+        self.finish(worker, execute.clone(), outcome);
+        if ending == Ending::Lies {
+            self.lie(worker, &execute);
+        }
+        self.compute_next(worker);
+    }
+
+    fn finish(&mut self, worker: &WorkerId, execute: Execute, outcome: Outcome) {
+        let Some(process) = self.machine.processes.get_mut(worker) else { return };
+        process.outcome = Some((execute.clone(), outcome.clone()));
+        let kind = ReportKind::Outcome(worker.clone(), Box::new(execute), outcome);
+        self.report_after(0, Report { from: Party::Holder(worker.clone()), kind });
+    }
+
+    fn lie(&mut self, worker: &WorkerId, execute: &Execute) {
+        let older = Fence { counter: execute.fence.counter.saturating_sub(1), ..execute.fence };
+        for (fence, version) in [(execute.fence, 1), (older, 2)] {
+            let request = commit(worker, execute, fence, output_of(execute.task.as_str(), fence, version));
+            let after_us = self.rng.range(1, 50_000);
+            let report =
+                Report { from: Party::Holder(worker.clone()), kind: ReportKind::Lie(Box::new(request)) };
+            self.report_after(after_us, report);
+        }
+    }
+
+    /// A result that was on its way for long: its attempt is over, and another may be under way.
+    fn late(&mut self, worker: &WorkerId, execute: &Execute) {
+        if self.rng.per_mille(400) {
+            let output = output_of(execute.task.as_str(), execute.fence, 0);
+            let request = commit(worker, execute, execute.fence, output);
+            let after_us = self.rng.range(1, 1_500_000);
+            let report =
+                Report { from: Party::Holder(worker.clone()), kind: ReportKind::Lie(Box::new(request)) };
+            self.report_after(after_us, report);
+        }
+    }
+
+    /// It lets go, finishes all the same, or has to be killed.
+    fn cancelled(&mut self, worker: &WorkerId, fence: Fence) {
+        let chance = self.rng.range(0, 10);
+        let Some(process) = self.machine.processes.get_mut(worker) else { return };
+        let Some(execute) = process.current.take_if(|execute| execute.fence == fence) else { return };
+        match chance {
+            0..6 => {
+                self.late(worker, &execute);
+                let error = Error::new(Code::Cancelled, "task.cancelled", "it was cancelled");
+                self.finish(worker, execute, Outcome::Fail(error));
+            }
+            6..8 => self.finish(worker, execute, Outcome::Commit { version: 0 }),
+            _ => {
+                if let Some(process) = self.machine.processes.get_mut(worker) {
+                    process.current = Some(execute);
+                }
+                let death = Death::Killed { signal: 9, sender: Some("eclosion".into()) };
+                return self.end_process(worker, death);
+            }
+        }
+        self.compute_next(worker);
+    }
+
+    /// The process is gone; its holder, if there is a kernel, says so.
+    pub(crate) fn end_process(&mut self, worker: &WorkerId, death: Death) {
+        let Some(process) = self.machine.processes.remove(worker) else { return };
+        self.say(|| format!("{worker} ends: {death}"));
+        for (task, fence) in process.tasks() {
+            self.machine.excuse(task, fence);
+        }
+        if let Some(execute) = &process.current {
+            self.late(worker, execute);
+        }
+        let kind = ReportKind::Down(worker.clone(), death);
+        self.report_after(0, Report { from: Party::Holder(worker.clone()), kind });
+    }
+}
+
+impl Machine {
+    /// This start of the task may be followed by another.
+    pub(crate) fn excuse(&mut self, task: TaskRef, fence: Fence) {
+        self.excused.entry(task).or_default().insert(fence);
+    }
+
+    /// The power fails: nothing is left.
+    pub(crate) fn end_all(&mut self) {
+        for (_, process) in std::mem::take(&mut self.processes) {
+            process.tasks().into_iter().for_each(|(task, fence)| self.excuse(task, fence));
+        }
+    }
+}
