@@ -9,13 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct PanicRequest {
+pub(crate) struct PanicRequest {
     /// `/dag`, `/listener`, `/sessions/3`, `/journal/syncer` …
-    pub address: String,
+    pub(crate) address: String,
 }
 
 #[derive(Debug)]
-pub struct Panic;
+pub(crate) struct Panic;
 
 impl Operation for Panic {
     type Request = PanicRequest;

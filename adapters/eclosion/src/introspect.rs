@@ -37,7 +37,12 @@ impl Handler for Introspect {
             )
             .retry(eclosion_schemas::Retry::After { after_ms: 50 })),
         };
+        let stop = message.request::<Stop>().map(|request| StopRequest { now: request.now });
         message.finish().reply(answer);
+        // After the reply: stopping ends the session that asked for it.
+        if let Some(stop) = stop {
+            self.0.stop.send_replace(Some(stop));
+        }
     }
 }
 
@@ -57,11 +62,7 @@ impl Introspect {
                 let name = message.request::<Describe>().and_then(|request| request.name.clone());
                 describe(kernel, name.as_deref())
             }
-            Stop::NAME => {
-                let now = message.request::<Stop>().is_some_and(|request| request.now);
-                self.0.stop.send_replace(Some(StopRequest { now }));
-                reply::<Stop>(Empty {})
-            }
+            Stop::NAME => reply::<Stop>(Empty {}),
             #[cfg(feature = "chaos")]
             crate::chaos::Panic::NAME => match message.request::<crate::chaos::Panic>() {
                 Some(request) => crate::chaos::panic(kernel, request).map(|()| Box::new(()) as _),

@@ -227,6 +227,7 @@ impl Eclosion {
     /// Ends everything: sessions, workers and their keeper, actors, and last the journal, synced to its end.
     pub async fn shutdown(&self) {
         self.own.stop.send_if_modified(|stop| stop.replace(StopRequest { now: true }).is_none());
+        sockets::drained(&self.kernel).await;
         self.host.shutdown().await;
         self.kernel.stop().await;
         if let Err(why) = std::fs::remove_file(&self.places.socket)

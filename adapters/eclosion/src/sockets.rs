@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use eclosion_bus::Address;
 use eclosion_ipc::{Accepted, ListenOptions, Listener, Session, Welcome};
@@ -18,6 +19,10 @@ use eclosion_schemas::ops::kernel::StopRequest;
 use tokio::sync::watch;
 
 use crate::places::Places;
+
+/// How long sessions may take to go; a little more than each is given for the calls that are under way.
+const DRAIN: Duration = Duration::from_secs(6);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 type Stopping = watch::Receiver<Option<StopRequest>>;
 
@@ -88,4 +93,13 @@ async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
 
 fn address(text: &str) -> Result<Address, Error> {
     text.parse().map_err(|why| Error::invalid("address", format!("{text}: {why}")))
+}
+
+/// Waits until every session has said its last word, or the time is up. They are told to go by `stopping`.
+pub(crate) async fn drained(kernel: &Kernel) {
+    let until = tokio::time::Instant::now() + DRAIN;
+    let open = || kernel.bus().addresses().iter().any(|address| address.as_str().starts_with("/sessions/"));
+    while open() && tokio::time::Instant::now() < until {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
