@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use eclosion_arbitration::Arbitration;
+use eclosion_artifact_store::Artifacts;
 use eclosion_dag_tracker::{Command as DagCommand, DagTracker};
 use eclosion_kernel::engine::Engine;
 use eclosion_kernel::journal::Record;
@@ -174,6 +175,7 @@ impl World {
 
     /// The state of every live incarnation is what its records say, read back from bytes.
     pub(crate) fn check_replay(&mut self) {
+        self.check_replay_of::<Artifacts>();
         self.check_replay_of::<Arbitration>();
         self.check_replay_of::<Pool>();
         self.check_replay_of::<DagTracker>();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use eclosion_arbitration::Arbitration;
+use eclosion_artifact_store::Artifacts;
 use eclosion_dag_tracker::DagTracker;
 use eclosion_kernel::journal::{Append, AppendError};
 use eclosion_pool_manager::Pool;
@@ -55,6 +56,7 @@ impl World {
     pub(crate) fn strike(&mut self, fault: Fault) {
         match fault {
             Fault::Boot => self.boot(),
+            Fault::Panic(Who::Artifacts) => self.panic::<Artifacts>(),
             Fault::Panic(Who::Arbitration) => self.panic::<Arbitration>(),
             Fault::Panic(Who::Pool) => self.panic::<Pool>(),
             Fault::Panic(Who::Dag) => self.panic::<DagTracker>(),
@@ -121,6 +123,7 @@ impl World {
         if let Err(AppendError::Refused(why)) = journal.append(&nothing) {
             return self.fail(format!("a new kernel cannot append: {why}"));
         }
+        self.begin::<Artifacts>(false);
         self.begin::<Arbitration>(false);
         self.begin::<Pool>(false);
         self.begin::<DagTracker>(false);

@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use eclosion_arbitration::Arbitration;
+use eclosion_artifact_store::Artifacts;
 use eclosion_dag_tracker::DagTracker;
 use eclosion_kernel::core::{Core, Query, Reads};
 use eclosion_kernel::engine::{Engine, Step};
@@ -110,7 +111,8 @@ enum Released {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Effects {
-    Arbitration,
+    /// Of actors that owe nothing to anybody.
+    None,
     Pool(Vec<(EffectId, eclosion_pool_manager::Effect)>),
     Dag(Vec<(EffectId, eclosion_dag_tracker::Effect)>),
 }
@@ -119,6 +121,7 @@ pub(crate) enum Effects {
 pub(crate) struct Kernel {
     pub(crate) journal: Arc<Journal>,
     released: Arc<Mutex<Vec<Released>>>,
+    pub(crate) artifacts: Seat<Artifacts>,
     pub(crate) arbitration: Seat<Arbitration>,
     pub(crate) pool: Seat<Pool>,
     pub(crate) dag: Seat<DagTracker>,
@@ -146,6 +149,7 @@ impl Kernel {
         Self {
             journal: Arc::new(Journal::new(disk.open(), Some(reader))),
             released: Arc::default(),
+            artifacts: Seat::default(),
             arbitration: Seat::default(),
             pool: Seat::default(),
             dag: Seat::default(),
@@ -170,11 +174,13 @@ impl World {
             KernelEvent::Arrive(Envelope::Dag(mail)) => self.arrive(mail),
             KernelEvent::Answered(to, answer) => self.answered(to, answer),
             KernelEvent::Fold(who) | KernelEvent::Wake(who) => match who {
+                Who::Artifacts => self.fold::<Artifacts>(),
                 Who::Arbitration => self.fold::<Arbitration>(),
                 Who::Pool => self.fold::<Pool>(),
                 Who::Dag => self.fold::<DagTracker>(),
             },
             KernelEvent::Restart(who) => match who {
+                Who::Artifacts => self.begin::<Artifacts>(true),
                 Who::Arbitration => self.begin::<Arbitration>(true),
                 Who::Pool => self.begin::<Pool>(true),
                 Who::Dag => self.begin::<DagTracker>(true),
@@ -221,6 +227,7 @@ impl World {
         let Some(kernel) = &mut self.kernel else { return };
         kernel.performing = true;
         self.say(|| "phase run".into());
+        self.fold::<Artifacts>();
         self.fold::<Arbitration>();
         self.fold::<Pool>();
         self.fold::<DagTracker>();
@@ -395,6 +402,7 @@ impl World {
         for who in EVERYBODY {
             let Some(kernel) = &mut self.kernel else { return };
             let soon = match who {
+                Who::Artifacts => &mut kernel.artifacts.folds_soon,
                 Who::Arbitration => &mut kernel.arbitration.folds_soon,
                 Who::Pool => &mut kernel.pool.folds_soon,
                 Who::Dag => &mut kernel.dag.folds_soon,

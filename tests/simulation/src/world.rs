@@ -58,12 +58,13 @@ pub(crate) enum Party {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
+    Artifacts,
     Arbitration,
     Pool,
     Dag,
 }
 
-pub(crate) const EVERYBODY: [Who; 3] = [Who::Arbitration, Who::Pool, Who::Dag];
+pub(crate) const EVERYBODY: [Who; 4] = [Who::Artifacts, Who::Arbitration, Who::Pool, Who::Dag];
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -138,7 +139,7 @@ impl World {
         let jobs: Vec<Job> = (0..jobs)
             .map(|number| Job::random(&mut rng, usize::try_from(number).unwrap(), FAULTS_UNTIL_US).unwrap())
             .collect();
-        let disk = Disk::new(vec![eclosion_dag_tracker::project]);
+        let disk = Disk::new(vec![eclosion_dag_tracker::project, eclosion_artifact_store::project]);
         let mut world = Self {
             rng,
             now_us: 0,

@@ -25,7 +25,7 @@ impl World {
 
     pub(super) fn perform(&mut self, effects: Effects) {
         match effects {
-            Effects::Arbitration => {}
+            Effects::None => {}
             Effects::Pool(effects) => {
                 effects.into_iter().for_each(|(id, effect)| self.perform_pool(id, effect))
             }

@@ -1,4 +1,4 @@
-//! The three cores, as they sit in a simulated kernel.
+//! The four cores, as they sit in a simulated kernel.
 
 use eclosion_arbitration::ArbitrationOptions;
 use eclosion_pool_manager::PoolOptions;
@@ -16,6 +16,26 @@ pub(crate) trait Simulated: Core + Sized {
     fn asks(effect: &Self::Effect, target: Who) -> bool;
 }
 
+impl Simulated for Artifacts {
+    const WHO: Who = Who::Artifacts;
+
+    fn core(_: &World) -> Self {
+        Artifacts
+    }
+
+    fn seat(kernel: &mut Kernel) -> &mut Seat<Self> {
+        &mut kernel.artifacts
+    }
+
+    fn effects(_: Vec<(EffectId, Self::Effect)>) -> Effects {
+        Effects::None
+    }
+
+    fn asks(_: &Self::Effect, _: Who) -> bool {
+        false
+    }
+}
+
 impl Simulated for Arbitration {
     const WHO: Who = Who::Arbitration;
 
@@ -29,7 +49,7 @@ impl Simulated for Arbitration {
     }
 
     fn effects(_: Vec<(EffectId, Self::Effect)>) -> Effects {
-        Effects::Arbitration
+        Effects::None
     }
 
     fn asks(_: &Self::Effect, _: Who) -> bool {
