@@ -37,9 +37,13 @@ impl std::fmt::Display for Death {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Death::Exited { code } => write!(f, "exited with code {code}"),
-            Death::Killed { signal, sender: Some(who) } => write!(f, "killed by signal {signal}, sent by {who}"),
+            Death::Killed { signal, sender: Some(who) } => {
+                write!(f, "killed by signal {signal}, sent by {who}")
+            }
             Death::Killed { signal, sender: None } => write!(f, "killed by signal {signal}, sender unknown"),
-            Death::OutOfMemory { limit_bytes } => write!(f, "out of memory at its limit of {limit_bytes} bytes"),
+            Death::OutOfMemory { limit_bytes } => {
+                write!(f, "out of memory at its limit of {limit_bytes} bytes")
+            }
             Death::Start { text } => write!(f, "could not be started: {text}"),
             Death::Unseen { text } => write!(f, "gone, nobody saw how: {text}"),
             Death::Protocol { text } => write!(f, "ended for breaking the protocol: {text}"),

@@ -68,9 +68,7 @@ pub enum Retry {
     #[schemars(title = "RetryNow")]
     Now,
     #[schemars(title = "RetryAfter")]
-    After {
-        after_ms: u64,
-    },
+    After { after_ms: u64 },
 }
 
 /// An error that crosses a boundary.
@@ -172,8 +170,12 @@ impl Error {
 
     /// The one who held the request is gone before it answered; what was decided stands.
     pub fn died(address: &str, why: impl Into<String>) -> Self {
-        Self::new(Code::Unavailable, "actor.died", format!("{address} died before it answered: {}", why.into()))
-            .retry(Retry::Now)
+        Self::new(
+            Code::Unavailable,
+            "actor.died",
+            format!("{address} died before it answered: {}", why.into()),
+        )
+        .retry(Retry::Now)
     }
 
     pub fn deadline(what: &str) -> Self {

@@ -24,8 +24,15 @@ pub fn table() -> Result<Table, Error> {
 }
 
 fn all() -> Vec<Spec> {
-    let families =
-        [run::all(), task::all(), pool::all(), arbitration::all(), artifact::all(), log::all(), kernel::all()];
+    let families = [
+        run::all(),
+        task::all(),
+        pool::all(),
+        arbitration::all(),
+        artifact::all(),
+        log::all(),
+        kernel::all(),
+    ];
     families.into_iter().flatten().collect()
 }
 

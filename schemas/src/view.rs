@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::certificate::DeathCertificate;
 use crate::error::Error;
 use crate::ids::{
-    Attempt, Digest, EnvironmentId, Fence, Incarnation, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant, Timestamp,
-    WorkerId,
+    Attempt, Digest, EnvironmentId, Fence, Incarnation, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant,
+    Timestamp, WorkerId,
 };
 use crate::payload::Payload;
 use crate::pending::PendingReason;

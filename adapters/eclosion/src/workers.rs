@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ use crate::report::until_heard;
 const REAP: Duration = Duration::from_secs(5);
 /// Survivors of an earlier kernel have this long to say hello.
 const ADOPT: Duration = Duration::from_secs(3);
+/// Workers that are told to end have two seconds before they are killed.
+const END: Duration = Duration::from_secs(8);
 const SIGKILL: i32 = 9;
 
 /// What the host is made with.
@@ -70,6 +73,10 @@ struct Shared {
     welcome: OnceLock<Arc<Welcome>>,
     keeper: tokio::sync::Mutex<Option<Keeper>>,
     workers: Mutex<BTreeMap<WorkerId, Entry>>,
+    /// The kernel stops: workers end because it wants them to.
+    stopping: AtomicBool,
+    /// Deaths that were not heard of yet.
+    reporting: watch::Sender<usize>,
 }
 
 /// One worker that is alive, or about to be.
@@ -137,15 +144,16 @@ impl WorkerHost {
         blobs: Arc<dyn BlobStore>,
         environments: Arc<Environments>,
     ) -> Self {
-        let (keeper, workers) = (tokio::sync::Mutex::new(None), Mutex::default());
         Self(Arc::new(Shared {
             config,
             blobs,
             environments,
             kernel: OnceLock::new(),
             welcome: OnceLock::new(),
-            keeper,
-            workers,
+            keeper: tokio::sync::Mutex::new(None),
+            workers: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            reporting: watch::Sender::new(0),
         }))
     }
 
@@ -193,12 +201,26 @@ impl WorkerHost {
         }
     }
 
-    /// Ends every worker and the keeper.
+    /// Ends every worker and the keeper, and waits until their ends are recorded.
     pub(crate) async fn shutdown(&self) {
-        if let Some(keeper) = self.0.keeper.lock().await.take()
-            && let Err(why) = keeper.shutdown()
-        {
-            tracing::warn!(%why, "the keeper is gone already");
+        self.0.stopping.store(true, Ordering::Relaxed);
+        let Some(keeper) = self.0.keeper.lock().await.clone() else { return };
+        if let Err(why) = keeper.shutdown() {
+            return tracing::warn!(%why, "the keeper is gone already");
+        }
+        let mut reporting = self.0.reporting.subscribe();
+        let ended = async {
+            loop {
+                if self.is_empty() && *reporting.borrow_and_update() == 0 {
+                    return;
+                }
+                if reporting.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(END, ended).await.is_err() {
+            tracing::warn!(workers = ?self.live(), "some workers have not ended; the next start looks for them");
         }
     }
 
@@ -377,8 +399,10 @@ impl WorkerHost {
             peak_rss_bytes,
             free_memory_bytes: free_memory_bytes(),
             last_lines: self.0.config.outputs.last_lines(worker),
+            wanted: self.0.stopping.load(Ordering::Relaxed),
         };
         let (host, worker) = (self.clone(), worker.clone());
+        self.0.reporting.send_modify(|deaths| *deaths += 1);
         tokio::spawn(async move {
             if until_heard::<WorkerDown>(kernel.bus(), request).await.is_ok()
                 && let Some(keeper) = &*host.0.keeper.lock().await
@@ -386,6 +410,7 @@ impl WorkerHost {
             {
                 tracing::debug!(%why, "the keeper keeps an exit record");
             }
+            host.0.reporting.send_modify(|deaths| *deaths -= 1);
         });
     }
 

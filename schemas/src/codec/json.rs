@@ -198,6 +198,86 @@ impl<'de> Visitor<'de> for Show {
     }
 }
 
+/// Reads any value as JSON: bytes, which JSON has no word for, become `{"$b64": "…"}`. For a field that holds whatever
+/// somebody published.
+///
+/// # Errors
+/// What the format says of its own text.
+pub fn any<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<serde_json::Value, D::Error> {
+    deserializer.deserialize_any(AnyVisitor)
+}
+
+struct AnyVisitor;
+
+/// One value of a sequence or map, read the same way.
+struct AnyJson(serde_json::Value);
+
+impl<'de> serde::Deserialize<'de> for AnyJson {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        any(deserializer).map(AnyJson)
+    }
+}
+
+impl<'de> serde::de::Visitor<'de> for AnyVisitor {
+    type Value = serde_json::Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_bytes<E>(self, value: &[u8]) -> Result<Self::Value, E> {
+        Ok(serde_json::json!({ (BYTES_KEY): base64::engine::general_purpose::STANDARD.encode(value) }))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(serde_json::Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(serde_json::Value::Null)
+    }
+
+    fn visit_some<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        any(deserializer)
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(AnyJson(value)) = items.next_element()? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut map = serde_json::Map::new();
+        while let Some((key, AnyJson(value))) = entries.next_entry::<String, AnyJson>()? {
+            map.insert(key, value);
+        }
+        Ok(map.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,9 +32,22 @@ pub struct AcquireRequest {
 }
 
 operation!(Acquire {
-    request: AcquireRequest, reply: Taken, name: "arbitration.acquire", address: ADDRESS, role: Service,
-    durability: Call, mutates: true, doc: "Wishes for a lease. What can never be granted is answered by lease.refused at once.",
-    example: AcquireRequest { wish: EffectId::default(), task: TaskRef::new(super::run::example_run(), super::task::example_task()), tenant: example_tenant(), priority: Priority::Normal, amounts: BTreeMap::from([("cpu".to_owned(), 1000)]), since: Timestamp(0) },
+    request: AcquireRequest,
+    reply: Taken,
+    name: "arbitration.acquire",
+    address: ADDRESS,
+    role: Service,
+    durability: Call,
+    mutates: true,
+    doc: "Wishes for a lease. What can never be granted is answered by lease.refused at once.",
+    example: AcquireRequest {
+        wish: EffectId::default(),
+        task: TaskRef::new(super::run::example_run(), super::task::example_task()),
+        tenant: example_tenant(),
+        priority: Priority::Normal,
+        amounts: BTreeMap::from([("cpu".to_owned(), 1000)]),
+        since: Timestamp(0)
+    },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,8 +60,14 @@ pub struct ReleaseRequest {
 }
 
 operation!(Release {
-    request: ReleaseRequest, reply: Taken, name: "arbitration.release", address: ADDRESS, role: Service,
-    durability: Process, mutates: true, doc: "Takes a wish for a lease back, granted or not.",
+    request: ReleaseRequest,
+    reply: Taken,
+    name: "arbitration.release",
+    address: ADDRESS,
+    role: Service,
+    durability: Process,
+    mutates: true,
+    doc: "Takes a wish for a lease back, granted or not.",
     example: ReleaseRequest { wish: EffectId::default(), reason: "withdrawn".into(), task: None },
 });
 
@@ -82,8 +101,14 @@ pub struct TenantShare {
 }
 
 operation!(Status {
-    request: StatusRequest, reply: StatusReply, name: "arbitration.status", address: ADDRESS, role: View,
-    durability: Call, doc: "Shows capacity, leases, and what waits for whom.", example: StatusRequest {},
+    request: StatusRequest,
+    reply: StatusReply,
+    name: "arbitration.status",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Shows capacity, leases, and what waits for whom.",
+    example: StatusRequest {},
 });
 
 fn example_tenant() -> Tenant {

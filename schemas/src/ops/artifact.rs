@@ -67,8 +67,14 @@ pub struct ListReply {
 }
 
 operation!(List {
-    request: ListRequest, reply: ListReply, name: "artifact.list", address: ADDRESS, role: View, durability: Call,
-    doc: "Lists artifacts by name.", example: ListRequest { run: None, prefix: String::new(), limit: 1000 },
+    request: ListRequest,
+    reply: ListReply,
+    name: "artifact.list",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Lists artifacts by name.",
+    example: ListRequest { run: None, prefix: String::new(), limit: 1000 },
 });
 
 /// By `name` (newest version, or `name@version`) or by digest.
@@ -96,8 +102,15 @@ pub struct Piece {
 }
 
 operation!(Get {
-    request: GetRequest, reply: GetReply, item: Piece, name: "artifact.get", address: FILES, role: View,
-    durability: Call, doc: "Fetches an artifact, verified.", example: GetRequest { name: "7k2m4q9d/report".into() },
+    request: GetRequest,
+    reply: GetReply,
+    item: Piece,
+    name: "artifact.get",
+    address: FILES,
+    role: View,
+    durability: Call,
+    doc: "Fetches an artifact, verified.",
+    example: GetRequest { name: "7k2m4q9d/report".into() },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -116,8 +129,14 @@ pub struct VerifyReply {
 }
 
 operation!(Verify {
-    request: VerifyRequest, reply: VerifyReply, name: "artifact.verify", address: FILES, role: Operate,
-    durability: Call, doc: "Reads artifacts and compares them with their names.", example: VerifyRequest { name: None },
+    request: VerifyRequest,
+    reply: VerifyReply,
+    name: "artifact.verify",
+    address: FILES,
+    role: Operate,
+    durability: Call,
+    doc: "Reads artifacts and compares them with their names.",
+    example: VerifyRequest { name: None },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -129,7 +148,12 @@ pub struct LineageReply {
 }
 
 operation!(Lineage {
-    request: GetRequest, reply: LineageReply, name: "artifact.lineage", address: ADDRESS, role: View,
-    durability: Call, doc: "Shows what an artifact was made from, and what was made from it.",
+    request: GetRequest,
+    reply: LineageReply,
+    name: "artifact.lineage",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Shows what an artifact was made from, and what was made from it.",
     example: GetRequest { name: "7k2m4q9d/report".into() },
 });

@@ -25,8 +25,14 @@ pub(super) fn all() -> Vec<Spec> {
 pub struct Empty {}
 
 operation!(Ping {
-    request: Empty, reply: Empty, name: "kernel.ping", address: ADDRESS, role: View, durability: Call,
-    doc: "Answers.", example: Empty {},
+    request: Empty,
+    reply: Empty,
+    name: "kernel.ping",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Answers.",
+    example: Empty {},
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,8 +54,14 @@ pub struct StatusReply {
 }
 
 operation!(Status {
-    request: Empty, reply: StatusReply, name: "kernel.status", address: ADDRESS, role: View, durability: Call,
-    doc: "Shows the kernel's state, journal marks and findings.", example: Empty {},
+    request: Empty,
+    reply: StatusReply,
+    name: "kernel.status",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Shows the kernel's state, journal marks and findings.",
+    example: Empty {},
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -59,8 +71,14 @@ pub struct TreeReply {
 }
 
 operation!(Tree {
-    request: Empty, reply: TreeReply, name: "kernel.tree", address: ADDRESS, role: View, durability: Call,
-    doc: "Shows every actor.", example: Empty {},
+    request: Empty,
+    reply: TreeReply,
+    name: "kernel.tree",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Shows every actor.",
+    example: Empty {},
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -77,8 +95,14 @@ pub struct DescribeReply {
 }
 
 operation!(Describe {
-    request: DescribeRequest, reply: DescribeReply, name: "kernel.describe", address: ADDRESS, role: View,
-    durability: Call, doc: "Describes the operations that this kernel knows.", example: DescribeRequest { name: None },
+    request: DescribeRequest,
+    reply: DescribeReply,
+    name: "kernel.describe",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Describes the operations that this kernel knows.",
+    example: DescribeRequest { name: None },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -89,8 +113,15 @@ pub struct StopRequest {
 }
 
 operation!(Stop {
-    request: StopRequest, reply: Empty, name: "kernel.stop", address: ADDRESS, role: Admin, durability: Call,
-    mutates: true, doc: "Stops the kernel. Unfinished runs go on at its next start.", example: StopRequest { now: false },
+    request: StopRequest,
+    reply: Empty,
+    name: "kernel.stop",
+    address: ADDRESS,
+    role: Admin,
+    durability: Call,
+    mutates: true,
+    doc: "Stops the kernel. Unfinished runs go on at its next start.",
+    example: StopRequest { now: false },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -125,18 +156,36 @@ pub enum Delivery {
     Acknowledged { epoch: Epoch, seq: Seq },
     /// A retained state, before any change.
     #[schemars(title = "DeliverySnapshot")]
-    Snapshot { subject: String, epoch: Epoch, seq: Seq, value: serde_json::Value },
+    Snapshot {
+        subject: String,
+        epoch: Epoch,
+        seq: Seq,
+        #[serde(deserialize_with = "crate::codec::json::any")]
+        value: serde_json::Value,
+    },
     #[schemars(title = "DeliverySnapshotEnd")]
     SnapshotEnd {},
     #[schemars(title = "DeliveryChange")]
-    Change { subject: String, epoch: Epoch, seq: Seq, value: serde_json::Value },
+    Change {
+        subject: String,
+        epoch: Epoch,
+        seq: Seq,
+        #[serde(deserialize_with = "crate::codec::json::any")]
+        value: serde_json::Value,
+    },
     /// This many were dropped here.
     #[schemars(title = "DeliveryGap")]
     Gap { dropped: u64 },
 }
 
 operation!(Subscribe {
-    request: SubscribeRequest, reply: Empty, item: Delivery, name: "bus.subscribe", address: ADDRESS, role: View,
-    durability: Call, doc: "Subscribes: an acknowledgement, a snapshot of retained states, then changes.",
+    request: SubscribeRequest,
+    reply: Empty,
+    item: Delivery,
+    name: "bus.subscribe",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Subscribes: an acknowledgement, a snapshot of retained states, then changes.",
     example: SubscribeRequest { filter: "run/**".into(), on_full: OnFull::Gap },
 });

@@ -43,7 +43,13 @@ pub struct ReadReply {
 }
 
 operation!(Read {
-    request: ReadRequest, reply: ReadReply, item: Line, name: "log.read", address: ADDRESS, role: View,
-    durability: Call, doc: "Reads what the attempts of a run printed.",
+    request: ReadRequest,
+    reply: ReadReply,
+    item: Line,
+    name: "log.read",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Reads what the attempts of a run printed.",
     example: ReadRequest { run: example_run(), task: None, attempt: None, follow: false },
 });

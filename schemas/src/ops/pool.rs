@@ -54,8 +54,14 @@ pub struct DispatchRequest {
 pub struct Taken {}
 
 operation!(Dispatch {
-    request: DispatchRequest, reply: Taken, name: "pool.dispatch", address: ADDRESS, role: Service,
-    durability: Call, mutates: true, doc: "Wishes that attempts be started. The same wish again changes nothing.",
+    request: DispatchRequest,
+    reply: Taken,
+    name: "pool.dispatch",
+    address: ADDRESS,
+    role: Service,
+    durability: Call,
+    mutates: true,
+    doc: "Wishes that attempts be started. The same wish again changes nothing.",
     example: DispatchRequest { wishes: Vec::new() },
 });
 
@@ -65,8 +71,14 @@ pub struct WithdrawRequest {
 }
 
 operation!(Withdraw {
-    request: WithdrawRequest, reply: Taken, name: "pool.withdraw", address: ADDRESS, role: Service,
-    durability: Call, mutates: true, doc: "Takes wishes back that no attempt has answered.",
+    request: WithdrawRequest,
+    reply: Taken,
+    name: "pool.withdraw",
+    address: ADDRESS,
+    role: Service,
+    durability: Call,
+    mutates: true,
+    doc: "Takes wishes back that no attempt has answered.",
     example: WithdrawRequest { wishes: Vec::new() },
 });
 
@@ -83,9 +95,21 @@ pub struct WorkerUpRequest {
 }
 
 operation!(WorkerUp {
-    request: WorkerUpRequest, reply: Taken, name: "pool.worker_up", address: ADDRESS, role: Service,
-    durability: Process, mutates: true, doc: "Reports that a worker is attached.",
-    example: WorkerUpRequest { worker: example_worker(), pid: 4242, start_ticks: 1, boot_id: "b".into(), running: None },
+    request: WorkerUpRequest,
+    reply: Taken,
+    name: "pool.worker_up",
+    address: ADDRESS,
+    role: Service,
+    durability: Process,
+    mutates: true,
+    doc: "Reports that a worker is attached.",
+    example: WorkerUpRequest {
+        worker: example_worker(),
+        pid: 4242,
+        start_ticks: 1,
+        boot_id: "b".into(),
+        running: None
+    },
 });
 
 /// A worker is gone.
@@ -99,12 +123,28 @@ pub struct WorkerDownRequest {
     pub free_memory_bytes: Option<u64>,
     #[serde(default)]
     pub last_lines: Vec<String>,
+    /// The kernel itself ended it, because it stops.
+    #[serde(default)]
+    pub wanted: bool,
 }
 
 operation!(WorkerDown {
-    request: WorkerDownRequest, reply: Taken, name: "pool.worker_down", address: ADDRESS, role: Service,
-    durability: Process, mutates: true, doc: "Reports that a worker is gone.",
-    example: WorkerDownRequest { worker: example_worker(), death: Death::Exited { code: 1 }, peak_rss_bytes: None, free_memory_bytes: None, last_lines: Vec::new() },
+    request: WorkerDownRequest,
+    reply: Taken,
+    name: "pool.worker_down",
+    address: ADDRESS,
+    role: Service,
+    durability: Process,
+    mutates: true,
+    doc: "Reports that a worker is gone.",
+    example: WorkerDownRequest {
+        worker: example_worker(),
+        death: Death::Exited { code: 1 },
+        peak_rss_bytes: None,
+        free_memory_bytes: None,
+        last_lines: Vec::new(),
+        wanted: false
+    },
 });
 
 /// A worker has stopped computing an attempt whose end the DAG tracker had decided before.
@@ -115,8 +155,14 @@ pub struct WorkerIdleRequest {
 }
 
 operation!(WorkerIdle {
-    request: WorkerIdleRequest, reply: Taken, name: "pool.worker_idle", address: ADDRESS, role: Service,
-    durability: Process, mutates: true, doc: "Reports that a worker stopped computing a stale attempt.",
+    request: WorkerIdleRequest,
+    reply: Taken,
+    name: "pool.worker_idle",
+    address: ADDRESS,
+    role: Service,
+    durability: Process,
+    mutates: true,
+    doc: "Reports that a worker stopped computing a stale attempt.",
     example: WorkerIdleRequest { worker: example_worker(), fence: example_fence() },
 });
 
@@ -131,9 +177,19 @@ pub struct EnvironmentBuiltRequest {
 }
 
 operation!(EnvironmentBuilt {
-    request: EnvironmentBuiltRequest, reply: Taken, name: "pool.environment_built", address: ADDRESS, role: Service,
-    durability: Process, mutates: true, doc: "Reports that an environment was built, or why not.",
-    example: EnvironmentBuiltRequest { environment: example_environment(), python: Some("/usr/bin/python3".into()), error: None },
+    request: EnvironmentBuiltRequest,
+    reply: Taken,
+    name: "pool.environment_built",
+    address: ADDRESS,
+    role: Service,
+    durability: Process,
+    mutates: true,
+    doc: "Reports that an environment was built, or why not.",
+    example: EnvironmentBuiltRequest {
+        environment: example_environment(),
+        python: Some("/usr/bin/python3".into()),
+        error: None
+    },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -154,8 +210,14 @@ pub struct StatusReply {
 }
 
 operation!(Status {
-    request: StatusRequest, reply: StatusReply, name: "pool.status", address: ADDRESS, role: View, durability: Call,
-    doc: "Shows workers, environments and what waits.", example: StatusRequest {},
+    request: StatusRequest,
+    reply: StatusReply,
+    name: "pool.status",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Shows workers, environments and what waits.",
+    example: StatusRequest {},
 });
 
 /// One call of a Python function that is not part of a run and not journaled.
@@ -170,9 +232,21 @@ pub struct CallRequest {
 }
 
 operation!(Call {
-    request: CallRequest, reply: Payload, item: TaskReport, name: "pool.call", address: ADDRESS, role: Operate,
-    durability: Call, mutates: true, doc: "Calls a Python function on a warm worker; nothing is journaled.",
-    example: CallRequest { function: "math:sqrt".into(), code: "/".into(), environment: EnvironmentSpec::default(), arguments: Payload::default() },
+    request: CallRequest,
+    reply: Payload,
+    item: TaskReport,
+    name: "pool.call",
+    address: ADDRESS,
+    role: Operate,
+    durability: Call,
+    mutates: true,
+    doc: "Calls a Python function on a warm worker; nothing is journaled.",
+    example: CallRequest {
+        function: "math:sqrt".into(),
+        code: "/".into(),
+        environment: EnvironmentSpec::default(),
+        arguments: Payload::default()
+    },
 });
 
 /// For a call: an idle worker that gets no attempt meanwhile.
@@ -192,10 +266,19 @@ pub struct ReserveReply {
 }
 
 operation!(Reserve {
-    request: ReserveRequest, reply: ReserveReply, name: "pool.reserve", address: ADDRESS, role: Service,
-    durability: Call, mutates: true,
+    request: ReserveRequest,
+    reply: ReserveReply,
+    name: "pool.reserve",
+    address: ADDRESS,
+    role: Service,
+    durability: Call,
+    mutates: true,
     doc: "Reserves an idle worker for a call that is not journaled; it ends when it is not renewed for a minute.",
-    example: ReserveRequest { ticket: 1, environment: example_environment(), spec: EnvironmentSpec::default() },
+    example: ReserveRequest {
+        ticket: 1,
+        environment: example_environment(),
+        spec: EnvironmentSpec::default()
+    },
 });
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -204,8 +287,15 @@ pub struct UnreserveRequest {
 }
 
 operation!(Unreserve {
-    request: UnreserveRequest, reply: Taken, name: "pool.unreserve", address: ADDRESS, role: Service,
-    durability: Call, mutates: true, doc: "Gives a reserved worker back.", example: UnreserveRequest { ticket: 1 },
+    request: UnreserveRequest,
+    reply: Taken,
+    name: "pool.unreserve",
+    address: ADDRESS,
+    role: Service,
+    durability: Call,
+    mutates: true,
+    doc: "Gives a reserved worker back.",
+    example: UnreserveRequest { ticket: 1 },
 });
 
 fn example_environment() -> EnvironmentId {

@@ -48,9 +48,21 @@ pub struct StartReply {
 }
 
 operation!(Start {
-    request: StartRequest, reply: StartReply, name: "run.start", address: ADDRESS, role: Operate,
-    durability: Power, mutates: true, doc: "Starts a run of a flow, or attaches to an unfinished one of equal content.",
-    example: StartRequest { flow: example_flow(), set: BTreeMap::new(), tenant: None, new: false, idem: None },
+    request: StartRequest,
+    reply: StartReply,
+    name: "run.start",
+    address: ADDRESS,
+    role: Operate,
+    durability: Power,
+    mutates: true,
+    doc: "Starts a run of a flow, or attaches to an unfinished one of equal content.",
+    example: StartRequest {
+        flow: example_flow(),
+        set: BTreeMap::new(),
+        tenant: None,
+        new: false,
+        idem: None
+    },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -78,8 +90,13 @@ pub struct TaskPlan {
 }
 
 operation!(Validate {
-    request: ValidateRequest, reply: ValidateReply, name: "run.validate", address: ADDRESS, role: View,
-    durability: Call, doc: "Checks a flow without starting it.",
+    request: ValidateRequest,
+    reply: ValidateReply,
+    name: "run.validate",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Checks a flow without starting it.",
     example: ValidateRequest { flow: example_flow(), set: BTreeMap::new() },
 });
 
@@ -97,8 +114,14 @@ pub struct GetReply {
 }
 
 operation!(Get {
-    request: RunRequest, reply: GetReply, name: "run.get", address: ADDRESS, role: View, durability: Call,
-    doc: "Shows a run and its tasks.", example: RunRequest { run: example_run() },
+    request: RunRequest,
+    reply: GetReply,
+    name: "run.get",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Shows a run and its tasks.",
+    example: RunRequest { run: example_run() },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -124,8 +147,14 @@ pub struct ListReply {
 }
 
 operation!(List {
-    request: ListRequest, reply: ListReply, name: "run.list", address: ADDRESS, role: View, durability: Call,
-    doc: "Lists runs, newest first.", example: ListRequest { state: None, limit: 100 },
+    request: ListRequest,
+    reply: ListReply,
+    name: "run.list",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Lists runs, newest first.",
+    example: ListRequest { state: None, limit: 100 },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -141,8 +170,14 @@ pub struct CancelReply {
 }
 
 operation!(Cancel {
-    request: CancelRequest, reply: CancelReply, name: "run.cancel", address: ADDRESS, role: Operate,
-    durability: Power, mutates: true, doc: "Cancels a run: once acknowledged, nothing of it commits any more.",
+    request: CancelRequest,
+    reply: CancelReply,
+    name: "run.cancel",
+    address: ADDRESS,
+    role: Operate,
+    durability: Power,
+    mutates: true,
+    doc: "Cancels a run: once acknowledged, nothing of it commits any more.",
     example: CancelRequest { run: example_run(), reason: "not needed".into() },
 });
 
@@ -161,8 +196,14 @@ pub struct WhyReply {
 }
 
 operation!(Why {
-    request: WhyRequest, reply: WhyReply, name: "run.why", address: ADDRESS, role: View, durability: Call,
-    doc: "Says why a run or a task waits or failed.", example: WhyRequest { run: example_run(), task: None },
+    request: WhyRequest,
+    reply: WhyReply,
+    name: "run.why",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Says why a run or a task waits or failed.",
+    example: WhyRequest { run: example_run(), task: None },
 });
 
 pub(super) fn example_run() -> RunId {

@@ -84,9 +84,21 @@ pub enum CommitReply {
 }
 
 operation!(Commit {
-    request: CommitRequest, reply: CommitReply, name: "step.commit", address: ADDRESS, role: Worker,
-    durability: Process, mutates: true, doc: "Commits the result of an attempt under its fence.",
-    example: CommitRequest { run: example_run(), task: example_task(), fence: example_fence(), worker: example_worker(), output: Payload::default() },
+    request: CommitRequest,
+    reply: CommitReply,
+    name: "step.commit",
+    address: ADDRESS,
+    role: Worker,
+    durability: Process,
+    mutates: true,
+    doc: "Commits the result of an attempt under its fence.",
+    example: CommitRequest {
+        run: example_run(),
+        task: example_task(),
+        fence: example_fence(),
+        worker: example_worker(),
+        output: Payload::default()
+    },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -99,9 +111,21 @@ pub struct FailRequest {
 }
 
 operation!(Fail {
-    request: FailRequest, reply: CommitReply, name: "step.fail", address: ADDRESS, role: Worker,
-    durability: Process, mutates: true, doc: "Reports that an attempt ended without a result.",
-    example: FailRequest { run: example_run(), task: example_task(), fence: example_fence(), worker: example_worker(), error: Error::internal("task.raised", "boom") },
+    request: FailRequest,
+    reply: CommitReply,
+    name: "step.fail",
+    address: ADDRESS,
+    role: Worker,
+    durability: Process,
+    mutates: true,
+    doc: "Reports that an attempt ended without a result.",
+    example: FailRequest {
+        run: example_run(),
+        task: example_task(),
+        fence: example_fence(),
+        worker: example_worker(),
+        error: Error::internal("task.raised", "boom")
+    },
 });
 
 /// What an attempt consists of, asked for by the pool manager when an incarnation that knew it died between
@@ -121,8 +145,13 @@ pub struct BodyReply {
 }
 
 operation!(Body {
-    request: BodyRequest, reply: BodyReply, name: "step.body", address: ADDRESS, role: Service,
-    durability: Call, doc: "Gives what the current attempt of a task is to execute.",
+    request: BodyRequest,
+    reply: BodyReply,
+    name: "step.body",
+    address: ADDRESS,
+    role: Service,
+    durability: Call,
+    doc: "Gives what the current attempt of a task is to execute.",
     example: BodyRequest { run: example_run(), task: example_task(), fence: example_fence() },
 });
 

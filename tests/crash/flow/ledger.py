@@ -36,8 +36,9 @@ def items(ledger: str, width: int) -> list[int]:
 
 
 def work(ledger: str, item: int, work_ms: int, gate: str = "") -> int:
-    note(ledger, "start")
+    # Printed first: whoever finds the start in the ledger may look for the line.
     print(f"working on {item}", flush=True)
+    note(ledger, "start")
     here = current()
     deadline = time.monotonic() + work_ms / 1000
     while time.monotonic() < deadline or (gate and not Path(gate).exists()):

@@ -211,6 +211,7 @@ impl Round {
         let pid = *busy
             .get(dice.below(busy.len() as u64) as usize)
             .ok_or_else(|| Failure::new("no worker is busy"))?;
+        self.has_started(pid).await?;
         kill(pid)?;
         self.kills.worker += 1;
         let dead = move |run: &GetReply| {
@@ -224,6 +225,21 @@ impl Round {
             && death.attempt.is_some()
             && death.last_lines.iter().any(|line| line.starts_with("working on"));
         if complete { Ok(()) } else { Err(Failure::new(format!("the certificate is incomplete: {death:?}"))) }
+    }
+
+    /// Waits until the worker's ledger says that it is in the middle of a task.
+    async fn has_started(&self, pid: u32) -> Result<(), Failure> {
+        let path = self.kernel_directory().join("ledger").join(format!("{pid}.jsonl"));
+        let started = async {
+            loop {
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                if text.lines().last().is_some_and(|line| line.contains("\"start\"") && line.contains("second")) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, started).await.map_err(|_| Failure::new("the busy worker starts nothing"))
     }
 
     async fn kill_kernel(&mut self, times: usize, dice: &mut Seed) -> Result<(), Failure> {

@@ -107,6 +107,7 @@ fn worker_down(state: &State, request: &pool::WorkerDownRequest, now: Timestamp)
             died.certificate.peak_rss_bytes = request.peak_rss_bytes;
             died.certificate.free_memory_bytes = request.free_memory_bytes;
             died.certificate.last_lines.clone_from(&request.last_lines);
+            died.wanted |= request.wanted;
             taken.event(died)
         }
     }

@@ -144,7 +144,7 @@ impl World {
             death,
             peak_rss_bytes: Some(1),
             free_memory_bytes: None,
-            last_lines: vec!["a last word".into()],
+            last_lines: vec!["a last word".into()], wanted: false
         }))
     }
 
