@@ -35,7 +35,7 @@ use std::time::Duration;
 use eclosion_artifact_store::BlobStore;
 use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId};
 use eclosion_schemas::view::TaskReport;
-use eclosion_schemas::{Error, Fence, Payload, Role, WorkerId};
+use eclosion_schemas::{Code, Error, Fence, Payload, Role, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use self::attempts::Attempts;
@@ -88,7 +88,7 @@ pub type Acknowledged = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the worker's holder makes of what the worker says. Called on the link's own task: it returns at once.
 pub trait WorkerReports: Send + Sync + 'static {
-    /// The worker is there. Returns whether the outcome of what it runs is still wanted; asked only if it runs something.
+    /// The worker is there. Returns whether the outcome of what it runs, if it runs something, is still wanted.
     fn up(&self, hello: &WorkerHello) -> bool;
 
     fn report(&self, fence: Fence, report: TaskReport);
@@ -188,8 +188,7 @@ impl WorkerLink {
         }
         let unfinished = {
             let mut state = self.shared.locked();
-            let gone =
-                || Error::new(eclosion_schemas::Code::Unavailable, "worker.gone", "the worker is gone");
+            let gone = || Error::new(Code::Unavailable, "worker.gone", "the worker is gone");
             state.closed = Some(why.clone().unwrap_or_else(gone));
             state.attempts.close()
         };
@@ -199,14 +198,10 @@ impl WorkerLink {
     }
 
     async fn greet(&mut self) -> Result<(), Option<Error>> {
-        let late =
-            || Error::new(eclosion_schemas::Code::Deadline, "hello.late", "the worker did not say HELLO");
+        let late = || Error::new(Code::Deadline, "hello.late", "the worker did not say HELLO");
         let hello = tokio::time::timeout(HELLO, self.hello()).await.unwrap_or_else(|_| Err(Some(late())))?;
-        let wanted = hello.running.filter(|_| self.reports.up(&hello));
-        if hello.running.is_none() {
-            // Nothing to be wanted; it is told all the same.
-            self.reports.up(&hello);
-        }
+        let is_wanted = self.reports.up(&hello);
+        let wanted = hello.running.filter(|_| is_wanted);
         let mut state = self.shared.locked();
         self.resumed = wanted.map(|fence| state.attempts.resume(fence));
         let welcome = self.welcome.frame(Role::Worker, self.resumed);

@@ -1,6 +1,7 @@
 //! From the worker's last frame of an attempt to an outcome whose parts have names.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use eclosion_artifact_store::BlobStore;
@@ -71,15 +72,17 @@ fn seal_now(
     store: &dyn BlobStore,
 ) -> Result<Payload, Error> {
     let mut names = BTreeMap::new();
-    let sealed = payload.parts.iter_mut().try_for_each(|part| {
+    let sealed = payload.parts.iter_mut().try_for_each(|part| -> Result<(), Error> {
         let Some(stage) = part.stage else { return Ok(()) };
-        if !names.contains_key(&stage) {
-            staged.remove(&stage).ok_or_else(|| not_staged(stage))?;
-            names.insert(stage, store.seal(stage)?);
-        }
-        if let Some((digest, bytes)) = names.get(&stage) {
-            (part.digest, part.stage, part.bytes) = (Some(digest.clone()), None, *bytes);
-        }
+        // Two parts may share one file, which is sealed once.
+        let (digest, bytes) = match names.entry(stage) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                staged.remove(&stage).ok_or_else(|| not_staged(stage))?;
+                unknown.insert(store.seal(stage)?)
+            }
+        };
+        (part.digest, part.stage, part.bytes) = (Some(digest.clone()), None, *bytes);
         Ok(())
     });
     // After a failure: what was not sealed will not be.
