@@ -9,6 +9,10 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed={}", root.display());
     let mut files = Vec::new();
     collect(&root.join("eclosion"), &mut files)?;
+    if !files.iter().any(|file| file.ends_with("eclosion/worker.py")) {
+        // A binary without it builds and starts, and then no worker does.
+        return Err(io::Error::other(format!("{} holds no Python runtime", root.display())));
+    }
     files.sort();
     let mut list = String::from("pub(crate) static FILES: &[(&str, &[u8])] = &[\n");
     for file in files {
@@ -24,7 +28,8 @@ fn main() -> io::Result<()> {
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+    let entries = fs::read_dir(directory)
+        .map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", directory.display())))?;
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -104,7 +104,7 @@ impl Environments {
             Claim::Mine(unfinished) => unfinished,
         };
         let resolver = Resolver::choose(self.options.uv.as_deref(), &interpreter);
-        resolver.environment(unfinished.path(), &requirements, deadline, &progress).await?;
+        resolver.environment(&unfinished, &requirements, deadline, &progress).await?;
         let marker = Marker {
             schema: "eclosion/environment/v1",
             requirements: &requirements,

@@ -61,6 +61,17 @@ pub(crate) fn resolver(name: &str, path: &Path, failed: Failed) -> Error {
     if says("No space left on device") || says("Disk quota exceeded") {
         return with_words(disk(path, &io::Error::from(io::ErrorKind::StorageFull)), &words);
     }
+    // What Debian's Python says of itself, making a virtual environment.
+    if says("ensurepip is not available") || says("No module named ensurepip") || says("No module named venv")
+    {
+        let text = "the interpreter has neither pip nor what makes one, and uv is not on PATH";
+        return with_words(
+            Error::invalid("environment.interpreter", text).help(
+                "install the system's python3-venv or python3-pip, put uv on PATH, or set environment.python",
+            ),
+            &words,
+        );
+    }
     let error = if UNREACHABLE.iter().any(|sign| says(sign)) {
         Error::new(
             Code::Unavailable,
@@ -92,6 +103,16 @@ mod tests {
     fn causes(words: &[&str]) -> Vec<String> {
         let words: Vec<_> = words.iter().map(|line| (*line).to_owned()).collect();
         with_words(requirement("x"), &words).causes
+    }
+
+    #[test]
+    fn an_interpreter_without_pip_is_not_blamed_on_the_requirements() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let words = vec!["/usr/bin/python3: No module named ensurepip".to_owned()];
+        let failed = Failed::Ended(std::process::ExitStatus::from_raw(256), words);
+        let error = resolver("pip", Path::new("/cache/x"), failed);
+        assert_eq!((error.code.as_str(), error.reason.as_str()), ("invalid", "environment.interpreter"));
+        assert!(error.causes.len() == 1 && error.help.is_some_and(|help| help.contains("python3-venv")));
     }
 
     #[test]

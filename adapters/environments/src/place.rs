@@ -5,8 +5,10 @@
 //!                                                      └── dropped: removed, then the lock released ──► free
 //! ```
 //!
-//! The lock is the file `NAME.lock` beside the directory; it falls with its process, so a builder that was killed
-//! leaves a directory without a marker, which the next one removes.
+//! The lock is the file `NAME.lock` beside the directory. It belongs to whoever may still write: a step on a blocking
+//! thread owns the right while it runs, so that dropping its future cannot give the lock away under it; and a resolver
+//! has the lock as its standard input (the file is empty), so that one which outlives a killed kernel keeps the next
+//! builder out until it ends. A builder that was killed leaves a directory without a marker, which the next removes.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
@@ -62,14 +64,12 @@ impl Place {
         if is_built() {
             return Ok(Claim::Built);
         }
-        let path = self.path.clone();
-        let cleared = tokio::task::spawn_blocking(move || remove(&path)).await.map_err(io::Error::other);
-        cleared.flatten().map_err(|why| failure::disk(&self.path, &why))?;
-        Ok(Claim::Mine(Unfinished { path: self.path, lock: Some(lock) }))
+        let unfinished = Unfinished { path: self.path, lock: Some(lock) };
+        unfinished.step(remove).await.map(Claim::Mine)
     }
 
     async fn wait_for_lock(&self, deadline: Instant, progress: &impl Fn(Progress)) -> Result<File, Error> {
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&self.lock);
+        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&self.lock);
         let lock = opened.map_err(|why| failure::disk(&self.lock, &why))?;
         let mut is_told = false;
         loop {
@@ -103,12 +103,33 @@ impl Unfinished {
         &self.path
     }
 
-    /// Everything on disk, then the marker on disk.
-    pub(crate) async fn finish(mut self, marker: &impl Serialize) -> Result<(), Error> {
+    /// The lock once more, for a process that writes into the directory: it is held until the last holder ends.
+    pub(crate) fn lock(&self) -> Result<File, Error> {
+        let lock = self.lock.as_ref().map_or_else(|| Err(io::ErrorKind::NotFound.into()), File::try_clone);
+        lock.map_err(|why| failure::disk(&self.path, &why))
+    }
+
+    /// Does something to the directory where waiting is allowed. Dropping the future lets it end, then takes it back.
+    pub(crate) async fn step(
+        self,
+        act: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
+    ) -> Result<Self, Error> {
+        let path = self.path.clone();
+        let acted = tokio::task::spawn_blocking(move || act(&self.path).map(|()| self)).await;
+        acted.map_err(io::Error::other).flatten().map_err(|why| failure::disk(&path, &why))
+    }
+
+    /// Everything on disk, then the marker on disk. Once it has begun, dropping the future does not stop it.
+    pub(crate) async fn finish(self, marker: &impl Serialize) -> Result<(), Error> {
         let text = serde_json::to_vec_pretty(marker).map_err(|why| failure::disk(&self.path, &why.into()))?;
         let path = self.path.clone();
-        let marked = tokio::task::spawn_blocking(move || mark(&path, &text)).await.map_err(io::Error::other);
-        marked.flatten().map_err(|why| failure::disk(&self.path, &why))?;
+        let marked = tokio::task::spawn_blocking(move || self.mark(&text)).await;
+        marked.map_err(io::Error::other).flatten().map_err(|why| failure::disk(&path, &why))
+    }
+
+    /// The right ends with the marker, on this thread: nobody can take back what is valid.
+    fn mark(mut self, text: &[u8]) -> io::Result<()> {
+        mark(&self.path, text)?;
         self.lock = None;
         Ok(())
     }
@@ -192,6 +213,59 @@ mod tests {
         drop(unfinished);
         let next = mine(cache.path()).await.unwrap();
         assert!(!next.path().exists());
+    }
+
+    /// Polls it once, so that its blocking step is running, and drops it.
+    async fn begin_and_drop(future: impl Future) {
+        tokio::select! {
+            biased;
+            _ = future => {}
+            () = std::future::ready(()) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_step_keeps_the_lock_until_it_ends() {
+        let cache = tempfile::tempdir().unwrap();
+        let unfinished = mine(cache.path()).await.unwrap();
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let slow = unfinished.step(move |path| {
+            gate.recv().map_err(io::Error::other)?;
+            fs::create_dir_all(path.join("late"))
+        });
+        begin_and_drop(slow).await;
+        let lock = File::open(cache.path().join("x.lock")).unwrap();
+        assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+        go.send(()).unwrap();
+        assert!(!mine(cache.path()).await.unwrap().path().exists());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_finish_leaves_a_whole_directory_or_none() {
+        let cache = tempfile::tempdir().unwrap();
+        let unfinished = mine(cache.path()).await.unwrap();
+        fs::create_dir(unfinished.path()).unwrap();
+        begin_and_drop(unfinished.finish(&"made")).await;
+        assert!(mine(cache.path()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_outlives_its_builder_keeps_the_next_one_out() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut unfinished = mine(cache.path()).await.unwrap();
+        // Its input is the lock, as a resolver's is.
+        let mut orphan = std::process::Command::new("/bin/sh")
+            .args(["-c", "exec sleep 1000"])
+            .stdin(unfinished.lock().unwrap())
+            .spawn()
+            .unwrap();
+        // As when the kernel is killed: nothing is taken back.
+        drop(unfinished.lock.take());
+        let lock = File::open(cache.path().join("x.lock")).unwrap();
+        assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+        orphan.kill().unwrap();
+        orphan.wait().unwrap();
+        assert!(mine(cache.path()).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]

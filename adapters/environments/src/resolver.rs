@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::failure;
 use crate::interpreter::Interpreter;
+use crate::place::Unfinished;
 use crate::process;
 
 /// How far a build is.
@@ -73,36 +74,36 @@ impl Resolver {
     /// Makes a virtual environment with these requirements.
     pub(crate) async fn environment(
         &self,
-        path: &Path,
+        place: &Unfinished,
         requirements: &[&str],
         deadline: Instant,
         progress: &impl Fn(Progress),
     ) -> Result<(), Error> {
         progress(Progress::phase("create", "making a virtual environment"));
-        self.run(self.create(path), path, deadline, progress).await?;
+        self.run(self.create(place.path()), place, deadline, progress).await?;
         progress(Progress::phase("resolve", format!("{} resolves {}", self.name(), requirements.join(", "))));
-        let mut install = self.install(&path.join("bin/python"));
+        let mut install = self.install(&place.path().join("bin/python"));
         install.args(requirements);
-        self.run(install, path, deadline, progress).await
+        self.run(install, place, deadline, progress).await
     }
 
     /// Puts one package into a directory, without what it needs.
     pub(crate) async fn package(
         &self,
         requirement: &str,
-        path: &Path,
+        place: &Unfinished,
         deadline: Instant,
     ) -> Result<(), Error> {
         let mut install = match self {
             Self::Uv { python, .. } | Self::Pip { python } => self.install(python),
             Self::BundledPip { .. } => {
-                let borrowed = path.join("borrowed");
-                self.run(self.create(&borrowed), path, deadline, &|_| {}).await?;
+                let borrowed = place.path().join("borrowed");
+                self.run(self.create(&borrowed), place, deadline, &|_| {}).await?;
                 self.install(&borrowed.join("bin/python"))
             }
         };
-        install.args(["--no-deps", "--target"]).arg(path).arg(requirement);
-        self.run(install, path, deadline, &|_| {}).await
+        install.args(["--no-deps", "--target"]).arg(place.path()).arg(requirement);
+        self.run(install, place, deadline, &|_| {}).await
     }
 
     fn create(&self, path: &Path) -> Command {
@@ -154,11 +155,13 @@ impl Resolver {
 
     async fn run(
         &self,
-        command: Command,
-        path: &Path,
+        mut command: Command,
+        place: &Unfinished,
         deadline: Instant,
         progress: &impl Fn(Progress),
     ) -> Result<(), Error> {
+        // It writes at the final path: whoever holds the lock says whether it may still do so.
+        command.stdin(place.lock()?);
         let mut reader = Reader::default();
         let on_line = |line: &str| {
             if let Some(update) = reader.read(line) {
@@ -166,7 +169,7 @@ impl Resolver {
             }
         };
         let ran = process::run(command, deadline, on_line).await;
-        ran.map(drop).map_err(|failed| failure::resolver(self.name(), path, failed))
+        ran.map(drop).map_err(|failed| failure::resolver(self.name(), place.path(), failed))
     }
 }
 

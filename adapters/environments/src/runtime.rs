@@ -12,7 +12,6 @@ use eclosion_schemas::Error;
 use tokio::time::Instant;
 
 use crate::environments::Environments;
-use crate::failure;
 use crate::interpreter::Interpreter;
 use crate::place::{Claim, Place};
 use crate::resolver::Resolver;
@@ -39,10 +38,8 @@ impl Environments {
         let is_whole = |path: &Path| path.join("msgspec").exists();
         if let Claim::Mine(unfinished) = place.claim(deadline, is_whole, &|_| {}).await? {
             let msgspec = self.msgspec(&runtime, &interpreter, deadline).await?;
-            let layout = path.clone();
-            let laid = tokio::task::spawn_blocking(move || lay_out(&layout, &msgspec)).await;
-            laid.map_err(io::Error::other).flatten().map_err(|why| failure::disk(&path, &why))?;
-            unfinished.finish(&interpreter).await?;
+            let laid = unfinished.step(move |path| lay_out(path, &msgspec)).await?;
+            laid.finish(&interpreter).await?;
         }
         Ok(vec![path])
     }
@@ -59,7 +56,7 @@ impl Environments {
         let is_whole = |_: &Path| path.exists();
         if let Claim::Mine(unfinished) = place.claim(deadline, is_whole, &|_| {}).await? {
             let resolver = Resolver::choose(self.options().uv.as_deref(), interpreter);
-            resolver.package(&format!("msgspec=={MSGSPEC}"), unfinished.path(), deadline).await?;
+            resolver.package(&format!("msgspec=={MSGSPEC}"), &unfinished, deadline).await?;
             unfinished.finish(&interpreter).await?;
         }
         Ok(path)

@@ -141,9 +141,9 @@ async fn a_dropped_build_kills_its_resolver_and_leaves_nothing() {
     let ours = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&writer));
     let scripts = tempfile::tempdir().unwrap();
     let stuck = scripts.path().join("uv");
-    // Writes half an environment and never ends; the pipe stays open as long as it or its child lives.
+    // Has the lock as its input, writes half an environment and never ends; the pipe is open while it or its child lives.
     let script = format!(
-        "#!/bin/sh\nexec 9>{ours}\nfor last; do :; done\nmkdir -p $last/lib\necho Prepared it\nsleep 1000 &\nwait\n"
+        "#!/bin/sh\ncase $(readlink /proc/$$/fd/0) in *.lock) ;; *) exit 1;; esac\nexec 9>{ours}\nfor last; do :; done\nmkdir -p $last/lib\necho Prepared it\nsleep 1000 &\nwait\n"
     );
     std::fs::write(&stuck, script).unwrap();
     std::fs::set_permissions(&stuck, std::fs::Permissions::from_mode(0o755)).unwrap();
