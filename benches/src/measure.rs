@@ -44,7 +44,8 @@ impl Samples {
     pub(crate) fn row(self) -> Row {
         let rounds: Vec<_> = self.rounds.into_iter().skip(1).map(sorted).collect();
         let of = |share: f64| rounds.iter().map(|round| quantile(round, share)).collect::<Vec<_>>();
-        let p50s = sorted(of(0.5));
+        let by_round = of(0.5);
+        let p50s = sorted(by_round.clone());
         let mean = |round: &Vec<f64>| round.iter().sum::<f64>() / round.len().max(1) as f64;
         let means = sorted(rounds.iter().map(mean).collect());
         Row {
@@ -56,6 +57,7 @@ impl Samples {
             p99_ns: quantile(&sorted(of(0.99)), 0.5),
             per_s: 1e9 / quantile(&means, 0.5),
             rounds: rounds.len(),
+            by_round,
         }
     }
 }
@@ -67,12 +69,12 @@ pub(crate) async fn timed(samples: &mut Samples, operations: u32, work: impl Fut
     samples.add(start.elapsed(), operations);
 }
 
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+pub(crate) fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_unstable_by(f64::total_cmp);
     values
 }
 
-fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
 }

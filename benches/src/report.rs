@@ -9,6 +9,8 @@ use std::process::Command;
 
 use serde::Serialize;
 
+use crate::measure::{quantile, sorted};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Role {
@@ -30,6 +32,9 @@ pub(crate) struct Row {
     pub p99_ns: f64,
     pub per_s: f64,
     pub rounds: usize,
+    /// The median of each round, for comparing rounds with rounds.
+    #[serde(skip)]
+    pub by_round: Vec<f64>,
 }
 
 /// Ours over theirs.
@@ -60,10 +65,13 @@ impl Report {
         Self { id, what, rows, ratios: Vec::new(), budget, met: true, machine, commit }
     }
 
-    /// Compares the medians of two rows by name; a row that is missing or a figure that is not a number is not met.
+    /// Compares two rows by name, round with round, and takes the median: a neighbor that comes or goes between rounds
+    /// hits both sides. A row that is missing or a figure that is not a number is not met.
     pub(crate) fn ratio(mut self, of: &'static str, to: &'static str, budget: f64) -> Self {
-        let p50 = |name| self.rows.iter().find(|row| row.name == name).map_or(f64::NAN, |row| row.p50_ns);
-        let value = p50(of) / p50(to);
+        let rounds =
+            |name| self.rows.iter().find(|row| row.name == name).map_or(&[][..], |row| &row.by_round);
+        let ratios = rounds(of).iter().zip(rounds(to)).map(|(ours, theirs)| ours / theirs).collect();
+        let value = quantile(&sorted(ratios), 0.5);
         let met = value <= budget;
         self.ratios.push(Ratio { of, to, value, budget, met });
         self.met &= met;
