@@ -1,5 +1,7 @@
 //! Somebody's actors on a bare kernel: no subsystem, no transport, no Python.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test, helpers and all")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -41,11 +41,11 @@ pub fn write(
             return Err(why);
         }
         journal.mark_written(last);
-        if store.backlog_bytes() > BACKLOG_BYTES_MAX {
-            if let Err(why) = store.relieve() {
-                journal.poison(&format!("the checkpoint failed: {why}"));
-                return Err(why);
-            }
+        if store.backlog_bytes() > BACKLOG_BYTES_MAX
+            && let Err(why) = store.relieve()
+        {
+            journal.poison(&format!("the checkpoint failed: {why}"));
+            return Err(why);
         }
     }
     Ok(())
