@@ -2,10 +2,12 @@
 //!
 //! This file is the registry; a budget is a file of its own, named after its id.
 
+mod b10_dag;
 mod b15_journal;
 mod b2_ask;
 mod b3_tell;
 mod b4_publish;
+mod b6_client;
 mod load;
 mod measure;
 mod report;
@@ -17,8 +19,14 @@ use report::Report;
 type Failure = Box<dyn std::error::Error>;
 type Bench = fn() -> Result<Report, Failure>;
 
-const REGISTRY: &[(&str, Bench)] =
-    &[("b2", b2_ask::run), ("b3", b3_tell::run), ("b4", b4_publish::run), ("b15", b15_journal::run)];
+const REGISTRY: &[(&str, Bench)] = &[
+    ("b2", b2_ask::run),
+    ("b3", b3_tell::run),
+    ("b4", b4_publish::run),
+    ("b6", b6_client::run),
+    ("b10", b10_dag::run),
+    ("b15", b15_journal::run),
+];
 
 fn main() -> ExitCode {
     let (flags, ids): (Vec<String>, Vec<String>) =

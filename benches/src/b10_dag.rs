@@ -1,0 +1,128 @@
+//! B10: durable steps. A graph of 10 × 10 tasks, every one of a layer needing all of the layer before.
+//!
+//! Each step is durable at *written* before its dependants start, the run at *synced* when it ends; results are inline.
+//! Peer: the same functions by hand over `ProcessPoolExecutor`, which records nothing. Both have as many processes.
+//! A sample is one whole graph, from asking to knowing the end, on warm workers.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use eclosion::{Eclosion, Options, Places};
+use eclosion_schemas::RunId;
+use eclosion_schemas::flow::{FLOW_SCHEMA, FlowSpec, TaskSpec};
+use eclosion_schemas::ops::kernel::OnFull;
+use eclosion_schemas::ops::run::{Start, StartRequest};
+use eclosion_schemas::view::RunView;
+
+use crate::Failure;
+use crate::measure::Samples;
+use crate::report::{Report, Role};
+
+const WORKERS: u32 = 2;
+const LAYERS: usize = 10;
+const ROUNDS: usize = 30;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn run() -> Result<Report, Failure> {
+    let directory = tempfile::tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut us = Samples::of(Role::Us, "eclosion run");
+    let mut peer = Samples::of(Role::Peer, "ProcessPoolExecutor by hand");
+    fill(&mut peer, &by_hand()?);
+    fill(&mut us, &runtime.block_on(ours(directory.path()))?);
+    let rows = vec![peer.row(), us.row()];
+    let budget = "the 10 × 10 graph ≤ ProcessPoolExecutor by hand";
+    Ok(Report::new("b10", "durable steps", budget, rows).ratio(
+        "eclosion run",
+        "ProcessPoolExecutor by hand",
+        1.0,
+    ))
+}
+
+/// Five graphs are a round.
+fn fill(samples: &mut Samples, took: &[Duration]) {
+    for round in took.chunks(5) {
+        samples.begin_round();
+        round.iter().for_each(|took| samples.add(*took, 1));
+    }
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
+}
+
+fn by_hand() -> Result<Vec<Duration>, Failure> {
+    let mut command = Command::new("python3");
+    command.arg(source().join("layers.py")).args([WORKERS.to_string(), ROUNDS.to_string()]);
+    let output = command.output()?;
+    let nanos: Vec<u64> = serde_json::from_slice(&output.stdout)?;
+    Ok(nanos.into_iter().map(Duration::from_nanos).collect())
+}
+
+async fn ours(directory: &Path) -> Result<Vec<Duration>, Failure> {
+    let mut options = Options::new(Places::below(directory, "bench"));
+    options.workers_max = WORKERS;
+    options.keeper_binary = Some(binary()?);
+    let kernel = Eclosion::start(options).await?;
+    let mut took = Vec::new();
+    for round in 0..=ROUNDS {
+        let started = Instant::now();
+        tokio::time::timeout(PATIENCE, one(&kernel)).await??;
+        // The first one starts the workers.
+        if round > 0 {
+            took.push(started.elapsed());
+        }
+    }
+    kernel.shutdown().await;
+    Ok(took)
+}
+
+/// The workers are the keeper's, and the keeper is the binary in another role.
+fn binary() -> Result<PathBuf, Failure> {
+    let beside = std::env::current_exe()?.with_file_name("eclosion");
+    if beside.exists() { Ok(beside) } else { Err("build the binary first: cargo build --release".into()) }
+}
+
+async fn one(kernel: &Eclosion) -> Result<(), Failure> {
+    let request = StartRequest { flow: flow(), set: BTreeMap::new(), tenant: None, new: true, idem: None };
+    let run = kernel.bus().ask::<Start>(request).await?.run;
+    let mut changes = kernel.bus().subscribe(format!("run/{run}/state").parse()?, OnFull::Latest, 16);
+    while let Some(delivery) = changes.next().await {
+        if ended(&delivery, &run) {
+            return Ok(());
+        }
+    }
+    Err("the subscription ended".into())
+}
+
+fn ended(delivery: &eclosion_bus::Delivery, run: &RunId) -> bool {
+    let event = match delivery {
+        eclosion_bus::Delivery::Snapshot(event) | eclosion_bus::Delivery::Change(event) => event,
+        _ => return false,
+    };
+    event.value::<RunView>().is_some_and(|view| view.run == *run && view.state.is_final())
+}
+
+fn flow() -> FlowSpec {
+    let items = || Some(serde_json::json!((0..10).collect::<Vec<_>>()));
+    let layer = |n: usize| {
+        let mut with = BTreeMap::from([("i".to_owned(), "${item}".into())]);
+        if n > 0 {
+            with.insert("inputs".to_owned(), format!("${{l{}}}", n - 1).into());
+        }
+        (format!("l{n}"), TaskSpec { run: "layers:step".into(), with, each: items(), ..TaskSpec::default() })
+    };
+    FlowSpec {
+        schema: FLOW_SCHEMA.into(),
+        name: "layers".into(),
+        description: String::new(),
+        code: source().to_string_lossy().into_owned(),
+        code_hash: "bench".into(),
+        environment: eclosion_schemas::flow::EnvironmentSpec::default(),
+        parameters: BTreeMap::new(),
+        tasks: (0..LAYERS).map(layer).collect(),
+        result: None,
+    }
+}
