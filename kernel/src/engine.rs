@@ -53,6 +53,7 @@ pub struct Engine<C: Core> {
     depends_on: Seq,
     /// Effects up to here have been reported.
     reported: EffectId,
+    settles: bool,
 }
 
 impl<C: Core> Engine<C> {
@@ -64,7 +65,14 @@ impl<C: Core> Engine<C> {
             folded: Seq(0),
             depends_on: Seq(0),
             reported: EffectId::default(),
+            settles: true,
         }
+    }
+
+    /// Whether what is due is done. Not while survivors may still bring what would make it undue: a time-out that ran
+    /// out while the kernel was down must not beat the result that its worker holds.
+    pub fn set_settles(&mut self, settles: bool) {
+        self.settles = settles;
     }
 
     pub fn core(&self) -> &C {
@@ -157,6 +165,9 @@ impl<C: Core> Engine<C> {
     }
 
     fn settle(&mut self, journal: &Journal, reads: &Reads, now: Timestamp, records: &mut Vec<Arc<Record>>) {
+        if !self.settles {
+            return;
+        }
         for round in 0..SETTLE_ROUNDS_MAX {
             let due = self.core.settle(&self.state, &mut self.volatile, reads, now);
             if due.is_empty() {

@@ -139,6 +139,7 @@ impl<A: Actor> Life<A> {
     fn new(parts: Arc<Parts<A>>) -> Result<Self, Error> {
         let mut engine = Engine::new(parts.actor.core());
         engine.recover(&parts.journal)?;
+        engine.set_settles(false);
         let (restarts, phase) = (parts.restarts.subscribe(), parts.phase.clone());
         let read_only = parts.journal.poisoned().is_some();
         let (table, unpublished) = (parts.bus.table(), Vec::new());
@@ -182,6 +183,9 @@ impl<A: Actor> Life<A> {
     }
 
     fn timer(&self) -> Option<Duration> {
+        if !self.performing {
+            return None;
+        }
         let wake = self.engine.wake_at()?;
         Some(Duration::from_millis(wake.since_ms(self.parts.clock.now()).max(1)))
     }
@@ -269,6 +273,7 @@ impl<A: Actor> Life<A> {
         }
         if phase == Phase::Run && !self.performing {
             self.performing = true;
+            self.engine.set_settles(true);
             let (reads, now) = (self.plain_reads(), self.parts.clock.now());
             let step = self.engine.fold_new(&self.parts.journal, &reads, now);
             self.release(step);
