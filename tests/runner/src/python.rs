@@ -23,10 +23,16 @@ pub(crate) fn lints() -> Vec<Step> {
     let step = |name, arguments: &'static [&'static str]| {
         Step::new(name, move |workspace| ensure(workspace) && in_package(workspace, arguments))
     };
+    let types = Step::new("basedpyright", |workspace| {
+        // Told which interpreter, because it looks for packages where the first python3 on PATH has them.
+        let python = interpreter(workspace);
+        let python = python.to_string_lossy();
+        ensure(workspace) && in_package(workspace, &["-m", "basedpyright", "--pythonpath", &python])
+    });
     vec![
         step("ruff format", &["-m", "ruff", "format", "--check", "."]),
         step("ruff", &["-m", "ruff", "check", "."]),
-        step("basedpyright", &["-m", "basedpyright"]),
+        types,
     ]
 }
 
