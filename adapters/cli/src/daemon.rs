@@ -3,14 +3,14 @@
 //! One SIGTERM or Ctrl-C drains: no new sessions, what is in hand is finished. A second one hurries. A kernel whose
 //! supervision has given up ends with 70, so that whoever started it starts it again.
 
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use eclosion::{Eclosion, Options, Places};
-use eclosion_schemas::Error;
+use eclosion_schemas::{Code, Error};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Supervision has given up.
-pub(crate) const INTERNAL: u8 = 70;
+use crate::{exit, terminal};
 
 /// What ends a kernel.
 enum End {
@@ -33,31 +33,39 @@ pub(crate) fn options(instance: &str) -> Result<Options, Error> {
 fn number(name: &str) -> Result<Option<u64>, Error> {
     let Some(text) = std::env::var(name).ok().filter(|text| !text.is_empty()) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| {
-        Error::invalid("config.number", format!("{name}={text} is no whole number")).help(format!("unset {name}"))
+        Error::invalid("config.number", format!("{name}={text} is no whole number"))
+            .help(format!("unset {name}"))
     })
 }
 
 /// Serves until it is asked to stop.
-pub(crate) async fn serve(options: Options) -> Result<ExitCode, Error> {
+pub(crate) async fn serve(options: Options) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
     let kernel = Eclosion::start(options).await?;
     tracing::info!(socket = %kernel.places().socket.display(), pid = std::process::id(), "ready");
     let end = tokio::select! {
         _ = kernel.stopped() => End::Asked,
-        () = signals.next() => End::Asked,
+        _ = signals.next() => End::Asked,
         escalated = kernel.escalated() => End::GaveUp(escalated.to_string()),
     };
     tokio::select! {
         () = kernel.shutdown() => {}
-        () = signals.next() => tracing::warn!("hurried: what was not finished goes on at the next start"),
+        _ = signals.next() => tracing::warn!("hurried: what was not finished goes on at the next start"),
     }
     Ok(match end {
-        End::Asked => ExitCode::SUCCESS,
+        End::Asked => exit::OK,
         End::GaveUp(why) => {
             tracing::error!(why, "gave up");
-            ExitCode::from(INTERNAL)
+            exit::INTERNAL
         }
     })
+}
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Terminated,
+    Interrupted,
 }
 
 /// SIGTERM and SIGINT.
@@ -72,22 +80,48 @@ impl Signals {
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    /// The next one.
-    pub(crate) async fn next(&mut self) {
+    /// The next one. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Ended {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Ended::Terminated,
+            _ = self.interrupt.recv() => Ended::Interrupted,
         }
     }
 }
 
 /// Logs to stderr, by `RUST_LOG`; plain when it is no terminal.
-pub(crate) fn log(default: &str) {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let plain = std::env::var_os("NO_COLOR").is_some() || !std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(!plain).init();
+pub(crate) fn log() {
+    let colored = terminal::colors(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter())
+        .with_writer(std::io::stderr)
+        .with_ansi(colored)
+        .init();
+}
+
+/// Logs to a file, for a kernel whose terminal belongs to a person.
+pub(crate) fn log_to_file(path: &Path) -> Result<(), Error> {
+    let unwritable = |why: std::io::Error| {
+        let text = format!("{} cannot be written: {why}", path.display());
+        Error::new(Code::Unavailable, "log.file", text).help("eclosion doctor")
+    };
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(unwritable)?;
+    }
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(unwritable)?;
+    tracing_subscriber::fmt().with_env_filter(filter()).with_writer(Arc::new(file)).with_ansi(false).init();
+    quiet_panics();
+    Ok(())
+}
+
+/// Where a kernel logs that has no terminal of its own.
+pub(crate) fn log_file(places: &Places) -> PathBuf {
+    places.logs().join("kernel.log")
+}
+
+fn filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,eclosion=info"))
 }
 
 /// A panic is one line with its place. Resolving symbols inline would cost longer than the restart that follows.

@@ -1,40 +1,63 @@
 //! The binary `eclosion`: a kernel, its keeper, and the client that people use.
+//!
+//! Reading order: `arguments` (what can be said), `commands` (what each does), `session` (the way to a kernel),
+//! `daemon` (being one), `render` (what it looks like), `terminal` and `exit` (manners: data on stdout, talk on stderr,
+//! nothing from outside steers the terminal, exit codes that scripts may branch on).
+//!
+//! It deliberately decides nothing: what it shows, any client can ask for over the same socket.
 
+mod arguments;
+mod commands;
 mod daemon;
+mod exit;
+mod render;
+mod session;
+mod terminal;
+mod values;
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use eclosion_schemas::Error;
+
+use crate::arguments::Arguments;
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     // Before any thread: the keeper is single-threaded for good.
-    if let Some(("keeper", rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+    if let Some(("keeper", rest)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         return keeper(rest);
     }
-    daemon::log("info,eclosion=info");
-    daemon::quiet_panics();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(why) => {
-            tracing::error!(%why, "no runtime");
-            return ExitCode::from(daemon::INTERNAL);
-        }
-    };
-    let served = runtime.block_on(async { daemon::serve(daemon::options("default")?).await });
-    served.unwrap_or_else(|error| {
-        tracing::error!(%error, help = error.help, "cannot start");
-        ExitCode::from(5)
-    })
+    // What is wrong with the words themselves, clap says, and ends with 2; help and version end with 0.
+    let arguments = Arguments::parse();
+    let json = arguments.globals.json;
+    ExitCode::from(perform(arguments).unwrap_or_else(|error| {
+        render::error::report(&error, json);
+        exit::code_of(&error)
+    }))
 }
 
-fn keeper(arguments: &[String]) -> ExitCode {
+fn perform(arguments: Arguments) -> Result<u8, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|why| Error::internal("runtime", format!("no runtime: {why}")))?;
+    let code = runtime.block_on(commands::perform(arguments));
+    // A thread that still reads stdin or a dead disk must not keep a finished command.
+    runtime.shutdown_background();
+    code
+}
+
+fn keeper(words: &[String]) -> ExitCode {
     let value = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1).cloned()
+        let at = words.iter().position(|word| word == name)?;
+        words.get(at + 1).cloned()
     };
     match (value("--instance"), value("--dir"), value("--grace-ms").and_then(|text| text.parse().ok())) {
         (Some(instance), Some(dir), Some(grace_ms)) => {
             eclosion::keeper_main(eclosion::KeeperOptions { instance, dir: dir.into(), grace_ms })
         }
-        _ => ExitCode::from(2),
+        _ => ExitCode::from(exit::USAGE),
     }
 }

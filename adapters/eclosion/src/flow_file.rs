@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use eclosion_dag_tracker::load;
+use eclosion_environments::{EnvironmentOptions, Environments};
 use eclosion_schemas::flow::FlowSpec;
 use eclosion_schemas::{Code, Error};
 
@@ -28,6 +29,15 @@ pub async fn read(target: &str, python_path: &[PathBuf]) -> Result<FlowSpec, Err
         Some((stem, name)) => described(&PathBuf::from(format!("{stem}.py")), name, python_path).await,
         None => from_file(Path::new(target)),
     }
+}
+
+/// What `FILE.py:flow` is described with: the runtime's own directories for `python3`, laid out below the cache.
+///
+/// # Errors
+/// `unavailable` without a usable `python3`, or when what the runtime needs cannot be had.
+pub async fn python_path(cache: &Path) -> Result<Vec<PathBuf>, Error> {
+    let environments = Environments::new(EnvironmentOptions::new(cache));
+    environments.runtime_paths(Path::new("python3")).await
 }
 
 fn from_file(path: &Path) -> Result<FlowSpec, Error> {

@@ -1,0 +1,246 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use eclosion_schemas::{RunId, TaskId};
+
+/// Runs flows of Python steps so that none of them is lost.
+#[derive(Debug, Parser)]
+#[command(name = "eclosion", version, max_term_width = 110, infer_long_args = false)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Globals {
+    /// Print JSON: one document, or one per line where it streams.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Which kernel of this user is meant.
+    #[arg(long, global = true, env = "ECLOSION_INSTANCE", default_value = eclosion::DEFAULT_INSTANCE, value_name = "NAME")]
+    pub(crate) instance: String,
+    /// The socket of a running kernel, in place of the instance's own.
+    #[arg(long, global = true, env = "ECLOSION_SOCKET", value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a flow and follow it to its end.
+    Run(Run),
+    /// Follow a run that was started before.
+    Attach(Attach),
+    /// Check a flow without running it.
+    Validate(Flow),
+    /// Start the kernel in the background.
+    Up(Up),
+    /// Stop the kernel; unfinished runs go on at its next start.
+    Down(Down),
+    /// Show the kernel's state, its journal and what it found.
+    Status,
+    /// Show every actor.
+    Tree(Tree),
+    /// List, show and cancel runs.
+    #[command(subcommand)]
+    Runs(Runs),
+    /// Show what tasks printed.
+    Logs(Logs),
+    /// Say why a run or a task waits or failed.
+    Why(Why),
+    /// List, fetch and check artifacts.
+    #[command(subcommand)]
+    Artifact(Artifact),
+    /// Show workers and environments.
+    Pool,
+    /// Describe the operations that the kernel knows.
+    Describe(Describe),
+    /// Call an operation by its name.
+    Call(Call),
+    /// Subscribe to subjects and print what is published.
+    Sub(Sub),
+    /// Look for what keeps Eclosion from working here.
+    Doctor,
+    /// Print a completion script.
+    Completion { shell: clap_complete::Shell },
+    /// The process that holds workers; started by the kernel.
+    #[command(hide = true)]
+    Keeper,
+}
+
+/// A flow and its parameters.
+#[derive(Debug, Args)]
+pub(crate) struct Flow {
+    /// flow.toml, flow.json, or FILE.py:NAME.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) flow: String,
+    /// Set a parameter: JSON, else text. The path of an existing file becomes absolute.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) flow: Flow,
+    /// Print the run's id and leave; a kernel is started in the background if there is none.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Start another run even if an equal one is unfinished.
+    #[arg(long)]
+    pub(crate) new: bool,
+    /// Where files of the result are put.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    pub(crate) run: RunId,
+    /// Where files of the result are put.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Serve in this process, until it is told to stop.
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Go on from the last whole record of a damaged journal.
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// End workers at once instead of letting them finish what is in hand.
+    #[arg(long)]
+    pub(crate) now: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tree {
+    /// Show it again every second.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runs {
+    /// List runs, newest first.
+    Ls {
+        /// running, cancelling, succeeded, failed or cancelled.
+        #[arg(long, value_parser = crate::values::run_state)]
+        state: Option<eclosion_schemas::view::RunState>,
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Show a run and its tasks.
+    Show { run: RunId },
+    /// Cancel a run: nothing of it commits any more.
+    Cancel {
+        run: RunId,
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    pub(crate) run: RunId,
+    pub(crate) task: Option<TaskId>,
+    /// Go on until the run ends.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    pub(crate) run: RunId,
+    pub(crate) task: Option<TaskId>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Artifact {
+    /// List artifacts by name.
+    Ls {
+        /// Names that start with this: RUN/, or FLOW/.
+        #[arg(default_value = "")]
+        prefix: String,
+        #[arg(long)]
+        run: Option<RunId>,
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// Print a value, and put its files into a directory.
+    Get {
+        /// RUN/TASK, FLOW/TASK, FLOW/TASK@VERSION, or a digest.
+        name: String,
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        out: Option<PathBuf>,
+    },
+    /// Show what an artifact was made from, and what was made from it.
+    Lineage { name: String },
+    /// Compare what is stored with its names.
+    Verify { name: Option<String> },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    /// An operation such as run.start; all, if none is named.
+    pub(crate) operation: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    /// An operation such as run.list.
+    pub(crate) operation: String,
+    /// The request as JSON; `-` reads it from stdin.
+    #[arg(default_value = "{}")]
+    pub(crate) request: String,
+    /// How long to wait, in seconds.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub(crate) deadline: u64,
+    /// The key by which a repetition is known as such.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idem: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sub {
+    /// run/**, run/*/state, environment/**; `*` is one chunk, `**` the tail.
+    pub(crate) filter: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn globals_may_stand_behind_the_command() {
+        let read =
+            Arguments::try_parse_from(["eclosion", "runs", "ls", "--json", "--instance", "x"]).unwrap();
+        assert!(read.globals.json && read.globals.instance == "x");
+        let read =
+            Arguments::try_parse_from(["eclosion", "run", "f.toml", "--set", "a=1", "--set", "b=2"]).unwrap();
+        assert!(matches!(read.command, Command::Run(run) if run.flow.set == ["a=1", "b=2"]));
+    }
+
+    #[test]
+    fn a_run_that_is_no_id_is_a_usage_error() {
+        let refused = Arguments::try_parse_from(["eclosion", "runs", "show", "../etc"]).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+    }
+}

@@ -1,0 +1,239 @@
+//! The kernel itself: start it, stop it, look at it.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use eclosion::Places;
+use eclosion_client::Client;
+use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, StopRequest, Tree};
+use eclosion_schemas::ops::pool;
+use eclosion_schemas::{Code, Error};
+use tokio::time::Instant;
+
+use crate::arguments::{self, Globals};
+use crate::render::{self, table};
+use crate::terminal::{document, print, talk};
+use crate::{daemon, exit, session};
+
+/// Long enough for a long journal; what is broken says so at once.
+const START: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const WATCH: Duration = Duration::from_secs(1);
+/// Of the log, when the kernel ended before it was ready.
+const LOG_TAIL_BYTES: usize = 2_000;
+
+pub(super) async fn up(globals: &Globals, up: &arguments::Up) -> Result<u8, Error> {
+    if up.foreground {
+        let mut options = daemon::options(&globals.instance)?;
+        options.accept_loss = up.accept_loss;
+        daemon::log();
+        daemon::quiet_panics();
+        return daemon::serve(options).await;
+    }
+    let (client, started) = start(globals, up.accept_loss).await?;
+    let status = client.call::<Status>(Empty {}).await?;
+    let socket = session::socket(globals)?;
+    talk(&match started {
+        true => format!("the kernel is up, pid {}", status.pid),
+        false => format!("the kernel is up already, pid {}", status.pid),
+    });
+    if globals.json {
+        let fields = serde_json::json!({"socket": socket, "pid": status.pid, "started": started});
+        document("up", &fields)?;
+    } else {
+        print(&socket.display().to_string())?;
+    }
+    Ok(exit::OK)
+}
+
+/// A client of a kernel in the background, started now if there is none.
+pub(super) async fn start(globals: &Globals, accept_loss: bool) -> Result<(Client, bool), Error> {
+    let places = Places::of(&globals.instance)?;
+    match Client::connect(&places.socket).await {
+        Ok(client) => return Ok((client, false)),
+        Err(refusal) if refusal.reason != "kernel.unreachable" => return Err(refusal),
+        Err(_) => {}
+    }
+    places.make()?;
+    let mut child = spawn(globals, &places, accept_loss)?;
+    Ok((ready(&places, &mut child).await?, true))
+}
+
+fn spawn(globals: &Globals, places: &Places, accept_loss: bool) -> Result<Child, Error> {
+    let path = daemon::log_file(places);
+    let failed = |what: &Path, why: std::io::Error| {
+        Error::new(Code::Unavailable, "up.start", format!("{}: {why}", what.display()))
+            .help("eclosion doctor")
+    };
+    std::fs::create_dir_all(places.logs()).map_err(|why| failed(&places.logs(), why))?;
+    let log = OpenOptions::new().create(true).append(true).open(&path).map_err(|why| failed(&path, why))?;
+    let binary = std::env::current_exe().map_err(|why| failed(Path::new("/proc/self/exe"), why))?;
+    let mut command = Command::new(&binary);
+    command.args(["up", "--foreground", "--instance", &globals.instance]);
+    if accept_loss {
+        command.arg("--accept-loss");
+    }
+    // A group of its own: Ctrl-C at this terminal is not meant for it.
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir("/");
+    command.spawn().map_err(|why| failed(&binary, why))
+}
+
+async fn ready(places: &Places, child: &mut Child) -> Result<Client, Error> {
+    let deadline = Instant::now() + START;
+    loop {
+        if let Ok(client) = Client::connect(&places.socket).await
+            && let Ok(status) = client.call::<Status>(Empty {}).await
+            && status.state != "starting"
+        {
+            return Ok(client);
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(ended(places, status));
+        }
+        if Instant::now() >= deadline {
+            let text = format!("the kernel (pid {}) did not get ready in time", child.id());
+            return Err(Error::new(Code::Deadline, "up.ready", text)
+                .help(format!("less {}", daemon::log_file(places).display())));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Its own words are in its log; their end says most.
+fn ended(places: &Places, status: std::process::ExitStatus) -> Error {
+    let path = daemon::log_file(places);
+    let code = match status.code() {
+        Some(4) => Code::Conflict,
+        Some(8) => Code::Denied,
+        Some(10) => Code::DataLoss,
+        _ => Code::Unavailable,
+    };
+    let mut tail = Vec::new();
+    let read = std::fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut tail));
+    let tail = &tail[tail.len().saturating_sub(LOG_TAIL_BYTES)..];
+    let mut error = Error::new(code, "up.ended", format!("the kernel ended before it was ready: {status}"))
+        .help(format!("less {}", path.display()));
+    if read.is_ok() {
+        let text = String::from_utf8_lossy(tail).into_owned();
+        error.causes = text.lines().rev().take(6).map(str::to_owned).collect();
+        error.causes.reverse();
+    }
+    error
+}
+
+pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let status = client.call::<Status>(Empty {}).await?;
+    client.call::<Stop>(StopRequest { now: down.now }).await?;
+    let socket = session::socket(globals)?;
+    let deadline = Instant::now() + START;
+    // The socket's file goes last; a connection may end earlier.
+    while socket.exists() && Client::connect(&socket).await.is_ok() || alive(status.pid) {
+        if Instant::now() >= deadline {
+            return Err(Error::deadline("the kernel's end").help(format!("kill {}", status.pid)));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    talk("the kernel is down; unfinished runs go on at its next start");
+    if globals.json {
+        document("down", &serde_json::json!({"pid": status.pid}))?;
+    }
+    Ok(exit::OK)
+}
+
+/// A zombie that nobody waited for does not count: it holds nothing any more.
+fn alive(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+pub(super) async fn status(globals: &Globals) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let status = client.call::<Status>(Empty {}).await?;
+    if globals.json {
+        document("status", &status)?;
+    } else {
+        print(&shown(&status))?;
+        status.findings.iter().for_each(|finding| talk(&format!("finding: {finding}")));
+    }
+    Ok(exit::OK)
+}
+
+fn shown(status: &StatusReply) -> String {
+    let synced = match status.appended == status.synced {
+        true => format!("{}, all of it on disk", status.appended),
+        false => {
+            format!("{} appended, {} written, {} on disk", status.appended, status.written, status.synced)
+        }
+    };
+    render::pairs(&[
+        ("kernel", format!("{}, pid {}", status.state, status.pid)),
+        ("instance", status.instance.clone()),
+        ("version", status.version.clone()),
+        ("up", render::duration(status.uptime_ms)),
+        ("epoch", status.epoch.to_string()),
+        ("journal", synced),
+        ("memory", render::bytes(status.rss_bytes)),
+        ("state", status.state_dir.clone()),
+    ])
+}
+
+pub(super) async fn tree(globals: &Globals, tree: &arguments::Tree) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    loop {
+        let reply = client.call::<Tree>(Empty {}).await?;
+        if globals.json {
+            document("tree", &reply)?;
+        } else {
+            print(&render::tree::full(&reply.actors))?;
+        }
+        if !tree.watch {
+            return Ok(exit::OK);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH) => {}
+            why = client.closed() => return Err(why),
+        }
+        if !globals.json {
+            print("")?;
+        }
+    }
+}
+
+pub(super) async fn pool(globals: &Globals) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let pool = client.call::<pool::Status>(pool::StatusRequest {}).await?;
+    if globals.json {
+        document("pool", &pool)?;
+        return Ok(exit::OK);
+    }
+    print(&format!(
+        "{} of at most {} workers, {} tasks wait",
+        pool.workers.len(),
+        pool.workers_max,
+        pool.waiting
+    ))?;
+    let workers = pool.workers.iter().map(|worker| {
+        let task = worker.task.as_ref().map_or_else(String::new, ToString::to_string);
+        let cells = [worker.worker.to_string(), render::word(&worker.state), worker.pid.to_string()];
+        Vec::from(cells).into_iter().chain([worker.finished.to_string(), task]).collect()
+    });
+    print(&table(&["worker", "state", "pid", "finished", "task"], workers))?;
+    let environments = pool.environments.iter().map(|environment| {
+        let doing =
+            environment.error.as_ref().map_or(environment.doing.clone(), |error| error.message.clone());
+        let id: String = environment.environment.as_str().chars().take(12).collect();
+        vec![id, render::word(&environment.state), environment.requirements.join(" "), doing]
+    });
+    print(&table(&["environment", "state", "requirements", "doing"], environments))?;
+    for waiting in &pool.pending {
+        for reason in &waiting.reasons {
+            talk(&format!("{} {}", waiting.task, render::run::pending(reason)));
+        }
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,99 @@
+//! Any operation by its name, and subscriptions: what a new client is written against.
+
+use std::io::Read;
+use std::time::Duration;
+
+use eclosion_client::CallOptions;
+use eclosion_schemas::codec::json;
+use eclosion_schemas::ops::kernel::{Delivery, Describe, DescribeRequest};
+use eclosion_schemas::{Code, Error};
+use serde_json::{Value, json};
+
+use crate::arguments::{self, Globals};
+use crate::render::table;
+use crate::terminal::{document, print, talk};
+use crate::{exit, session};
+
+pub(super) async fn describe(globals: &Globals, describe: arguments::Describe) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let reply = client.call::<Describe>(DescribeRequest { name: describe.operation.clone() }).await?;
+    if globals.json {
+        document("describe", &reply)?;
+    } else if describe.operation.is_some() {
+        for operation in &reply.operations {
+            print(&pretty(operation))?;
+        }
+    } else {
+        let text = |operation: &Value, key: &str| operation[key].as_str().unwrap_or_default().to_owned();
+        let rows =
+            reply.operations.iter().map(|one| vec![text(one, "name"), text(one, "role"), text(one, "doc")]);
+        print(&table(&["operation", "role", "what it does"], rows))?;
+        talk("one of them, with an example: eclosion describe run.start");
+    }
+    Ok(exit::OK)
+}
+
+pub(super) async fn call(globals: &Globals, call: arguments::Call) -> Result<u8, Error> {
+    let text = match call.request.as_str() {
+        "-" => from_stdin()?,
+        text => text.to_owned(),
+    };
+    let request = json::to_msgpack(text.as_bytes()).map_err(|why| {
+        Error::invalid("call.json", format!("the request is no JSON that can be sent: {why}"))
+            .help(format!("eclosion describe {}", call.operation))
+    })?;
+    let client = session::attach(globals).await?;
+    let deadline = Some(Duration::from_secs(call.deadline.max(1)));
+    let options = CallOptions { deadline, idem: call.idem, ..CallOptions::default() };
+    let mut exchange = client.open(&call.operation, request.into(), options).await?;
+    while let Some(item) = exchange.next().await {
+        let item = json::from_msgpack(&item)?;
+        match globals.json {
+            true => document("item", &json!({"operation": call.operation, "item": item}))?,
+            false => print(&item.to_string())?,
+        }
+    }
+    let reply = json::from_msgpack(&exchange.reply().await?)?;
+    match globals.json {
+        true => document("reply", &json!({"operation": call.operation, "reply": reply}))?,
+        false => print(&pretty(&reply))?,
+    }
+    Ok(exit::OK)
+}
+
+/// No longer than what a frame may carry.
+fn from_stdin() -> Result<String, Error> {
+    const BYTES_MAX: u64 = 16 << 20;
+    let mut text = String::new();
+    std::io::stdin().lock().take(BYTES_MAX).read_to_string(&mut text).map_err(|why| {
+        Error::new(Code::Invalid, "call.stdin", format!("stdin cannot be read as text: {why}"))
+    })?;
+    Ok(text)
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())
+}
+
+pub(super) async fn subscribe(globals: &Globals, sub: arguments::Sub) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let mut subscription = client.subscribe(sub.filter).await?;
+    while let Some(delivery) = subscription.next().await {
+        let delivery = delivery?;
+        if globals.json {
+            document("delivery", &delivery)?;
+            continue;
+        }
+        match delivery {
+            Delivery::Snapshot { subject, value, .. } | Delivery::Change { subject, value, .. } => {
+                print(&format!("{subject} {value}"))?;
+            }
+            Delivery::Gap { dropped } => {
+                talk(&format!("{dropped} were dropped here, because this reader is slow"))
+            }
+            Delivery::Acknowledged { seq, .. } => talk(&format!("subscribed as of record {seq}")),
+            Delivery::SnapshotEnd {} => {}
+        }
+    }
+    Ok(exit::OK)
+}

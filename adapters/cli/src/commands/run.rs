@@ -1,0 +1,290 @@
+//! `run` and `attach`: start or find a run, follow it to its end, show what came of it.
+//!
+//! Without a daemon the kernel is in this process, and stays until the run has ended and nobody else's run does. One
+//! Ctrl-C leaves: the run goes on, in the daemon or at the next start. A second one, within [`SECOND_THOUGHT`],
+//! cancels it. Bars, findings and certificates go to stderr; the result alone goes to stdout.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eclosion::{Eclosion, Places};
+use eclosion_client::Client;
+use eclosion_schemas::ops::kernel::{Empty, Tree};
+use eclosion_schemas::ops::run::{
+    Cancel, CancelRequest, GetReply, List, ListRequest, Start, StartRequest, Why, WhyRequest,
+};
+use eclosion_schemas::view::{RunState, TaskState};
+use eclosion_schemas::{Code, Error, RunId};
+use serde_json::json;
+
+use super::follow::follow;
+use super::{kernel, result};
+use crate::arguments::{self, Globals};
+use crate::daemon::{Ended, Signals};
+use crate::render::progress::{Progress, Voice};
+use crate::render::{self, duration, word};
+use crate::session::{self, Session};
+use crate::terminal::{self, document, print, talk};
+use crate::{daemon, exit, values};
+
+/// Between the first Ctrl-C and leaving.
+const SECOND_THOUGHT: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How following ended.
+enum Followed {
+    Over(Box<GetReply>),
+    /// The run goes on; the number is what we end with.
+    Left(u8),
+}
+
+pub(super) async fn run(globals: &Globals, arguments: arguments::Run) -> Result<u8, Error> {
+    let mut request = request(globals, &arguments.flow).await?;
+    request.new = arguments.new;
+    if arguments.detach {
+        return detached(globals, request).await;
+    }
+    let session = session::attach_or_start(globals).await?;
+    let outcome = started(globals, &session, request, arguments.out).await;
+    if let Some(kernel) = &session.kernel {
+        kernel.shutdown().await;
+    }
+    outcome
+}
+
+/// The flow as it is submitted.
+pub(super) async fn request(globals: &Globals, flow: &arguments::Flow) -> Result<StartRequest, Error> {
+    let directory = std::env::current_dir().unwrap_or_default();
+    let set = values::parameters(&flow.set, &directory)?;
+    let python_path = match flow.flow.contains(".py:") {
+        true => eclosion::flow_file::python_path(&Places::of(&globals.instance)?.cache).await?,
+        false => Vec::new(),
+    };
+    let flow = eclosion::flow_file::read(&flow.flow, &python_path).await?;
+    Ok(StartRequest { flow, set, tenant: None, new: false, idem: None })
+}
+
+/// Only a kernel in the background outlives this process.
+async fn detached(globals: &Globals, request: StartRequest) -> Result<u8, Error> {
+    let client = match globals.socket {
+        Some(_) => session::attach(globals).await?,
+        None => kernel::start(globals, false).await?.0,
+    };
+    let reply = client.call::<Start>(request).await?;
+    if globals.json {
+        document("started", &reply)?;
+    } else {
+        print(reply.run.as_str())?;
+        talk(&format!("follow it: eclosion attach {}", reply.run));
+    }
+    Ok(exit::OK)
+}
+
+async fn started(
+    globals: &Globals,
+    session: &Session,
+    request: StartRequest,
+    out: Option<PathBuf>,
+) -> Result<u8, Error> {
+    let mut signals = Signals::new()?;
+    let flow = request.flow.name.clone();
+    show_tree(globals, session).await?;
+    let reply = session.client.call::<Start>(request).await?;
+    talk(&match reply.attached {
+        true => {
+            format!("run {} of {flow} is under way already; following it (--new starts another)", reply.run)
+        }
+        false => format!("run {} of {flow}", reply.run),
+    });
+    watched(globals, session, &reply.run, out, &mut signals).await
+}
+
+pub(super) async fn attach(globals: &Globals, attach: arguments::Attach) -> Result<u8, Error> {
+    let session = Session { client: session::attach(globals).await?, kernel: None };
+    let mut signals = Signals::new()?;
+    watched(globals, &session, &attach.run, attach.out, &mut signals).await
+}
+
+/// What runs here, before anything else takes time.
+async fn show_tree(globals: &Globals, session: &Session) -> Result<(), Error> {
+    let tree = session.client.call::<Tree>(Empty {}).await?;
+    let summary = render::tree::summary(&tree.actors);
+    match &session.kernel {
+        Some(kernel) => {
+            let log = daemon::log_file(kernel.places());
+            talk(&format!("a kernel of {} in this process, its log in {}", globals.instance, log.display()));
+            talk(&render::tree::small(&tree.actors));
+        }
+        None => talk(&format!("the kernel on {}: {summary}", session::socket(globals)?.display())),
+    }
+    Ok(())
+}
+
+/// Follows, and then shows how it ended.
+async fn watched(
+    globals: &Globals,
+    session: &Session,
+    run: &RunId,
+    out: Option<PathBuf>,
+    signals: &mut Signals,
+) -> Result<u8, Error> {
+    let mut progress = Progress::new(terminal::draws());
+    let voice = progress.voice();
+    let followed = follow_or_leave(session, run, &mut progress, &voice, signals).await;
+    progress.end();
+    let (found, is_cancelled_here) = match followed? {
+        (Followed::Left(code), _) => return Ok(code),
+        (Followed::Over(found), is_cancelled_here) => (found, is_cancelled_here),
+    };
+    let code = outcome(globals, &session.client, &found, out).await?;
+    if let Some(kernel) = &session.kernel {
+        stay(&session.client, kernel, signals).await?;
+    }
+    Ok(if is_cancelled_here { exit::INTERRUPTED } else { code })
+}
+
+async fn follow_or_leave(
+    session: &Session,
+    run: &RunId,
+    progress: &mut Progress,
+    voice: &Voice,
+    signals: &mut Signals,
+) -> Result<(Followed, bool), Error> {
+    let over = |found| Followed::Over(Box::new(found));
+    let following = follow(&session.client, run, progress);
+    tokio::pin!(following);
+    let ended = tokio::select! {
+        found = &mut following => return Ok((over(found.map_err(|why| goes_on(why, run))?), false)),
+        ended = signals.next() => ended,
+        code = kernel_ends(session.kernel.as_ref(), voice) => return Ok((Followed::Left(code), false)),
+    };
+    let goes_on = match &session.kernel {
+        Some(_) => format!("run {run} goes on at the next start (eclosion up)"),
+        None => format!("run {run} goes on: eclosion attach {run}"),
+    };
+    if ended == Ended::Terminated {
+        voice.say(&goes_on);
+        return Ok((Followed::Left(exit::TERMINATED), false));
+    }
+    voice.say(&format!("leaving: {goes_on}. Ctrl-C again cancels it"));
+    tokio::select! {
+        found = &mut following => return Ok((over(found?), false)),
+        _ = signals.next() => {}
+        () = tokio::time::sleep(SECOND_THOUGHT) => return Ok((Followed::Left(exit::INTERRUPTED), false)),
+    }
+    voice.say(&format!("cancelling run {run}"));
+    let request = CancelRequest { run: run.clone(), reason: "Ctrl-C".into() };
+    session.client.call::<Cancel>(request).await?;
+    tokio::select! {
+        found = &mut following => Ok((over(found?), true)),
+        _ = signals.next() => Ok((Followed::Left(exit::INTERRUPTED), true)),
+    }
+}
+
+/// A kernel that is gone takes no run with it.
+fn goes_on(mut why: Error, run: &RunId) -> Error {
+    if matches!(why.code, Code::Unavailable | Code::Unknown) {
+        why.help =
+            Some(format!("the run goes on when the kernel does: eclosion up, then eclosion attach {run}"));
+    }
+    why
+}
+
+/// Somebody stopped the kernel in this process, or its supervision has given up.
+async fn kernel_ends(kernel: Option<&Eclosion>, voice: &Voice) -> u8 {
+    let Some(kernel) = kernel else { return std::future::pending().await };
+    tokio::select! {
+        _ = kernel.stopped() => {
+            voice.say("somebody stopped the kernel; unfinished runs go on at its next start");
+            exit::UNREACHABLE
+        }
+        why = kernel.escalated() => {
+            voice.say(&format!("the kernel gave up: {why}"));
+            exit::INTERNAL
+        }
+    }
+}
+
+/// Shows how a run ended.
+async fn outcome(
+    globals: &Globals,
+    client: &Client,
+    found: &GetReply,
+    out: Option<PathBuf>,
+) -> Result<u8, Error> {
+    let run = &found.run;
+    let took = duration(run.finished_at.unwrap_or_else(render::now).since_ms(run.started_at));
+    if run.state != RunState::Succeeded {
+        return failed(globals, client, found, &took).await;
+    }
+    let out = out.unwrap_or_else(|| Path::new("eclosion-out").join(run.run.as_str()));
+    let fetched = result::of_run(client, found, &out).await?;
+    talk(&format!("run {} succeeded in {took}", run.run));
+    let Some(fetched) = fetched else { return Ok(exit::OK) };
+    if globals.json {
+        let (result, files) = (&fetched.value, &fetched.files);
+        document(
+            "run",
+            &json!({"run": run.run, "state": run.state, "flow": run.flow, "took_ms": took_ms(found),
+            "tasks": run.counts, "result": result, "files": files}),
+        )?;
+        return Ok(exit::OK);
+    }
+    print(&render::value::text(&fetched.value, &fetched.order))?;
+    Ok(exit::OK)
+}
+
+fn took_ms(found: &GetReply) -> Option<u64> {
+    found.run.finished_at.map(|end| end.since_ms(found.run.started_at))
+}
+
+/// What went wrong, in the user's own terms, and what to do next.
+async fn failed(globals: &Globals, client: &Client, found: &GetReply, took: &str) -> Result<u8, Error> {
+    let run = &found.run;
+    let why = client.call::<Why>(WhyRequest { run: run.run.clone(), task: None }).await?;
+    talk(&format!("run {} {} after {took}: {}", run.run, word(&run.state), render::run::counts(run)));
+    let failed: Vec<_> = found.tasks.iter().filter(|task| task.state == TaskState::Failed).collect();
+    failed.iter().flat_map(|task| render::run::trouble(task)).for_each(|line| talk(&line));
+    if let Some(error) = run.error.as_ref().filter(|_| failed.is_empty()) {
+        talk(&format!("error: {}", render::error::text(error)));
+    }
+    why.findings.iter().for_each(|finding| talk(finding));
+    if let Some(task) = failed.first() {
+        talk(&format!("next: eclosion logs {} '{}'", run.run, task.task));
+    }
+    if globals.json {
+        document(
+            "run",
+            &json!({"run": run.run, "state": run.state, "flow": run.flow, "took_ms": took_ms(found),
+            "tasks": run.counts, "error": run.error, "failed": failed, "findings": why.findings}),
+        )?;
+    }
+    Ok(exit::FAILED)
+}
+
+/// The kernel in this process goes on for others that follow unfinished runs through it.
+async fn stay(client: &Client, kernel: &Eclosion, signals: &mut Signals) -> Result<(), Error> {
+    let mut is_said = false;
+    while others_follow(client).await? {
+        if !is_said {
+            talk("staying, as others follow their runs through this kernel; Ctrl-C ends it");
+            is_said = true;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            _ = signals.next() => return Ok(()),
+            _ = kernel.stopped() => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+async fn others_follow(client: &Client) -> Result<bool, Error> {
+    let tree = client.call::<Tree>(Empty {}).await?;
+    let sessions = tree.actors.iter().filter(|row| row.address.starts_with("/sessions/")).count();
+    if sessions <= 1 {
+        return Ok(false);
+    }
+    let running = client.call::<List>(ListRequest { state: Some(RunState::Running), limit: 1 }).await?;
+    Ok(!running.runs.is_empty())
+}

@@ -1,0 +1,128 @@
+//! An error as a person reads it: the sentence, what led to it, the user's own frames, and what to do next.
+
+use std::io::{IsTerminal, Write};
+
+use eclosion_schemas::Error;
+use eclosion_schemas::error::RemoteException;
+
+use crate::exit;
+use crate::terminal::{clean, colors, document};
+
+/// Of a chain of exceptions.
+const CAUSES_MAX: usize = 5;
+
+/// Says it on stderr, and with `--json` as a document on stdout.
+pub(crate) fn report(error: &Error, json: bool) {
+    if error.reason == exit::OUTPUT_CLOSED {
+        return;
+    }
+    if json {
+        // Who asked for JSON and does not read it is told on stderr all the same.
+        let _ = document("error", error);
+    }
+    let mut stderr = std::io::stderr();
+    let mark = if colors(&stderr) && stderr.is_terminal() { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
+    let _ = writeln!(stderr, "{mark}: {}", clean(&text(error)));
+}
+
+/// Everything but the word `error`.
+pub(crate) fn text(error: &Error) -> String {
+    let mut lines = vec![format!("{} ({})", error.message, error.reason)];
+    lines.extend(error.causes.iter().flat_map(|cause| cause.lines()).map(|line| format!("  {line}")));
+    if let Some(remote) = &error.remote {
+        lines.extend(exception(remote).into_iter().map(|line| format!("  {line}")));
+    }
+    if let Some(help) = &error.help {
+        lines.push(format!("help: {help}"));
+    }
+    lines.join("\n")
+}
+
+/// The user's own frames, outermost first, then what was raised; of a chain, what came first is on top, as in Python.
+fn exception(remote: &RemoteException) -> Vec<String> {
+    let chain: Vec<_> =
+        std::iter::successors(Some(remote), |raised| raised.cause.as_deref()).take(CAUSES_MAX).collect();
+    let mut lines = Vec::new();
+    for (index, raised) in chain.iter().rev().enumerate() {
+        if index > 0 {
+            lines.push("which led to:".into());
+        }
+        lines.extend(frames(raised));
+        let mut text = raised.text.lines();
+        lines.push(format!("{}: {}", raised.kind, text.next().unwrap_or_default()));
+        lines.extend(
+            text.chain(raised.notes.iter().flat_map(|note| note.lines())).map(|line| format!("  {line}")),
+        );
+    }
+    lines
+}
+
+fn frames(raised: &RemoteException) -> Vec<String> {
+    let mut lines = Vec::new();
+    let own = raised.frames.iter().filter(|frame| frame.user);
+    for frame in own {
+        lines.push(format!("{}:{}, in {}", frame.file, frame.line, frame.function));
+        if !frame.source.trim().is_empty() {
+            lines.push(format!("    {}", frame.source.trim()));
+        }
+    }
+    let others = raised.frames.iter().filter(|frame| !frame.user).count();
+    if others > 0 && !lines.is_empty() {
+        let plural = if others == 1 { "frame" } else { "frames" };
+        lines.push(format!("({others} {plural} of libraries not shown)"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use eclosion_schemas::Code;
+    use eclosion_schemas::error::RemoteFrame;
+
+    use super::*;
+
+    fn frame(file: &str, line: u32, user: bool) -> RemoteFrame {
+        RemoteFrame {
+            file: file.into(),
+            line,
+            function: "load".into(),
+            source: "    read(path)".into(),
+            user,
+        }
+    }
+
+    #[test]
+    fn shows_the_users_frames_the_exception_and_the_way_on() {
+        let mut error =
+            Error::new(Code::Internal, "task.raised", "load raised ValueError").help("eclosion why 7k2m4q9d");
+        error.remote = Some(Box::new(RemoteException {
+            lang: "python".into(),
+            kind: "builtins.ValueError".into(),
+            text: "no such column: y\nthere are a, b".into(),
+            frames: vec![frame("/runtime/worker.py", 10, false), frame("/home/ada/steps.py", 3, true)],
+            notes: vec!["in row 7".into()],
+            cause: Some(Box::new(RemoteException {
+                lang: "python".into(),
+                kind: "builtins.KeyError".into(),
+                text: "'y'".into(),
+                frames: Vec::new(),
+                notes: Vec::new(),
+                cause: None,
+                truncated: false,
+            })),
+            truncated: false,
+        }));
+        let expected = "\
+load raised ValueError (task.raised)
+  builtins.KeyError: 'y'
+  which led to:
+  /home/ada/steps.py:3, in load
+      read(path)
+  (1 frame of libraries not shown)
+  builtins.ValueError: no such column: y
+    there are a, b
+    in row 7
+help: eclosion why 7k2m4q9d";
+        assert_eq!(text(&error), expected);
+    }
+}

@@ -1,0 +1,251 @@
+//! How far a run is: bars on a terminal, one line per change elsewhere.
+//!
+//! Both are told the same: the run as a whole, whenever it was read; what an environment's builder does; what running
+//! tasks report. Neither asks for anything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use eclosion_schemas::ops::run::GetReply;
+use eclosion_schemas::view::{TaskReport, TaskState, TaskView};
+use eclosion_schemas::{Attempt, TaskId};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Deserialize;
+
+use super::{duration, run, word};
+use crate::terminal::{one_line, talk};
+
+/// Running tasks with a line of their own; more are only counted.
+const LINES_MAX: usize = 12;
+const TICK: Duration = Duration::from_millis(120);
+
+/// What the builder of an environment publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Building {
+    pub(crate) phase: String,
+    pub(crate) text: String,
+    #[serde(default)]
+    pub(crate) done: Option<u64>,
+    #[serde(default)]
+    pub(crate) total: Option<u64>,
+}
+
+impl Building {
+    fn line(&self) -> String {
+        match (self.done, self.total) {
+            (Some(done), Some(total)) => format!("environment: {} ({done} of {total})", self.text),
+            _ => format!("environment: {}", self.text),
+        }
+    }
+}
+
+pub(crate) struct Progress {
+    changes: Changes,
+    bars: Option<Bars>,
+}
+
+/// Says things without tearing the bars.
+#[derive(Clone)]
+pub(crate) struct Voice(Option<MultiProgress>);
+
+impl Voice {
+    pub(crate) fn say(&self, text: &str) {
+        match &self.0 {
+            Some(bars) => bars.suspend(|| talk(text)),
+            None => talk(text),
+        }
+    }
+}
+
+impl Progress {
+    pub(crate) fn new(draws: bool) -> Self {
+        Self { changes: Changes::default(), bars: draws.then(Bars::new) }
+    }
+
+    pub(crate) fn voice(&self) -> Voice {
+        Voice(self.bars.as_ref().map(|bars| bars.all.clone()))
+    }
+
+    pub(crate) fn update(&mut self, found: &GetReply) {
+        let lines = self.changes.between(found);
+        match &mut self.bars {
+            Some(bars) => {
+                // Bars show what runs; what went wrong must not vanish with its bar.
+                let voice = Voice(Some(bars.all.clone()));
+                lines.iter().filter(|line| line.is_trouble).for_each(|line| voice.say(&line.text));
+                bars.update(found);
+            }
+            None => lines.iter().for_each(|line| talk(&line.text)),
+        }
+    }
+
+    pub(crate) fn building(&mut self, building: &Building) {
+        let line = building.line();
+        match &mut self.bars {
+            Some(bars) => bars.head.set_message(one_line(&line)),
+            None if self.changes.is_new(building) => talk(&line),
+            None => {}
+        }
+    }
+
+    /// Metrics are for whoever subscribes to them.
+    pub(crate) fn report(&mut self, task: &TaskId, report: &TaskReport) {
+        if let (Some(bars), TaskReport::Progress { done, total, text }) = (&mut self.bars, report) {
+            let part = match total {
+                Some(total) if *total > 0.0 => format!("{:.0}% {text}", done / total * 100.0),
+                _ => text.clone(),
+            };
+            bars.report(task, part);
+        }
+    }
+
+    /// Takes the bars off the screen.
+    pub(crate) fn end(self) {
+        if let Some(bars) = self.bars {
+            let _ = bars.all.clear();
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Line {
+    text: String,
+    is_trouble: bool,
+}
+
+/// What was said last, so that only changes are said.
+#[derive(Default)]
+struct Changes {
+    tasks: BTreeMap<TaskId, (TaskState, Attempt)>,
+    building: Option<(String, Option<u64>)>,
+    is_begun: bool,
+}
+
+impl Changes {
+    fn between(&mut self, found: &GetReply) -> Vec<Line> {
+        let mut lines = Vec::new();
+        for task in &found.tasks {
+            let state = (task.state, task.attempt);
+            let before = self.tasks.insert(task.task.clone(), state);
+            // Who attaches late is told what is, and not again what was.
+            let was_over = !self.is_begun && task.state == TaskState::Succeeded;
+            if before != Some(state) && !was_over {
+                lines.extend(line(task));
+            }
+        }
+        if !self.is_begun {
+            let over = found.tasks.iter().filter(|task| task.state == TaskState::Succeeded).count();
+            if over > 0 {
+                lines.insert(
+                    0,
+                    Line { text: format!("{over} tasks were finished before"), is_trouble: false },
+                );
+            }
+        }
+        self.is_begun = true;
+        lines
+    }
+
+    /// A builder counts faster than a log should grow: a line for each phase, and one for each tenth.
+    fn is_new(&mut self, building: &Building) -> bool {
+        let tenth = match (building.done, building.total) {
+            (Some(done), Some(total)) if total > 0 => Some(done.saturating_mul(10) / total),
+            _ => None,
+        };
+        let now = (building.phase.clone(), tenth);
+        let is_new = self.building.as_ref() != Some(&now);
+        self.building = Some(now);
+        is_new
+    }
+}
+
+fn line(task: &TaskView) -> Option<Line> {
+    let took = || run::took(task).unwrap_or_else(|| duration(0));
+    let again = if task.attempt > Attempt(1) { format!(", attempt {}", task.attempt) } else { String::new() };
+    let why = || task.error.as_ref().map_or_else(String::new, |why| format!(": {}", why.message));
+    let (text, is_trouble) = match task.state {
+        TaskState::Waiting | TaskState::Ready => return None,
+        TaskState::Running => (format!("{} runs{again}", task.task), false),
+        TaskState::Succeeded => (format!("{} succeeded in {}{again}", task.task, took()), false),
+        TaskState::Backoff => (format!("{} failed and is tried again{}", task.task, why()), true),
+        TaskState::Failed => (format!("{} failed{}", task.task, why()), true),
+        TaskState::Cancelled | TaskState::Skipped => (format!("{} {}", task.task, word(&task.state)), false),
+    };
+    Some(Line { text, is_trouble })
+}
+
+struct Bars {
+    all: MultiProgress,
+    head: ProgressBar,
+    running: BTreeMap<TaskId, ProgressBar>,
+    reports: BTreeMap<TaskId, String>,
+}
+
+impl Bars {
+    fn new() -> Self {
+        let all = MultiProgress::new();
+        let head = all.add(ProgressBar::new(0));
+        head.set_style(style("{spinner} [{bar:24}] {pos}/{len} {elapsed} {msg}"));
+        head.enable_steady_tick(TICK);
+        Self { all, head, running: BTreeMap::new(), reports: BTreeMap::new() }
+    }
+
+    fn update(&mut self, found: &GetReply) {
+        let over = |task: &&TaskView| matches!(task.state, TaskState::Succeeded | TaskState::Failed);
+        self.head.set_length(found.tasks.len() as u64);
+        self.head.set_position(found.tasks.iter().filter(over).count() as u64);
+        let running: Vec<_> = found.tasks.iter().filter(|task| task.state == TaskState::Running).collect();
+        if !running.is_empty() {
+            self.head.set_message(format!("{} run", running.len()));
+        }
+        let (all, reports) = (&self.all, &mut self.reports);
+        self.running.retain(|id, bar| {
+            let runs = running.iter().any(|task| task.task == *id);
+            if !runs {
+                bar.finish_and_clear();
+                all.remove(bar);
+                reports.remove(id);
+            }
+            runs
+        });
+        for task in running {
+            if !self.running.contains_key(&task.task) && self.running.len() < LINES_MAX {
+                let bar = self.all.add(ProgressBar::new_spinner());
+                bar.set_style(style("  {spinner} {elapsed:>4} {msg}"));
+                bar.set_message(task.task.to_string());
+                bar.enable_steady_tick(TICK);
+                self.running.insert(task.task.clone(), bar);
+            }
+        }
+    }
+
+    fn report(&mut self, task: &TaskId, text: String) {
+        if let Some(bar) = self.running.get(task) {
+            bar.set_message(one_line(&format!("{task} {text}")));
+        }
+        self.reports.insert(task.clone(), text);
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_that_counts_is_said_once_per_tenth() {
+        let mut changes = Changes::default();
+        let building = |done| Building {
+            phase: "download".into(),
+            text: "numpy".into(),
+            done: Some(done),
+            total: Some(100),
+        };
+        let said = (0..=100).filter(|done| changes.is_new(&building(*done))).count();
+        assert_eq!(said, 11);
+        assert_eq!(building(3).line(), "environment: numpy (3 of 100)");
+    }
+}

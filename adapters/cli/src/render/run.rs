@@ -1,0 +1,166 @@
+//! Runs and tasks as text: their state, why they wait, how they died.
+
+use eclosion_schemas::certificate::DeathCertificate;
+use eclosion_schemas::pending::PendingReason;
+use eclosion_schemas::view::{RunView, TaskState, TaskView};
+
+use super::{bytes, duration, error, now, pairs, table, word};
+
+/// Of a dead worker's output; the rest is in its logs.
+const LAST_LINES_MAX: usize = 10;
+
+/// `3 succeeded, 2 running`, in the order of a task's life.
+pub(crate) fn counts(run: &RunView) -> String {
+    let counts = run.counts.iter().filter(|(_, count)| **count > 0);
+    counts.map(|(state, count)| format!("{count} {}", word(state))).collect::<Vec<_>>().join(", ")
+}
+
+/// The head of a run.
+pub(crate) fn head(run: &RunView) -> String {
+    let took = run.finished_at.unwrap_or_else(now).since_ms(run.started_at);
+    let parameters = run.parameters.iter().map(|(name, value)| format!("{name}={value}"));
+    pairs(&[
+        ("run", run.run.to_string()),
+        ("flow", run.flow.clone()),
+        ("state", word(&run.state)),
+        ("took", duration(took)),
+        ("tasks", counts(run)),
+        ("with", parameters.collect::<Vec<_>>().join(" ")),
+    ])
+}
+
+/// A row for each task.
+pub(crate) fn tasks(tasks: &[TaskView]) -> String {
+    let rows = tasks.iter().map(|task| {
+        let note =
+            task.pending.first().map(pending).or_else(|| task.error.as_ref().map(|why| why.message.clone()));
+        vec![
+            task.task.to_string(),
+            word(&task.state),
+            task.attempt.to_string(),
+            took(task).unwrap_or_default(),
+            task.worker.as_ref().map_or_else(String::new, ToString::to_string),
+            note.unwrap_or_default(),
+        ]
+    });
+    table(&["task", "state", "attempt", "took", "worker", "note"], rows)
+}
+
+/// How long the last attempt has taken.
+pub(crate) fn took(task: &TaskView) -> Option<String> {
+    let started = task.started_at?;
+    Some(duration(task.ended_at.unwrap_or_else(now).since_ms(started)))
+}
+
+/// What a task has gone through that somebody should know of: each death, and its error unless it came out well.
+pub(crate) fn trouble(task: &TaskView) -> Vec<String> {
+    let mut lines: Vec<String> = task.certificates.iter().flat_map(certificate).collect();
+    if let Some(why) = &task.error
+        && task.state != TaskState::Succeeded
+    {
+        let mut text = error::text(why);
+        text.insert_str(0, &format!("{}: ", task.task));
+        lines.extend(text.lines().map(str::to_owned));
+    }
+    lines
+}
+
+/// One death: what ended it, what it was computing, and its last words.
+pub(crate) fn certificate(dead: &DeathCertificate) -> Vec<String> {
+    let doing = match (&dead.task, dead.attempt) {
+        (Some(task), Some(attempt)) => format!(", computing {task}, attempt {attempt}"),
+        (Some(task), None) => format!(", computing {task}"),
+        _ => String::new(),
+    };
+    let peak =
+        dead.peak_rss_bytes.map_or_else(String::new, |peak| format!(", at most {} of memory", bytes(peak)));
+    let mut lines = vec![format!("worker {} (pid {}) {}{doing}{peak}", dead.worker, dead.pid, dead.death)];
+    let cut = dead.last_lines.len().saturating_sub(LAST_LINES_MAX);
+    lines.extend(dead.last_lines.iter().skip(cut).map(|line| format!("  | {line}")));
+    lines
+}
+
+/// Why it waits, naming who holds what it needs.
+pub(crate) fn pending(reason: &PendingReason) -> String {
+    match reason {
+        PendingReason::Upstream { tasks } => {
+            let names: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+            format!("waits for {}", names.join(", "))
+        }
+        PendingReason::Environment { environment, doing } => {
+            let id: String = environment.as_str().chars().take(12).collect();
+            format!("waits for environment {id}: {doing}")
+        }
+        PendingReason::Worker { busy, max, ahead } => {
+            format!("waits for a worker: {} of {max} are busy, {ahead} tasks are ahead", busy.len())
+        }
+        PendingReason::Resource { resource, needs, free, capacity, holders } => {
+            let amount = |count: u64| amount(resource, count);
+            let holders: Vec<_> = holders
+                .iter()
+                .map(|holder| format!("{} holds {}", holder.task, amount(holder.amount)))
+                .collect();
+            let held = if holders.is_empty() { String::new() } else { format!("; {}", holders.join(", ")) };
+            let (needs, free, capacity) = (amount(*needs), amount(*free), amount(*capacity));
+            format!("waits for {resource}: needs {needs}, {free} of {capacity} are free{held}")
+        }
+        PendingReason::Backoff { until, failures, last_error } => {
+            let left = duration(until.since_ms(now()));
+            format!("failed {failures} times, tries again in {left}: {last_error}")
+        }
+        PendingReason::Adoption { worker } => {
+            format!("waits for worker {worker} to say whether it still computes it")
+        }
+    }
+}
+
+/// `cpu` is counted in thousandths of a core, `memory` in bytes.
+fn amount(resource: &str, count: u64) -> String {
+    match resource {
+        "cpu" => format!("{}", count as f64 / 1000.0),
+        "memory" => bytes(count),
+        _ => count.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eclosion_schemas::certificate::Death;
+    use eclosion_schemas::{Attempt, TaskRef, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_names_signal_task_attempt_and_last_words() {
+        let dead = DeathCertificate {
+            worker: "w-1-2".parse().unwrap(),
+            pid: 4242,
+            death: Death::Killed { signal: 9, sender: None },
+            at: Timestamp(0),
+            task: Some(TaskRef::new("7k2m4q9d".parse().unwrap(), "train[1]".parse().unwrap())),
+            attempt: Some(Attempt(2)),
+            peak_rss_bytes: Some(3 << 20),
+            free_memory_bytes: None,
+            last_lines: (0..12).map(|n| format!("epoch {n}")).collect(),
+        };
+        let lines = certificate(&dead);
+        assert_eq!(
+            lines[0],
+            "worker w-1-2 (pid 4242) killed by signal 9, sender unknown, computing 7k2m4q9d/train[1], attempt 2, \
+             at most 3.0 MiB of memory"
+        );
+        assert_eq!((lines.len(), lines[1].as_str(), lines[10].as_str()), (11, "  | epoch 2", "  | epoch 11"));
+    }
+
+    #[test]
+    fn a_task_that_waits_names_who_holds_what_it_needs() {
+        let reason = PendingReason::Resource {
+            resource: "cpu".into(),
+            needs: 1500,
+            free: 500,
+            capacity: 2000,
+            holders: Vec::new(),
+        };
+        assert_eq!(pending(&reason), "waits for cpu: needs 1.5, 0.5 of 2 are free");
+    }
+}

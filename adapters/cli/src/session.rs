@@ -1,0 +1,74 @@
+//! The way to a kernel: one that listens, or one inside this process.
+//!
+//! `run` needs no daemon. Whoever comes first takes the lock of the state directory, serves the socket and so becomes
+//! the kernel that later ones attach to; the lock decides, so two that start at once still end as one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eclosion::{Eclosion, Places};
+use eclosion_client::Client;
+use eclosion_schemas::{Code, Error};
+use tokio::time::Instant;
+
+use crate::arguments::Globals;
+use crate::daemon;
+
+/// A kernel that has the lock and does not listen yet gets this long.
+const STARTING: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A client and, if nobody listened, the kernel that it is a client of.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) kernel: Option<Eclosion>,
+}
+
+/// The socket that is meant.
+pub(crate) fn socket(globals: &Globals) -> Result<PathBuf, Error> {
+    match &globals.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(Places::of(&globals.instance)?.socket),
+    }
+}
+
+/// A client of the kernel that listens.
+pub(crate) async fn attach(globals: &Globals) -> Result<Client, Error> {
+    Client::connect(socket(globals)?).await
+}
+
+/// A client of the kernel that listens, or else of one started here.
+pub(crate) async fn attach_or_start(globals: &Globals) -> Result<Session, Error> {
+    let places = Places::of(&globals.instance)?;
+    let socket = socket(globals)?;
+    match Client::connect(&socket).await {
+        Ok(client) => return Ok(Session { client, kernel: None }),
+        Err(refusal) if refusal.reason != "kernel.unreachable" || globals.socket.is_some() => {
+            return Err(refusal);
+        }
+        Err(_) => {}
+    }
+    let options = daemon::options(&globals.instance)?;
+    places.make()?;
+    daemon::log_to_file(&daemon::log_file(&places))?;
+    match Eclosion::start(options).await {
+        Ok(kernel) => Ok(Session { client: Client::connect(&socket).await?, kernel: Some(kernel) }),
+        Err(refusal) if refusal.code == Code::Conflict => {
+            let client = connect_until(&socket, Instant::now() + STARTING).await.map_err(|_| refusal)?;
+            Ok(Session { client, kernel: None })
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Tries until somebody listens. Nothing tells a stranger that a socket is bound, so it is looked for.
+pub(crate) async fn connect_until(socket: &Path, deadline: Instant) -> Result<Client, Error> {
+    loop {
+        match Client::connect(socket).await {
+            Err(refusal) if refusal.reason == "kernel.unreachable" && Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            connected => return connected,
+        }
+    }
+}
