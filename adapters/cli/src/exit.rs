@@ -28,6 +28,8 @@ pub(crate) fn code_of(error: &Error) -> u8 {
     match error.reason.as_str() {
         OUTPUT_CLOSED => return OK,
         "hello.api" => return VERSION,
+        // A name that nobody knows was most likely mistyped.
+        "operation.unknown" => return NOT_FOUND,
         // It accepted the connection and says nothing: a script treats it as it treats one that is not there.
         "kernel.silent" => return UNREACHABLE,
         _ => {}
@@ -69,7 +71,8 @@ mod tests {
             (Code::Denied, "places.owner", 8),
             (Code::Unauthenticated, "x", 8),
             (Code::Precondition, "hello.api", 9),
-            (Code::Unimplemented, "operation.unknown", 9),
+            (Code::Unimplemented, "operation.unknown", 3),
+            (Code::Unimplemented, "operation.address", 9),
             (Code::DataLoss, "journal.damaged", 10),
             (Code::Cancelled, "x", 1),
             (Code::Internal, "x", 70),

@@ -11,6 +11,7 @@ use eclosion::Places;
 use eclosion_client::Client;
 use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, StopRequest, Tree};
 use eclosion_schemas::ops::pool;
+use eclosion_schemas::view::WorkerState;
 use eclosion_schemas::{Code, Error};
 use tokio::time::Instant;
 
@@ -211,25 +212,24 @@ pub(super) async fn pool(globals: &Globals) -> Result<u8, Error> {
         document("pool", &pool)?;
         return Ok(exit::OK);
     }
-    print(&format!(
-        "{} of at most {} workers, {} tasks wait",
-        pool.workers.len(),
-        pool.workers_max,
-        pool.waiting
-    ))?;
-    let workers = pool.workers.iter().map(|worker| {
+    let alive: Vec<_> = pool.workers.iter().filter(|worker| worker.state != WorkerState::Dead).collect();
+    print(&format!("{} of at most {} workers, {} tasks wait", alive.len(), pool.workers_max, pool.waiting))?;
+    let rows = alive.iter().map(|worker| {
         let task = worker.task.as_ref().map_or_else(String::new, ToString::to_string);
-        let cells = [worker.worker.to_string(), render::word(&worker.state), worker.pid.to_string()];
-        Vec::from(cells).into_iter().chain([worker.finished.to_string(), task]).collect()
+        let (id, pid, finished) = (&worker.worker, worker.pid, worker.finished);
+        vec![id.to_string(), render::word(&worker.state), pid.to_string(), finished.to_string(), task]
     });
-    print(&table(&["worker", "state", "pid", "finished", "task"], workers))?;
-    let environments = pool.environments.iter().map(|environment| {
-        let doing =
-            environment.error.as_ref().map_or(environment.doing.clone(), |error| error.message.clone());
+    if !alive.is_empty() {
+        print(&table(&["worker", "state", "pid", "finished", "task"], rows))?;
+    }
+    let rows = pool.environments.iter().map(|environment| {
+        let doing = environment.error.as_ref().map_or(&environment.doing, |error| &error.message);
         let id: String = environment.environment.as_str().chars().take(12).collect();
-        vec![id, render::word(&environment.state), environment.requirements.join(" "), doing]
+        vec![id, render::word(&environment.state), environment.requirements.join(" "), doing.clone()]
     });
-    print(&table(&["environment", "state", "requirements", "doing"], environments))?;
+    if !pool.environments.is_empty() {
+        print(&table(&["environment", "state", "requirements", "doing"], rows))?;
+    }
     for waiting in &pool.pending {
         for reason in &waiting.reasons {
             talk(&format!("{} {}", waiting.task, render::run::pending(reason)));

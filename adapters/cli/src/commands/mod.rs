@@ -13,7 +13,7 @@ use clap::CommandFactory;
 use eclosion_schemas::Error;
 
 use crate::arguments::{Arguments, Command, Runs};
-use crate::exit;
+use crate::{exit, terminal};
 
 /// Performs a command; the number is what the process ends with.
 pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
@@ -37,13 +37,15 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Call(call) => operation::call(&globals, call).await,
         Command::Sub(sub) => operation::subscribe(&globals, sub).await,
         Command::Doctor => doctor::doctor(&globals).await,
-        Command::Completion { shell } => Ok(completion(shell)),
+        Command::Completion { shell } => completion(shell),
         // Only reached as `eclosion --json keeper`: the role itself is taken before there is a thread.
         Command::Keeper => Ok(exit::USAGE),
     }
 }
 
-fn completion(shell: clap_complete::Shell) -> u8 {
-    clap_complete::generate(shell, &mut Arguments::command(), "eclosion", &mut std::io::stdout());
-    exit::OK
+fn completion(shell: clap_complete::Shell) -> Result<u8, Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "eclosion", &mut script);
+    terminal::print(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(exit::OK)
 }

@@ -248,10 +248,10 @@ async fn failed(globals: &Globals, client: &Client, found: &GetReply, took: &str
     if let Some(error) = run.error.as_ref().filter(|_| failed.is_empty()) {
         talk(&format!("error: {}", render::error::text(error)));
     }
-    why.findings.iter().for_each(|finding| talk(finding));
-    if let Some(task) = failed.first() {
-        talk(&format!("next: eclosion logs {} '{}'", run.run, task.task));
-    }
+    // The help of an error stands below it already.
+    let helps: Vec<_> = failed.iter().filter_map(|task| task.error.as_ref()?.help.as_deref()).collect();
+    let is_new = |finding: &&String| !helps.iter().any(|help| finding.ends_with(help));
+    why.findings.iter().filter(is_new).for_each(|finding| talk(finding));
     if globals.json {
         document(
             "run",

@@ -9,7 +9,7 @@ pub(crate) mod value;
 use std::io::IsTerminal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use eclosion_schemas::Timestamp;
 use serde::Serialize;
 
@@ -59,10 +59,15 @@ pub(crate) fn word<T: Serialize>(value: &T) -> String {
     }
 }
 
+/// A line under the heading and one under the last row; more lines than that would hide the rows.
+const STYLE: TableStyle = TableStyle::new()
+    .header_separator(LineStyle::none().fill('─').junction('─'))
+    .bottom_border(LineStyle::none().fill('─').junction('─'));
+
 /// Rows under a heading, as wide as the terminal at most.
 pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(STYLE);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     if !std::io::stdout().is_terminal() {
         // A file or a pipe has no width; what reads it wants whole rows.

@@ -216,13 +216,11 @@ mod tests {
         let value = codec::json::from_msgpack(&bytes).unwrap();
         let expected = "\
 leaderboard
-───────────────────────────
  rank   model    held_out
-═══════════════════════════
+──────────────────────────
  1      linear   0.9877
-───────────────────────────
  2      forest   1.000e-5
-───────────────────────────
+──────────────────────────
 best: linear";
         assert_eq!(text(&value, &key_order(&bytes)), expected);
     }
