@@ -45,8 +45,7 @@ async fn list(globals: &Globals, request: ListRequest) -> Result<u8, Error> {
 fn rows(artifacts: &[ArtifactView]) -> String {
     let now = render::now();
     let rows = artifacts.iter().map(|artifact| {
-        let digest =
-            artifact.digest.as_ref().map_or_else(|| "inline".to_owned(), |digest| short(digest.as_str()));
+        let digest = artifact.digest.as_ref().map_or_else(|| "-".to_owned(), |digest| short(digest.as_str()));
         vec![
             artifact.name.clone(),
             artifact.codec.clone(),

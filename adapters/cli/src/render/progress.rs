@@ -165,13 +165,26 @@ fn line(task: &TaskView) -> Option<Line> {
     let why = || task.error.as_ref().map_or_else(String::new, |why| format!(": {}", why.message));
     let (text, is_trouble) = match task.state {
         TaskState::Waiting | TaskState::Ready => return None,
-        TaskState::Running => (format!("{} runs{again}", task.task), false),
+        TaskState::Running => match lost(task) {
+            Some(why) => (format!("{} runs{again}: {why}", task.task), true),
+            None => (format!("{} runs{again}", task.task), false),
+        },
         TaskState::Succeeded => (format!("{} succeeded in {}{again}", task.task, took()), false),
         TaskState::Backoff => (format!("{} failed and is tried again{}", task.task, why()), true),
         TaskState::Failed => (format!("{} failed{}", task.task, why()), true),
         TaskState::Cancelled | TaskState::Skipped => (format!("{} {}", task.task, word(&task.state)), false),
     };
     Some(Line { text, is_trouble })
+}
+
+/// How the worker of the attempt before this one ended, if that is why there is another.
+fn lost(task: &TaskView) -> Option<String> {
+    let dead = task
+        .certificates
+        .iter()
+        .rev()
+        .find(|dead| dead.attempt.is_some_and(|attempt| attempt.0 + 1 == task.attempt.0))?;
+    Some(format!("worker {} {}", dead.worker, dead.death))
 }
 
 struct Bars {
