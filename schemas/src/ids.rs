@@ -199,6 +199,22 @@ pub struct Fence {
     pub counter: u64,
 }
 
+impl Fence {
+    /// No kernel lives this long: fences of it number calls, which nobody journals, and never meet an attempt's.
+    const CALLS: Epoch = Epoch(u32::MAX);
+
+    /// The fence of a call that is not journaled.
+    #[must_use]
+    pub fn of_call(counter: u64) -> Self {
+        Self { epoch: Self::CALLS, counter }
+    }
+
+    #[must_use]
+    pub fn is_of_call(self) -> bool {
+        self.epoch == Self::CALLS
+    }
+}
+
 impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.epoch, self.counter)

@@ -16,6 +16,7 @@
 //! Stop: sockets first, then actors, then the journal, synced to its end; workers go with a shutdown, and stay for the
 //! next kernel when this one is killed.
 
+mod calls;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod environments;
@@ -51,6 +52,7 @@ use eclosion_schemas::{Error, Seq, WorkerId};
 use eclosion_store_fs::FileStore;
 use tokio::sync::watch;
 
+use crate::calls::Calls;
 use crate::environments::Builds;
 use crate::introspect::{Introspect, Own};
 use crate::logs::Logs;
@@ -147,6 +149,7 @@ impl Eclosion {
         let (introspect, logs, reading) = (Arc::clone(&own), Arc::clone(&bus), Arc::clone(&bus));
         let (sync, artifacts) = (Arc::clone(&blobs), ArtifactActor::new(blobs));
         let reader = artifacts.clone();
+        let calls = Calls::new(host.clone(), Arc::clone(&bus));
         let kernel = Kernel::builder()
             .operations(table()?)
             .journal(Box::new(store), opened)
@@ -160,6 +163,7 @@ impl Eclosion {
             ))
             .actor(DagActor::new())
             .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
+            .service(eclosion_schemas::ops::pool::CALLS, move || calls.clone())
             .service(eclosion_schemas::ops::kernel::ADDRESS, move || Introspect(Arc::clone(&introspect)))
             .service(eclosion_schemas::ops::log::ADDRESS, move || Logs {
                 bus: Arc::clone(&logs),

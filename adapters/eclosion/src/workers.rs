@@ -7,6 +7,8 @@
 //! the stream ends, the keeper says how ─► pool.worker_down
 //! ```
 //!
+//! Calls, which nobody journals, have a table of their own: [`calls`].
+//!
 //! It stands outside the six and outlives their incarnations: after a panic the pool manager finds its workers here by
 //! [`Launcher::live`]. It decides nothing; it says what happened, until it is heard.
 //!
@@ -15,9 +17,11 @@
 //! to its end, so an outcome that it sent is never overtaken. (4) An outcome is acknowledged to the link only once the
 //! DAG tracker has answered.
 
+pub(crate) mod calls;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +77,9 @@ struct Shared {
     welcome: OnceLock<Arc<Welcome>>,
     keeper: tokio::sync::Mutex<Option<Keeper>>,
     workers: Mutex<BTreeMap<WorkerId, Entry>>,
+    /// Calls at workers, by their fences. Locked after `workers` if both are.
+    calls: Mutex<BTreeMap<Fence, calls::AtWorker>>,
+    call_counter: AtomicU64,
     /// The kernel stops: workers end because it wants them to.
     stopping: AtomicBool,
     /// Deaths that were not heard of yet.
@@ -152,6 +159,8 @@ impl WorkerHost {
             welcome: OnceLock::new(),
             keeper: tokio::sync::Mutex::new(None),
             workers: Mutex::default(),
+            calls: Mutex::default(),
+            call_counter: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             reporting: watch::Sender::new(0),
         }))
@@ -393,6 +402,7 @@ impl WorkerHost {
         let exit = entry.exit.borrow().clone();
         let Exit { death, peak_rss_bytes } =
             exit.unwrap_or_else(|| Exit { death: unseen(), peak_rss_bytes: None });
+        self.calls_died(worker, &death);
         let request = WorkerDownRequest {
             worker: worker.clone(),
             death,
@@ -453,7 +463,7 @@ impl WorkerHost {
             let link = {
                 let workers = lock(&self.0.workers);
                 let Some(entry) = workers.get(&worker) else { return };
-                if !entry.computes(fence) {
+                if !entry.computes(fence) && !self.calls(fence) {
                     return;
                 }
                 entry.link.clone()
@@ -609,6 +619,12 @@ impl WorkerReports for Reports {
     /// What a survivor computes is always wanted here: whether it is stale, the DAG tracker says.
     fn up(&self, hello: &WorkerHello) -> bool {
         let Ok(kernel) = self.host.kernel().cloned() else { return false };
+        if hello.running.is_some_and(Fence::is_of_call) {
+            // Its caller died with an earlier kernel, and nothing says when it would be done.
+            let (host, worker) = (self.host.clone(), self.worker.clone());
+            tokio::spawn(async move { host.kill(&worker).await });
+            return false;
+        }
         let settled = {
             let mut workers = lock(&self.host.0.workers);
             let Some(entry) = workers.get_mut(&self.worker) else { return false };
@@ -640,6 +656,9 @@ impl WorkerReports for Reports {
     }
 
     fn report(&self, fence: Fence, report: TaskReport) {
+        if fence.is_of_call() {
+            return self.host.call_reported(fence, report);
+        }
         let Ok(kernel) = self.host.kernel() else { return };
         let about = {
             let workers = lock(&self.host.0.workers);
@@ -655,6 +674,10 @@ impl WorkerReports for Reports {
     }
 
     fn outcome(&self, fence: Fence, outcome: Outcome) -> Acknowledged {
+        if fence.is_of_call() {
+            self.host.call_concluded(fence, outcome);
+            return Box::pin(std::future::ready(()));
+        }
         let (safe, heard) = oneshot::channel();
         self.host.concluded(&self.worker, fence, outcome, safe);
         Box::pin(async move {
@@ -728,6 +751,6 @@ fn address(text: &str) -> Result<Address, Error> {
     text.parse().map_err(|why| Error::invalid("address", format!("{text}: {why}")))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

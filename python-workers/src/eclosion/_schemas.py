@@ -149,9 +149,11 @@ class EnvironmentSpec(_Wire, kw_only=True):
 class CallRequest(_Wire, kw_only=True):
     """One call of a Python function that is not part of a run and not journaled."""
 
-    # Keyword arguments as one msgpack map.
+    # Keyword arguments as one msgpack map; empty for none.
     arguments: Payload
     code: str
+    # With another one, modules from `code` are imported again.
+    code_hash: str = ""
     environment: EnvironmentSpec = msgspec.field(default_factory=EnvironmentSpec)
     function: str
 

@@ -62,17 +62,23 @@ pub fn elements(bytes: &[u8]) -> Result<Option<Vec<Range<usize>>>, CodecError> {
     let is_array = matches!(bytes.first(), Some(0x90..=0x9f | 0xdc | 0xdd));
     let mut cursor = Cursor { bytes, at: 0 };
     let Some(count) = cursor.value()?.filter(|_| is_array) else { return Ok(None) };
-    let mut found = Vec::with_capacity(count);
-    for _ in 0..count {
-        let start = cursor.at;
-        let mut missing = 1;
-        while missing > 0 {
-            missing += cursor.value()?.unwrap_or(0);
-            missing -= 1;
-        }
-        found.push(start..cursor.at);
-    }
-    Ok(Some(found))
+    (0..count).map(|_| cursor.whole()).collect::<Result<_, _>>().map(Some)
+}
+
+/// Where a key lies, and its value.
+pub type Entry = (Range<usize>, Range<usize>);
+
+/// Where the keys and values of a map lie in `bytes`; `None` if the value is not a map. The bytes must have passed
+/// [`scan`].
+///
+/// # Errors
+/// [`CodecError`] where the bytes end too early.
+pub fn entries(bytes: &[u8]) -> Result<Option<Vec<Entry>>, CodecError> {
+    let is_map = matches!(bytes.first(), Some(0x80..=0x8f | 0xde | 0xdf));
+    let mut cursor = Cursor { bytes, at: 0 };
+    let Some(count) = cursor.value()?.filter(|_| is_map) else { return Ok(None) };
+    let entry = |_| Ok((cursor.whole()?, cursor.whole()?));
+    (0..count / 2).map(entry).collect::<Result<_, _>>().map(Some)
 }
 
 struct Cursor<'a> {
@@ -108,6 +114,17 @@ impl Cursor<'_> {
             0xdf => self.counted(start, 4, 2),
             _ => Err(CodecError::Marker { at: start }),
         }
+    }
+
+    /// Passes over one value with all that is in it.
+    fn whole(&mut self) -> Result<Range<usize>, CodecError> {
+        let start = self.at;
+        let mut missing = 1;
+        while missing > 0 {
+            missing += self.value()?.unwrap_or(0);
+            missing -= 1;
+        }
+        Ok(start..self.at)
     }
 
     /// A big-endian number of `width` bytes.

@@ -15,6 +15,8 @@ use crate::payload::Payload;
 use crate::view::{EnvironmentView, TaskReport, WorkerView};
 
 pub const ADDRESS: &str = "/pool";
+/// Serves `pool.call`: it holds reservations and owns no state, so it stands beside the pool manager.
+pub const CALLS: &str = "/calls";
 
 pub(super) fn all() -> Vec<Spec> {
     vec![
@@ -225,9 +227,12 @@ operation!(Status {
 pub struct CallRequest {
     pub function: String,
     pub code: String,
+    /// With another one, modules from `code` are imported again.
+    #[serde(default)]
+    pub code_hash: String,
     #[serde(default)]
     pub environment: EnvironmentSpec,
-    /// Keyword arguments as one msgpack map.
+    /// Keyword arguments as one msgpack map; empty for none.
     pub arguments: Payload,
 }
 
@@ -236,7 +241,7 @@ operation!(Call {
     reply: Payload,
     item: TaskReport,
     name: "pool.call",
-    address: ADDRESS,
+    address: CALLS,
     role: Operate,
     durability: Call,
     mutates: true,
@@ -244,6 +249,7 @@ operation!(Call {
     example: CallRequest {
         function: "math:sqrt".into(),
         code: "/".into(),
+        code_hash: String::new(),
         environment: EnvironmentSpec::default(),
         arguments: Payload::default()
     },

@@ -169,7 +169,13 @@ fn calls() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     let arguments = Payload::of(&json!({"text": "a body that is longer than two fragments of it"}));
     let function = "steps:load".to_owned();
     let environment = EnvironmentSpec::default();
-    let request = pool::CallRequest { function, code: "/flow".into(), environment, arguments };
+    let request = pool::CallRequest {
+        function,
+        code: "/flow".into(),
+        code_hash: String::new(),
+        environment,
+        arguments,
+    };
     let large = Frame::call(WORKER, "pool.call", &request)?;
     Ok(vec![
         ("call", vec![start]),

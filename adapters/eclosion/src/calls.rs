@@ -1,0 +1,343 @@
+//! The actor `/calls`: one Python function, once, on a warm worker; nothing is journaled.
+//!
+//! ```text
+//!   pool.call ─► lease: warm ─┬─ or pool.reserve until it names a worker ─► worker ─► reports, outcome ─► reply
+//!                             └─ or handed over by a call that ends                       │
+//!                                                        lease: to who waits, or warm ◄───┘ ─► pool.unreserve
+//! ```
+//!
+//! A lease is a worker that the pool manager gives no attempt to. It serves one call at a time, and stays for [`WARM`]
+//! after it, so that a loop of calls asks the pool manager once. Owned here: leases and who waits for one; both outlive
+//! incarnations, because calls under way do.
+//!
+//! Invariants: (1) a lease is held by one call, is warm, or is given back. (2) A call that nobody waits for any more is
+//! cancelled, and its lease is held until its worker has stopped computing. (3) At most [`CALLS_MAX`] calls are under way.
+//!
+//! It deliberately does not retry: whether a function may run twice only its caller knows.
+
+mod arguments;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use eclosion_bus::{Bus, InHand, Responder};
+use eclosion_dag_tracker::environment_id;
+use eclosion_kernel::Handler;
+use eclosion_kernel::actor::unimplemented;
+use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::ops::pool::{
+    CALLS, Call, CallRequest, Reserve, ReserveRequest, Unreserve, UnreserveRequest,
+};
+use eclosion_schemas::ops::task::Execute;
+use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Payload, Retry, WorkerId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use crate::workers::calls::{CallLine, Word, call_run, call_task};
+use crate::workers::{WorkerHost, lock};
+
+/// Calls under way, waiting for a worker or at one.
+const CALLS_MAX: usize = 256;
+/// How long a worker stays reserved for the next call. Attempts wait as long at most, so it is short.
+const WARM: Duration = Duration::from_millis(500);
+/// A reservation lapses after a minute; it is renewed well before.
+const RENEW: Duration = Duration::from_secs(20);
+/// Between two asks for a worker that is being started: first, and at most.
+const ASK_AGAIN: Duration = Duration::from_millis(2);
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(50);
+/// Environments whose ids are remembered: making one is a hash over JSON.
+const ENVIRONMENTS_KNOWN: usize = 16;
+
+/// See the head of this file. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Calls(Arc<Shared>);
+
+struct Shared {
+    host: WorkerHost,
+    bus: Arc<OnceLock<Bus>>,
+    permits: Arc<Semaphore>,
+    tickets: AtomicU64,
+    leases: Mutex<BTreeMap<EnvironmentId, Leases>>,
+    known: Mutex<VecDeque<(EnvironmentSpec, EnvironmentId)>>,
+}
+
+/// The leases of one environment that no call holds, and the calls that have none. One of both is empty.
+#[derive(Default)]
+struct Leases {
+    /// The last used is the last.
+    warm: Vec<Lease>,
+    waiting: VecDeque<oneshot::Sender<Lease>>,
+    /// A task looks after those that are warm.
+    is_cooling: bool,
+}
+
+/// A worker that is ours for the time being.
+#[derive(Debug)]
+struct Lease {
+    ticket: u64,
+    worker: WorkerId,
+    renewed: Instant,
+    used: Instant,
+}
+
+impl Handler for Calls {
+    async fn handle(&mut self, message: InHand) {
+        let (request, operation) = (message.request::<Call>().cloned(), message.operation);
+        let responder = message.finish();
+        let Some(request) = request else {
+            let own = CALLS.parse().unwrap_or_else(|_| unreachable!("a well-formed address"));
+            return responder.reply(Err(unimplemented(&own, operation)));
+        };
+        match Arc::clone(&self.0.permits).try_acquire_owned() {
+            Ok(permit) => drop(tokio::spawn(self.clone().serve(request, responder, permit))),
+            Err(_) => responder.reply(Err(full())),
+        }
+    }
+}
+
+impl Calls {
+    pub(crate) fn new(host: WorkerHost, bus: Arc<OnceLock<Bus>>) -> Self {
+        Self(Arc::new(Shared {
+            host,
+            bus,
+            permits: Arc::new(Semaphore::new(CALLS_MAX)),
+            tickets: AtomicU64::new(1),
+            leases: Mutex::default(),
+            known: Mutex::default(),
+        }))
+    }
+
+    async fn serve(self, request: CallRequest, responder: Responder, permit: OwnedSemaphorePermit) {
+        let environment = self.environment(&request.environment);
+        let spec = request.environment.clone();
+        let execute = match self.execute(request) {
+            Ok(execute) => execute,
+            Err(refusal) => return responder.reply(Err(refusal)),
+        };
+        loop {
+            let mut lease = match self.acquire(&environment, &spec, &responder).await {
+                Ok(lease) => lease,
+                Err(refusal) => return responder.reply(Err(refusal)),
+            };
+            match self.0.host.call(&lease.worker, &execute) {
+                Ok(line) => {
+                    let outcome =
+                        self.attend(&mut lease, &environment, &spec, &execute, &line, &responder).await;
+                    responder.reply(outcome.map(|payload| Box::new(payload) as _));
+                    self.put_back(&environment, lease).await;
+                    return drop(permit);
+                }
+                // A lease may outlive its worker; nothing was sent.
+                Err(refusal) if refusal.reason == "worker.died" => self.give_back(lease.ticket).await,
+                Err(refusal) => {
+                    responder.reply(Err(refusal));
+                    return self.put_back(&environment, lease).await;
+                }
+            }
+        }
+    }
+
+    /// Until the call is over. Once nobody waits for it, it is cancelled, and its end is waited for all the same.
+    async fn attend(
+        &self,
+        lease: &mut Lease,
+        environment: &EnvironmentId,
+        spec: &EnvironmentSpec,
+        execute: &Execute,
+        line: &CallLine,
+        responder: &Responder,
+    ) -> Result<Payload, Error> {
+        let mut wanted = true;
+        loop {
+            tokio::select! {
+                biased;
+                word = line.next() => match word {
+                    // Without credit it is lost, like any report.
+                    Word::Report(report) => drop(responder.try_item(Box::new(report))),
+                    Word::Outcome(outcome) => return outcome,
+                },
+                () = responder.cancelled().cancelled(), if wanted => {
+                    wanted = false;
+                    let (host, worker, fence) = (self.0.host.clone(), lease.worker.clone(), execute.fence);
+                    tokio::spawn(async move { host.cancel_call(&worker, fence).await });
+                }
+                () = tokio::time::sleep_until(lease.renewed + RENEW) => self.renew(lease, environment, spec).await,
+            }
+        }
+    }
+
+    fn execute(&self, request: CallRequest) -> Result<Execute, Error> {
+        let fence = self.0.host.call_fence()?;
+        Ok(Execute {
+            run: call_run(),
+            task: call_task(),
+            attempt: Attempt(1),
+            fence,
+            function: request.function,
+            code: request.code,
+            code_hash: request.code_hash,
+            arguments: arguments::split(&request.arguments)?,
+            seed: fence.counter & u64::from(u32::MAX),
+            idempotency_key: format!("call-{}", fence.counter),
+            timeout_ms: None,
+            lease: BTreeMap::new(),
+        })
+    }
+
+    fn environment(&self, spec: &EnvironmentSpec) -> EnvironmentId {
+        let mut known = lock(&self.0.known);
+        if let Some((_, id)) = known.iter().find(|(known, _)| known == spec) {
+            return id.clone();
+        }
+        let id = environment_id(spec);
+        known.truncate(ENVIRONMENTS_KNOWN - 1);
+        known.push_front((spec.clone(), id.clone()));
+        id
+    }
+
+    /// A worker for one call.
+    ///
+    /// # Errors
+    /// `cancelled` once nobody waits any more, or what the pool manager says.
+    async fn acquire(
+        &self,
+        environment: &EnvironmentId,
+        spec: &EnvironmentSpec,
+        responder: &Responder,
+    ) -> Result<Lease, Error> {
+        let mut handed = {
+            let mut leases = lock(&self.0.leases);
+            let leases = leases.entry(environment.clone()).or_default();
+            if let Some(lease) = leases.warm.pop() {
+                return Ok(lease);
+            }
+            let (hand, handed) = oneshot::channel();
+            leases.waiting.retain(|waiting| !waiting.is_closed());
+            leases.waiting.push_back(hand);
+            handed
+        };
+        let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
+        let found = tokio::select! {
+            biased;
+            Ok(lease) = &mut handed => Ok(lease),
+            reserved = self.reserve(ticket, environment, spec) => reserved,
+            () = responder.cancelled().cancelled() => Err(abandoned()),
+        };
+        // Between the two, one may have been handed over as well.
+        handed.close();
+        if !matches!(&found, Ok(lease) if lease.ticket == ticket) {
+            self.give_back(ticket).await;
+        }
+        if let Ok(second) = handed.try_recv() {
+            self.put_back(environment, second).await;
+        }
+        found
+    }
+
+    async fn reserve(
+        &self,
+        ticket: u64,
+        environment: &EnvironmentId,
+        spec: &EnvironmentSpec,
+    ) -> Result<Lease, Error> {
+        let mut pause = ASK_AGAIN;
+        loop {
+            let request = ReserveRequest { ticket, environment: environment.clone(), spec: spec.clone() };
+            match self.bus()?.ask::<Reserve>(request).await {
+                Ok(reply) => {
+                    if let Some(worker) = reply.worker {
+                        let now = Instant::now();
+                        return Ok(Lease { ticket, worker, renewed: now, used: now });
+                    }
+                }
+                // It is restarting; the next incarnation is asked.
+                Err(refusal) if refusal.retry != Retry::Never => {}
+                Err(refusal) => return Err(refusal),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(ASK_AGAIN_MAX);
+        }
+    }
+
+    async fn renew(&self, lease: &mut Lease, environment: &EnvironmentId, spec: &EnvironmentSpec) {
+        lease.renewed = Instant::now();
+        let Ok(bus) = self.bus() else { return };
+        let (environment, spec) = (environment.clone(), spec.clone());
+        if let Err(why) = bus.ask::<Reserve>(ReserveRequest { ticket: lease.ticket, environment, spec }).await
+        {
+            tracing::warn!(worker = %lease.worker, %why, "a reservation was not renewed");
+        }
+    }
+
+    async fn give_back(&self, ticket: u64) {
+        let Ok(bus) = self.bus() else { return };
+        if let Err(why) = bus.ask::<Unreserve>(UnreserveRequest { ticket }).await {
+            tracing::debug!(ticket, %why, "a reservation was not given back; it lapses");
+        }
+    }
+
+    /// A call is over: its worker goes to the next one that waits, else it stays for a while.
+    async fn put_back(&self, environment: &EnvironmentId, mut lease: Lease) {
+        lease.used = Instant::now();
+        // One that is warm is not renewed, and must not lapse.
+        if lease.renewed.elapsed() > RENEW {
+            return self.give_back(lease.ticket).await;
+        }
+        let was_cooling = {
+            let mut leases = lock(&self.0.leases);
+            let leases = leases.entry(environment.clone()).or_default();
+            while let Some(waiting) = leases.waiting.pop_front() {
+                match waiting.send(lease) {
+                    Ok(()) => return,
+                    Err(back) => lease = back,
+                }
+            }
+            leases.warm.push(lease);
+            std::mem::replace(&mut leases.is_cooling, true)
+        };
+        if !was_cooling {
+            tokio::spawn(self.clone().cool(environment.clone()));
+        }
+    }
+
+    /// Gives leases of one environment back that nobody used for a while, until none is left.
+    async fn cool(self, environment: EnvironmentId) {
+        loop {
+            tokio::time::sleep(WARM / 2).await;
+            let (cold, is_over) = {
+                let mut all = lock(&self.0.leases);
+                let Some(leases) = all.get_mut(&environment) else { return };
+                let cold: Vec<_> = leases.warm.extract_if(.., |lease| lease.used.elapsed() >= WARM).collect();
+                leases.is_cooling = !leases.warm.is_empty();
+                let is_over = !leases.is_cooling;
+                if is_over && leases.waiting.is_empty() {
+                    all.remove(&environment);
+                }
+                (cold, is_over)
+            };
+            for lease in cold {
+                self.give_back(lease.ticket).await;
+            }
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    fn bus(&self) -> Result<&Bus, Error> {
+        self.0.bus.get().ok_or_else(|| {
+            Error::new(Code::Unavailable, "kernel.starting", "the kernel is starting").retry(Retry::Now)
+        })
+    }
+}
+
+fn full() -> Error {
+    let text = format!("{CALLS_MAX} calls are under way, the most that there may be");
+    Error::new(Code::Exhausted, "call.full", text).retry(Retry::After { after_ms: 50 })
+}
+
+fn abandoned() -> Error {
+    Error::new(Code::Cancelled, "call.abandoned", "nobody waits for the call any more")
+}

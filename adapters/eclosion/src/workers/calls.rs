@@ -1,0 +1,167 @@
+//! Calls at the workers: what `/calls` asks of the host, and what comes back.
+//!
+//! A call is no attempt. Its fence is of a number space of its own ([`Fence::of_call`]), it stands in a table of its own,
+//! and its outcome goes to the one who waits and nowhere else: neither the DAG tracker nor the pool manager hears of it.
+//!
+//! Invariants: (1) a line in the table belongs to a worker in the host's table; with the worker it goes, and says how.
+//! (2) A line has at most one outcome. (3) Reports are lossy: with too many unread, the oldest goes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use eclosion_ipc::{Care, Outcome};
+use eclosion_schemas::certificate::Death;
+use eclosion_schemas::ops::task::Execute;
+use eclosion_schemas::view::TaskReport;
+use eclosion_schemas::{Attempt, Code, Error, Fence, Payload, Retry, RunId, TaskId, WorkerId};
+use tokio::sync::Notify;
+
+use super::{WorkerHost, lock};
+use crate::output::Part;
+
+/// Reports that the caller has not read.
+const REPORTS_MAX: usize = 64;
+
+/// What a worker says of one call, until it is read.
+#[derive(Debug, Default)]
+pub(crate) struct CallLine {
+    said: Mutex<Said>,
+    more: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    reports: VecDeque<TaskReport>,
+    outcome: Option<Result<Payload, Error>>,
+}
+
+/// The next word of a call.
+#[derive(Debug)]
+pub(crate) enum Word {
+    Report(TaskReport),
+    Outcome(Result<Payload, Error>),
+}
+
+/// One call at a worker, as the host knows it.
+pub(super) struct AtWorker {
+    worker: WorkerId,
+    line: Arc<CallLine>,
+}
+
+impl CallLine {
+    /// Cancel-safe. After the outcome nothing comes.
+    pub(crate) async fn next(&self) -> Word {
+        loop {
+            if let Some(word) = self.take() {
+                return word;
+            }
+            self.more.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Word> {
+        let mut said = lock(&self.said);
+        let report = said.reports.pop_front().map(Word::Report);
+        report.or_else(|| said.outcome.take().map(Word::Outcome))
+    }
+
+    fn report(&self, report: TaskReport) {
+        let mut said = lock(&self.said);
+        if said.reports.len() == REPORTS_MAX {
+            said.reports.pop_front();
+        }
+        said.reports.push_back(report);
+        drop(said);
+        self.more.notify_one();
+    }
+
+    fn conclude(&self, outcome: Result<Payload, Error>) {
+        lock(&self.said).outcome = Some(outcome);
+        self.more.notify_one();
+    }
+}
+
+impl WorkerHost {
+    /// A fence for one call, never used before, not by an earlier kernel either: a survivor may still compute its call.
+    pub(crate) fn call_fence(&self) -> Result<Fence, Error> {
+        let epoch = u64::from(self.kernel()?.journal().epoch().0);
+        let n = self.0.call_counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(Fence::of_call(epoch << 32 | n & u64::from(u32::MAX)))
+    }
+
+    /// Sends a call to a worker that is reserved for it.
+    ///
+    /// # Errors
+    /// `unavailable` when the worker is gone, what the link says otherwise; nothing was sent then.
+    pub(crate) fn call(&self, worker: &WorkerId, execute: &Execute) -> Result<Arc<CallLine>, Error> {
+        let line = Arc::new(CallLine::default());
+        let link = {
+            let workers = lock(&self.0.workers);
+            let link = workers.get(worker).and_then(|entry| entry.link.clone());
+            let link = link.ok_or_else(|| gone(worker, "it is gone"))?;
+            // Under both locks: whoever removes the worker finds its calls.
+            let at_worker = AtWorker { worker: worker.clone(), line: Arc::clone(&line) };
+            lock(&self.0.calls).insert(execute.fence, at_worker);
+            link
+        };
+        if let Err(refusal) = link.execute(execute, Care::Call) {
+            lock(&self.0.calls).remove(&execute.fence);
+            return Err(refusal);
+        }
+        Ok(line)
+    }
+
+    /// Climbs until the call is over; at the top its worker ends.
+    pub(crate) async fn cancel_call(&self, worker: &WorkerId, fence: Fence) {
+        self.climb(worker.clone(), fence).await;
+    }
+
+    pub(super) fn calls(&self, fence: Fence) -> bool {
+        lock(&self.0.calls).contains_key(&fence)
+    }
+
+    pub(super) fn call_reported(&self, fence: Fence, report: TaskReport) {
+        let line = lock(&self.0.calls).get(&fence).map(|call| Arc::clone(&call.line));
+        if let Some(line) = line {
+            line.report(report);
+        }
+    }
+
+    pub(super) fn call_concluded(&self, fence: Fence, outcome: Outcome) {
+        let Some(AtWorker { worker, line }) = lock(&self.0.calls).remove(&fence) else { return };
+        let Outcome { result, stdout, stderr } = outcome;
+        line.conclude(result);
+        // So that what a call printed is not taken for the next attempt's.
+        if stdout.0 < stdout.1 || stderr.0 < stderr.1 {
+            let part = Part { run: call_run(), task: call_task(), attempt: Attempt(1), stdout, stderr };
+            if let Err(why) = self.0.config.outputs.record(&worker, &part) {
+                tracing::warn!(%worker, %why, "which part of the output is whose cannot be recorded");
+            }
+        }
+    }
+
+    /// Every call at a worker that is gone.
+    pub(super) fn calls_died(&self, worker: &WorkerId, death: &Death) {
+        let died: Vec<_> = lock(&self.0.calls)
+            .extract_if(.., |_, call| call.worker == *worker)
+            .map(|(_, call)| call)
+            .collect();
+        for call in died {
+            call.line.conclude(Err(gone(worker, &death.to_string())));
+        }
+    }
+}
+
+/// What a call has for a run: no run's id has this length.
+pub(crate) fn call_run() -> RunId {
+    "call".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
+}
+
+pub(crate) fn call_task() -> TaskId {
+    "call".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
+}
+
+fn gone(worker: &WorkerId, why: &str) -> Error {
+    let text = format!("the worker {worker} did not finish the call: {why}");
+    Error::new(Code::Unavailable, "worker.died", text).retry(Retry::Now)
+}

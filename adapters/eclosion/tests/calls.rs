@@ -1,0 +1,123 @@
+//! `pool.call` against a real kernel, keeper and Python worker, everything below one temporary directory.
+//!
+//! The keeper is the `eclosion` binary in another role: `ECLOSION_BINARY`, else `target/debug/eclosion`. Without one
+//! the test is skipped, and says so.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eclosion::{Eclosion, Options, Places};
+use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::ops::pool::{Call, CallRequest, Status, StatusRequest};
+use eclosion_schemas::{Code, Error, Payload, codec};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const FUNCTIONS: &str = r#"
+import os, pathlib, time
+
+def add(x, y):
+    return x + y
+
+def fail(text):
+    raise ValueError(text)
+
+def hang(began):
+    pathlib.Path(began).write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.01)
+
+def pid():
+    return os.getpid()
+
+def die():
+    os._exit(3)
+"#;
+
+fn binary() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/eclosion");
+    let binary = std::env::var_os("ECLOSION_BINARY").map_or(beside, PathBuf::from);
+    binary.exists().then_some(binary)
+}
+
+struct Scene {
+    directory: tempfile::TempDir,
+    kernel: Eclosion,
+}
+
+impl Scene {
+    async fn start(keeper_binary: PathBuf) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("functions.py"), FUNCTIONS).unwrap();
+        let mut options = Options::new(Places::below(directory.path(), "calls"));
+        options.workers_max = 1;
+        options.cancel_grace_ms = 200;
+        options.keeper_binary = Some(keeper_binary);
+        Self { kernel: Eclosion::start(options).await.unwrap(), directory }
+    }
+
+    fn request(&self, function: &str, arguments: &Value) -> CallRequest {
+        CallRequest {
+            function: function.into(),
+            code: self.directory.path().to_string_lossy().into_owned(),
+            code_hash: String::new(),
+            environment: EnvironmentSpec::default(),
+            arguments: Payload::of(arguments),
+        }
+    }
+
+    async fn call(&self, function: &str, arguments: Value) -> Result<Value, Error> {
+        let request = self.request(function, &arguments);
+        let payload = self.kernel.bus().ask::<Call>(request).deadline(PATIENCE).await?;
+        Ok(codec::decode(&payload.body).unwrap())
+    }
+
+    /// Gives a call up once its function runs.
+    async fn abandon(&self) {
+        let began = self.directory.path().join("began");
+        let request = self.request("functions:hang", &json!({"began": began}));
+        let hanging = self.kernel.bus().ask::<Call>(request).deadline(PATIENCE).into_future();
+        tokio::select! {
+            ended = hanging => panic!("it ended: {ended:?}"),
+            () = exists(&began) => {}
+        }
+    }
+}
+
+async fn exists(path: &Path) {
+    while !path.exists() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_answered_refused_or_given_up_and_the_worker_serves_the_next() {
+    let Some(binary) = binary() else {
+        return eprintln!("SKIPPED 1 test of calls: no eclosion binary; cargo build -p eclosion-cli");
+    };
+    let scene = Scene::start(binary).await;
+    assert_eq!(scene.call("functions:add", json!({"x": 2, "y": 3})).await, Ok(json!(5)));
+    let sqrt = scene.call("statistics:mean", json!({"data": [1, 2, 6]})).await;
+    assert_eq!(sqrt, Ok(json!(3)));
+
+    let raised = scene.call("functions:fail", json!({"text": "no such luck"})).await.unwrap_err();
+    assert_eq!(raised.reason, "task.raised");
+    assert!(raised.message.contains("no such luck"), "{raised}");
+    let unfit = scene.call("functions:add", json!({"x": 2})).await.unwrap_err();
+    assert_eq!((unfit.code, unfit.reason.as_str()), (Code::Invalid, "task.arguments"));
+
+    // The only worker hangs; the next call is served because the one that nobody waits for is cancelled.
+    let before = scene.call("functions:pid", json!({})).await;
+    scene.abandon().await;
+    assert_eq!(scene.call("functions:pid", json!({})).await, before);
+
+    let died = scene.call("functions:die", json!({})).await.unwrap_err();
+    assert_eq!(died.reason, "worker.died");
+    assert!(died.message.contains("code 3"), "{died}");
+    assert_ne!(scene.call("functions:pid", json!({})).await, before);
+
+    let status = scene.kernel.bus().ask::<Status>(StatusRequest {}).await.unwrap();
+    assert_eq!(status.waiting, 0);
+    scene.kernel.shutdown().await;
+}
