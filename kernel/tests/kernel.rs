@@ -65,7 +65,14 @@ impl Core for CounterCore {
     type Effect = ();
     const DECIDES: &'static [&'static str] = &[Counted::KIND];
     const FOLDS: &'static [&'static str] = &[Counted::KIND];
-    fn decide(&self, state: &State, (): &mut (), _: &Reads, amount: &u64, _: Timestamp) -> Result<Decision, Error> {
+    fn decide(
+        &self,
+        state: &State,
+        (): &mut (),
+        _: &Reads,
+        amount: &u64,
+        _: Timestamp,
+    ) -> Result<Decision, Error> {
         Ok(Decision::reply(state.total + amount).event(Counted(*amount)))
     }
     fn settle(&self, _: &State, (): &mut (), _: &Reads, _: Timestamp) -> Vec<AnyEvent> {
@@ -154,7 +161,8 @@ async fn the_next_incarnation_answers_the_message_that_killed_the_last_one() {
     let kernel = kernel(&MemoryStore::default(), Counter::default()).await;
     let bus = kernel.bus();
     assert_eq!(within(bus.ask::<Count>(add(2, false)).into_future()).await, Ok(2));
-    let waiting = [bus.ask::<Count>(add(3, true)).into_future(), bus.ask::<Count>(add(4, false)).into_future()];
+    let waiting =
+        [bus.ask::<Count>(add(3, true)).into_future(), bus.ask::<Count>(add(4, false)).into_future()];
     let [third, fourth] = waiting;
     assert_eq!((within(third).await, within(fourth).await), (Ok(5), Ok(9)));
     assert_eq!(within(bus.ask::<Echo>(add(7, true)).into_future()).await, Ok(7));
@@ -174,7 +182,10 @@ async fn what_was_acknowledged_is_there_at_the_next_start_and_effects_are_perfor
     assert_eq!(within(second.bus().ask::<Count>(add(1, false)).into_future()).await, Ok(6));
     within(second.stop()).await;
     assert_eq!(performed.load(Ordering::SeqCst), 2);
-    assert_eq!(store.reader().read(eclosion_schemas::Seq(0), &[], &mut |_| std::ops::ControlFlow::Continue(())), Ok(()));
+    assert_eq!(
+        store.reader().read(eclosion_schemas::Seq(0), &[], &mut |_| std::ops::ControlFlow::Continue(())),
+        Ok(())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -233,13 +233,19 @@ impl Round {
         let started = async {
             loop {
                 let text = fs::read_to_string(&path).unwrap_or_default();
-                if text.lines().last().is_some_and(|line| line.contains("\"start\"") && line.contains("second")) {
+                if text
+                    .lines()
+                    .last()
+                    .is_some_and(|line| line.contains("\"start\"") && line.contains("second"))
+                {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, started).await.map_err(|_| Failure::new("the busy worker starts nothing"))
+        tokio::time::timeout(PATIENCE, started)
+            .await
+            .map_err(|_| Failure::new("the busy worker starts nothing"))
     }
 
     async fn kill_kernel(&mut self, times: usize, dice: &mut Seed) -> Result<(), Failure> {

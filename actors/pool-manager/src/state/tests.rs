@@ -144,7 +144,8 @@ impl World {
             death,
             peak_rss_bytes: Some(1),
             free_memory_bytes: None,
-            last_lines: vec!["a last word".into()], wanted: false
+            last_lines: vec!["a last word".into()],
+            wanted: false,
         }))
     }
 

@@ -110,7 +110,8 @@ fn command(kind: ReportKind) -> Told {
             death,
             peak_rss_bytes: None,
             free_memory_bytes: None,
-            last_lines: Vec::new(), wanted: false
+            last_lines: Vec::new(),
+            wanted: false,
         })),
         ReportKind::Idle(worker, fence) => {
             Told::Pool(PoolCommand::WorkerIdle(pool::WorkerIdleRequest { worker, fence }))
