@@ -136,7 +136,14 @@ async fn watched(
         (Followed::Left(code), _) => return Ok(code),
         (Followed::Over(found), is_cancelled_here) => (found, is_cancelled_here),
     };
-    let code = outcome(globals, &session.client, &found, out).await?;
+    let code = match outcome(globals, &session.client, &found, out).await {
+        // Who stopped reading still learns by the exit code how it ended.
+        Err(why) if why.reason == exit::OUTPUT_CLOSED => match found.run.state {
+            RunState::Succeeded => exit::OK,
+            _ => exit::FAILED,
+        },
+        shown => shown?,
+    };
     if let Some(kernel) = &session.kernel {
         stay(&session.client, kernel, signals).await?;
     }

@@ -1,0 +1,123 @@
+//! The binary as a script meets it: exit codes, which stream carries what, and a kernel that comes and goes.
+//!
+//! Each test has directories of its own; none of them needs Python.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+struct House(TempDir);
+
+impl House {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn say(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
+        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
+        for (name, place) in [
+            ("ECLOSION_STATE_DIR", "state"),
+            ("ECLOSION_RUNTIME_DIR", "run"),
+            ("ECLOSION_CACHE_DIR", "cache"),
+        ] {
+            command.env(name, self.0.path().join(place));
+        }
+        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE"] {
+            command.env_remove(name);
+        }
+        command
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        // A failed test leaves no kernel.
+        let _ = self.say(&["down", "--now"]);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_refusal_has_its_exit_code_and_ends_with_its_help() {
+    let house = House::new();
+    std::fs::write(house.0.path().join("bad.toml"), "schema = \"eclosion/flow/v1\"\nnaem = \"x\"\n").unwrap();
+    for (words, code) in [
+        (&["status"][..], 5),
+        (&["run", "nowhere.toml"], 3),
+        (&["run", "bad.toml"], 2),
+        (&["run", "bad.toml", "--set", "seed"], 2),
+        (&["status", "--instance", "../x"], 2),
+    ] {
+        let output = house.say(words);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+        assert!(output.stdout.is_empty(), "{words:?}");
+        assert!(said.starts_with("error: ") && said.contains("\nhelp: "), "{words:?}: {said}");
+    }
+    assert_eq!(house.say(&["frobnicate"]).status.code(), Some(2));
+}
+
+#[test]
+fn an_error_is_a_document_for_who_asks_for_json() {
+    let house = House::new();
+    let output = house.say(&["status", "--json"]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["schema"], "eclosion/error/v1");
+    assert_eq!(document["reason"], "kernel.unreachable");
+}
+
+#[test]
+fn a_kernel_comes_up_answers_and_goes_down() {
+    let house = House::new();
+    for started in [true, false] {
+        let output = house.say(&["up", "--json"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let up: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(up["started"], started);
+    }
+    for (words, schema) in [
+        (&["status"][..], "eclosion/status/v1"),
+        (&["tree"], "eclosion/tree/v1"),
+        (&["runs", "ls"], "eclosion/runs/v1"),
+        (&["artifact", "ls"], "eclosion/artifacts/v1"),
+        (&["pool"], "eclosion/pool/v1"),
+        (&["describe", "run.start"], "eclosion/describe/v1"),
+        (&["call", "kernel.ping"], "eclosion/reply/v1"),
+        (&["doctor"], "eclosion/doctor/v1"),
+    ] {
+        let output = house.command(words).arg("--json").output().unwrap();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["schema"], schema, "{words:?}");
+    }
+    for (words, code) in [
+        (&["runs", "show", "nowhere"][..], 3),
+        (&["artifact", "get", "nowhere/x"], 3),
+        (&["call", "kernel.pin"], 3),
+        (&["call", "run.get", "{\"run\": 3}"], 2),
+        (&["call", "run.get", "{"], 2),
+    ] {
+        let output = house.say(words);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", text(&output.stderr));
+    }
+    assert!(house.say(&["down"]).status.success());
+    assert_eq!(house.say(&["status"]).status.code(), Some(5));
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    let house = House::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(text(&house.say(&["completion", shell]).stdout).contains("artifact"), "{shell}");
+    }
+}
