@@ -49,7 +49,7 @@ fn fill(samples: &mut Samples, took: &[Duration]) {
     }
 }
 
-fn source() -> PathBuf {
+pub(crate) fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
 }
 
@@ -80,7 +80,7 @@ async fn ours(directory: &Path) -> Result<Vec<Duration>, Failure> {
 }
 
 /// The workers are the keeper's, and the keeper is the binary in another role.
-fn binary() -> Result<PathBuf, Failure> {
+pub(crate) fn binary() -> Result<PathBuf, Failure> {
     let beside = std::env::current_exe()?.with_file_name("eclosion");
     if beside.exists() { Ok(beside) } else { Err("build the binary first: cargo build --release".into()) }
 }

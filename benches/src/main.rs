@@ -3,11 +3,14 @@
 //! This file is the registry; a budget is a file of its own, named after its id.
 
 mod b10_dag;
+mod b13_start;
+mod b14_recovery;
 mod b15_journal;
 mod b2_ask;
 mod b3_tell;
 mod b4_publish;
 mod b6_client;
+mod b8_call;
 mod load;
 mod measure;
 mod report;
@@ -24,7 +27,10 @@ const REGISTRY: &[(&str, Bench)] = &[
     ("b3", b3_tell::run),
     ("b4", b4_publish::run),
     ("b6", b6_client::run),
+    ("b8", b8_call::run),
     ("b10", b10_dag::run),
+    ("b13", b13_start::run),
+    ("b14", b14_recovery::run),
     ("b15", b15_journal::run),
 ];
 

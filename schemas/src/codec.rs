@@ -18,7 +18,7 @@ mod scan;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use scan::{elements, entries, scan, scan_with};
+pub use scan::{Entry, elements, entries, scan, scan_with};
 
 use crate::error::{Code, Error};
 
