@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eclosion::{Eclosion, Options, Places};
@@ -102,7 +103,7 @@ fn ended(delivery: &eclosion_bus::Delivery, run: &RunId) -> bool {
         eclosion_bus::Delivery::Snapshot(event) | eclosion_bus::Delivery::Change(event) => event,
         _ => return false,
     };
-    event.value::<RunView>().is_some_and(|view| view.run == *run && view.state.is_final())
+    event.value::<Arc<RunView>>().is_some_and(|view| view.run == *run && view.state.is_final())
 }
 
 fn flow() -> FlowSpec {
