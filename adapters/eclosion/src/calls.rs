@@ -257,7 +257,8 @@ impl Calls {
                 Err(refusal) => return Err(refusal),
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(ASK_AGAIN_MAX);
+            // Slowly, so that a worker that is there waits for an eighth of its start at most.
+            pause = (pause + pause / 8).min(ASK_AGAIN_MAX);
         }
     }
 
