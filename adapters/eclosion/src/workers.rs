@@ -311,7 +311,11 @@ impl WorkerHost {
 
     /// The keeper is gone: so are the lifelines, and nobody can wait for the workers any more.
     async fn lost(&self, text: &str) {
-        tracing::error!(text, "the keeper is gone; every worker is ended and its attempt tried again");
+        if self.0.stopping.load(Ordering::Relaxed) {
+            tracing::debug!(text, "the keeper has ended, as it was told");
+        } else {
+            tracing::error!(text, "the keeper is gone; every worker is ended and its attempt tried again");
+        }
         self.0.keeper.lock().await.take();
         let directory = self.0.config.keeper.dir.clone();
         let swept = tokio::task::spawn_blocking(move || eclosion_process::sweep(&directory, &[])).await;
