@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use eclosion::{Eclosion, Options, Places};
 use eclosion_schemas::{Code, Error};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{exit, terminal};
@@ -110,7 +111,6 @@ pub(crate) fn log_to_file(path: &Path) -> Result<(), Error> {
     }
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(unwritable)?;
     tracing_subscriber::fmt().with_env_filter(filter()).with_writer(Arc::new(file)).with_ansi(false).init();
-    quiet_panics();
     Ok(())
 }
 
@@ -124,8 +124,20 @@ fn filter() -> tracing_subscriber::EnvFilter {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,eclosion=info"))
 }
 
+/// What a process is that holds a kernel, beside its logs: its memory, which may hold secrets, is read by nobody else of
+/// this user, and its panics are short.
+pub(crate) fn become_kernel() {
+    quiet_panics();
+    // The crash tests find what was left by a mark in its environment, which nobody could read any more.
+    if cfg!(not(feature = "chaos"))
+        && let Err(why) = set_dumpable_behavior(DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%why, "other processes of this user can read this one's memory");
+    }
+}
+
 /// A panic is one line with its place. Resolving symbols inline would cost longer than the restart that follows.
-pub(crate) fn quiet_panics() {
+fn quiet_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload_as_str().unwrap_or("panicked");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

@@ -51,6 +51,7 @@ pub(crate) async fn attach_or_start(globals: &Globals) -> Result<Session, Error>
     let options = daemon::options(&globals.instance)?;
     places.make()?;
     daemon::log_to_file(&daemon::log_file(&places))?;
+    daemon::become_kernel();
     match Eclosion::start(options).await {
         Ok(kernel) => Ok(Session { client: Client::connect(&socket).await?, kernel: Some(kernel) }),
         Err(refusal) if refusal.code == Code::Conflict => {

@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use eclosion_schemas::codec::{self, json};
 use eclosion_schemas::{Code, Error};
 use serde::Serialize;
 use serde_json::Value;
@@ -35,8 +36,16 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 
 /// A document: the fields of `value` beside `"schema": "eclosion/KIND/v1"`, on one line.
 pub(crate) fn document<T: Serialize + ?Sized>(kind: &str, value: &T) -> Result<(), Error> {
-    let value = serde_json::to_value(value).map_err(|why| Error::internal("output.json", why.to_string()))?;
-    written(&with_schema(kind, value).to_string())
+    written(&with_schema(kind, shown(value)?).to_string())
+}
+
+/// A value as JSON shows it everywhere: bytes are `{"$b64": …}`, as in the line dialect.
+fn shown<T: Serialize + ?Sized>(value: &T) -> Result<Value, Error> {
+    let packed = codec::encode(value)?;
+    // A value that is as deep as the wire allows is deeper in its document; such a one is JSON already.
+    json::from_msgpack(&packed).or_else(|_| {
+        serde_json::to_value(value).map_err(|why| Error::internal("output.json", why.to_string()))
+    })
 }
 
 pub(crate) fn with_schema(kind: &str, value: Value) -> Value {
@@ -83,6 +92,15 @@ mod tests {
         assert_eq!(clean("\u{1b}[2Jgone\u{7}\u{9b}31m\u{202e}txt\r"), "�[2Jgone��31m�txt�");
         assert_eq!(clean("a\tb\r\nc\n"), "a\tb\nc\n");
         assert_eq!(one_line("  a\nb"), "  a b");
+    }
+
+    #[test]
+    fn bytes_look_as_they_do_on_the_wire() {
+        let payload = eclosion_schemas::Payload { body: vec![1, 2].into(), parts: Vec::new() };
+        assert_eq!(shown(&payload).unwrap(), serde_json::json!({"body": {"$b64": "AQI="}}));
+        let mut deep = Value::Null;
+        (0..40).for_each(|_| deep = Value::Array(vec![deep.take()]));
+        assert_eq!(shown(&deep).unwrap(), deep);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) async fn up(globals: &Globals, up: &arguments::Up) -> Result<u8, Erro
         let mut options = daemon::options(&globals.instance)?;
         options.accept_loss = up.accept_loss;
         daemon::log();
-        daemon::quiet_panics();
+        daemon::become_kernel();
         return daemon::serve(options).await;
     }
     let (client, started) = start(globals, up.accept_loss).await?;

@@ -29,6 +29,8 @@ use crate::{daemon, exit, values};
 
 /// Between the first Ctrl-C and leaving.
 const SECOND_THOUGHT: Duration = Duration::from_secs(2);
+/// Before it is said what is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How following ended.
@@ -47,9 +49,26 @@ pub(super) async fn run(globals: &Globals, arguments: arguments::Run) -> Result<
     let session = session::attach_or_start(globals).await?;
     let outcome = started(globals, &session, request, arguments.out).await;
     if let Some(kernel) = &session.kernel {
-        kernel.shutdown().await;
+        shut_down(kernel).await?;
     }
     outcome
+}
+
+/// Ends the kernel in this process; whoever does not want to wait for what is in hand says so by a signal.
+async fn shut_down(kernel: &Eclosion) -> Result<(), Error> {
+    let mut signals = Signals::new()?;
+    let ending = kernel.shutdown();
+    tokio::pin!(ending);
+    tokio::select! {
+        () = &mut ending => return Ok(()),
+        () = tokio::time::sleep(PATIENCE) => talk("waiting for what is in hand; Ctrl-C leaves at once"),
+        _ = signals.next() => return Ok(()),
+    }
+    tokio::select! {
+        () = &mut ending => {}
+        _ = signals.next() => talk("left; what was not finished goes on at the next start"),
+    }
+    Ok(())
 }
 
 /// The flow as it is submitted.

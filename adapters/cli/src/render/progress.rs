@@ -88,14 +88,10 @@ impl Progress {
         }
     }
 
-    /// Metrics are for whoever subscribes to them.
+    /// Only bars show it: a log would grow with every fold of every task.
     pub(crate) fn report(&mut self, task: &TaskId, report: &TaskReport) {
-        if let (Some(bars), TaskReport::Progress { done, total, text }) = (&mut self.bars, report) {
-            let part = match total {
-                Some(total) if *total > 0.0 => format!("{:.0}% {text}", done / total * 100.0),
-                _ => text.clone(),
-            };
-            bars.report(task, part);
+        if let Some(bars) = &mut self.bars {
+            bars.report(task, report);
         }
     }
 
@@ -190,8 +186,46 @@ fn lost(task: &TaskView) -> Option<String> {
 struct Bars {
     all: MultiProgress,
     head: ProgressBar,
-    running: BTreeMap<TaskId, ProgressBar>,
-    reports: BTreeMap<TaskId, String>,
+    running: BTreeMap<TaskId, Row>,
+    /// Reports that came before the run was read again; until then at most one for each task.
+    early: BTreeMap<TaskId, Said>,
+}
+
+/// A running attempt: its line on the screen.
+struct Row {
+    bar: ProgressBar,
+    attempt: Attempt,
+    said: Said,
+}
+
+impl Row {
+    fn text(&self, task: &TaskId) -> String {
+        let again = if self.attempt > Attempt(1) { format!("#{}", self.attempt) } else { String::new() };
+        one_line(&format!("{task}{again}{}{}", self.said.progress, self.said.metric))
+    }
+
+    fn draw(&self, task: &TaskId) {
+        self.bar.set_message(self.text(task));
+    }
+}
+
+/// What an attempt reported last.
+#[derive(Debug, Default)]
+struct Said {
+    progress: String,
+    metric: String,
+}
+
+impl Said {
+    fn note(&mut self, report: &TaskReport) {
+        match report {
+            TaskReport::Progress { done, total: Some(total), text } if *total > 0.0 => {
+                self.progress = format!(" {:.0}% {text}", done / total * 100.0);
+            }
+            TaskReport::Progress { text, .. } => self.progress = format!(" {text}"),
+            TaskReport::Metric { name, value, .. } => self.metric = format!(", {name} {value:.4}"),
+        }
+    }
 }
 
 impl Bars {
@@ -200,43 +234,56 @@ impl Bars {
         let head = all.add(ProgressBar::new(0));
         head.set_style(style("{spinner} [{bar:24}] {pos}/{len} {elapsed} {msg}"));
         head.enable_steady_tick(TICK);
-        Self { all, head, running: BTreeMap::new(), reports: BTreeMap::new() }
+        Self { all, head, running: BTreeMap::new(), early: BTreeMap::new() }
     }
 
     fn update(&mut self, found: &GetReply) {
         let over = |task: &&TaskView| matches!(task.state, TaskState::Succeeded | TaskState::Failed);
         self.head.set_length(found.tasks.len() as u64);
         self.head.set_position(found.tasks.iter().filter(over).count() as u64);
-        let running: Vec<_> = found.tasks.iter().filter(|task| task.state == TaskState::Running).collect();
+        let running: BTreeMap<_, _> = found
+            .tasks
+            .iter()
+            .filter(|task| task.state == TaskState::Running)
+            .map(|task| (&task.task, task.attempt))
+            .collect();
         if !running.is_empty() {
             self.head.set_message(format!("{} run", running.len()));
         }
-        let (all, reports) = (&self.all, &mut self.reports);
-        self.running.retain(|id, bar| {
-            let runs = running.iter().any(|task| task.task == *id);
+        let all = &self.all;
+        self.running.retain(|task, row| {
+            let runs = running.get(task) == Some(&row.attempt);
             if !runs {
-                bar.finish_and_clear();
-                all.remove(bar);
-                reports.remove(id);
+                row.bar.finish_and_clear();
+                all.remove(&row.bar);
             }
             runs
         });
-        for task in running {
-            if !self.running.contains_key(&task.task) && self.running.len() < LINES_MAX {
-                let bar = self.all.add(ProgressBar::new_spinner());
-                bar.set_style(style("  {spinner} {elapsed:>4} {msg}"));
-                bar.set_message(task.task.to_string());
-                bar.enable_steady_tick(TICK);
-                self.running.insert(task.task.clone(), bar);
+        for (task, attempt) in running {
+            if !self.running.contains_key(task) && self.running.len() < LINES_MAX {
+                self.add(task, attempt);
             }
         }
+        self.early.clear();
     }
 
-    fn report(&mut self, task: &TaskId, text: String) {
-        if let Some(bar) = self.running.get(task) {
-            bar.set_message(one_line(&format!("{task} {text}")));
+    fn add(&mut self, task: &TaskId, attempt: Attempt) {
+        let bar = self.all.add(ProgressBar::new_spinner());
+        bar.set_style(style("  {spinner} {elapsed:>4} {msg}"));
+        bar.enable_steady_tick(TICK);
+        let row = Row { bar, attempt, said: self.early.remove(task).unwrap_or_default() };
+        row.draw(task);
+        self.running.insert(task.clone(), row);
+    }
+
+    fn report(&mut self, task: &TaskId, report: &TaskReport) {
+        match self.running.get_mut(task) {
+            Some(row) => {
+                row.said.note(report);
+                row.draw(task);
+            }
+            None => self.early.entry(task.clone()).or_default().note(report),
         }
-        self.reports.insert(task.clone(), text);
     }
 }
 
@@ -247,6 +294,18 @@ fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_running_attempt_shows_what_it_said_last() {
+        let mut row = Row { bar: ProgressBar::hidden(), attempt: Attempt(2), said: Said::default() };
+        let task: TaskId = "train[0]".parse().unwrap();
+        assert_eq!(row.text(&task), "train[0]#2");
+        row.said.note(&TaskReport::Metric { name: "score".into(), value: 0.95, step: None });
+        for done in [1.0, 3.0] {
+            row.said.note(&TaskReport::Progress { done, total: Some(4.0), text: "fold\u{1b}[2J\n".into() });
+        }
+        assert_eq!(row.text(&task), "train[0]#2 75% fold�[2J , score 0.9500");
+    }
 
     #[test]
     fn a_builder_that_counts_is_said_once_per_tenth() {
