@@ -26,9 +26,9 @@ use crate::load::{Load, Sum};
 use crate::measure::{ROUNDS, Samples, timed};
 use crate::report::{Report, Role, Row};
 
-const SAMPLES: u64 = 200;
+const SAMPLES: u64 = 50;
 const CALLS: u32 = 8;
-const PIPELINED_SAMPLES: u64 = 40;
+const PIPELINED_SAMPLES: u64 = 20;
 const INFLIGHT: u32 = 64;
 const CALLS_EACH: u32 = 16;
 /// Length and 64 bytes.

@@ -30,7 +30,7 @@ use serde::Serialize;
 
 pub use assembler::{Assembler, Fragments};
 pub use decoder::Decoder;
-pub use envelope::{Envelope, Limits};
+pub use envelope::{Carried, Envelope, Limits};
 pub use header::{Flags, FrameType, Header, StreamId, WireCodec};
 pub use outbox::Outbox;
 
@@ -57,7 +57,7 @@ pub struct Frame {
     pub stream: StreamId,
     /// How many descriptors ride with its first byte.
     pub descriptors: u8,
-    pub envelope: Envelope,
+    pub envelope: Carried,
     pub body: Bytes,
 }
 
@@ -71,7 +71,7 @@ impl Frame {
             codec: WireCodec::None,
             stream,
             descriptors: 0,
-            envelope: Envelope::default(),
+            envelope: Carried::default(),
             body: Bytes::new(),
         }
     }
@@ -120,7 +120,7 @@ impl Frame {
 
     #[must_use]
     pub fn with_envelope(mut self, envelope: Envelope) -> Self {
-        self.envelope = envelope;
+        self.envelope = envelope.into();
         self
     }
 

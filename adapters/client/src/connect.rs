@@ -64,7 +64,7 @@ async fn greet(path: &Path, options: &ConnectOptions) -> Result<(Arc<Shared>, Dr
     };
     match answer.kind {
         FrameType::Welcome => {
-            let (shared, driver) = Driver::new(stream, decoder, answer.envelope);
+            let (shared, driver) = Driver::new(stream, decoder, answer.envelope.into_inner());
             Ok((shared, driver))
         }
         FrameType::Error => Err(answer.to_error()),

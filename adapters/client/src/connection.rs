@@ -9,11 +9,12 @@
 //! 3. A kernel that sends more items than it has credit for ends the connection: slots are bounded by credit.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use eclosion_schemas::frame::{Assembler, Decoder, Envelope, Frame, FrameType, Limits, Outbox, StreamId};
@@ -21,6 +22,7 @@ use eclosion_schemas::{Code, Error, Retry};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::{Instant, Sleep};
 
 /// What may wait for a kernel that reads slowly; callers wait below it.
 const OUTGOING_BYTES_MAX: usize = 4 << 20;
@@ -45,7 +47,13 @@ struct State {
     next_stream: u32,
     /// The kernel said GOAWAY: what is under way may end, nothing new is begun.
     leaving: bool,
+    /// A caller has written since the driver last read.
+    wrote: bool,
+    /// Callers have left their frames to the driver.
+    gathering: bool,
     closed: Option<Error>,
+    /// When the driver next looks for calls whose deadline has passed; not later than the earliest of them.
+    alarm: Option<Instant>,
     driver: Option<Waker>,
     /// Callers that wait for room, and watchers of the end.
     waiting: Vec<Waker>,
@@ -59,6 +67,7 @@ struct Slot {
     granted: u64,
     received: u64,
     outcome: Option<Result<Bytes, Error>>,
+    deadline: Option<Instant>,
     taker: Option<Waker>,
 }
 
@@ -82,6 +91,7 @@ impl Shared {
     pub(crate) fn poll_open(
         &self,
         call: &mut Option<Frame>,
+        deadline: Option<Instant>,
         task: &Context<'_>,
     ) -> Poll<Result<StreamId, Error>> {
         let mut state = self.locked();
@@ -109,9 +119,21 @@ impl Shared {
         state.next_stream = following;
         frame.stream = stream;
         let granted = frame.envelope.credit.unwrap_or(0);
-        state.slots.insert(stream, Slot { granted, ..Slot::default() });
+        state.slots.insert(stream, Slot { granted, deadline, ..Slot::default() });
         state.outbox.push(frame, None);
-        self.flush_now(state);
+        // The first call since something was heard goes at once. Those that follow it come from others who were woken
+        // by the same read, and leave together.
+        let is_first = !std::mem::replace(&mut state.wrote, true);
+        if deadline.is_some_and(|at| state.alarm.is_none_or(|alarm| at < alarm)) {
+            state.alarm = deadline;
+            // The driver sets its clock.
+            self.flush_soon(state);
+        } else if is_first {
+            self.flush_now(state);
+        } else {
+            state.gathering = true;
+            self.flush_soon(state);
+        }
         Poll::Ready(Ok(stream))
     }
 
@@ -187,10 +209,16 @@ impl Shared {
     /// Writes what the socket takes; the driver does the rest.
     fn flush_now(&self, mut state: MutexGuard<'_, State>) {
         // A failure is the driver's to find: it closes the connection for all.
-        if !state.flush(&self.writing).unwrap_or(false)
-            && let Some(driver) = state.driver.take()
-        {
-            drop(state);
+        if !state.flush(&self.writing).unwrap_or(false) {
+            self.flush_soon(state);
+        }
+    }
+
+    /// Lets the driver write.
+    fn flush_soon(&self, mut state: MutexGuard<'_, State>) {
+        let driver = state.driver.take();
+        drop(state);
+        if let Some(driver) = driver {
             driver.wake();
         }
     }
@@ -211,6 +239,23 @@ impl Shared {
 }
 
 impl State {
+    /// Ends the calls whose deadline has passed; returns whom to wake.
+    fn expire(&mut self, now: Instant) -> Vec<Waker> {
+        let mut takers = Vec::new();
+        self.alarm = None;
+        for (stream, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.outcome.is_none()) {
+            let Some(deadline) = slot.deadline else { continue };
+            if deadline > now {
+                self.alarm = self.alarm.min(Some(deadline)).or(Some(deadline));
+                continue;
+            }
+            takers.extend(slot.answer(Err(Error::deadline("the call"))));
+            self.outbox.forget(*stream);
+            self.outbox.push(Frame::new(FrameType::Cancel, *stream), None);
+        }
+        takers
+    }
+
     fn waits(&self) -> usize {
         self.outbox.bytes() + self.buffer.len()
     }
@@ -218,6 +263,13 @@ impl State {
     fn wait(&mut self, waker: &Waker) {
         if !self.waiting.iter().any(|known| known.will_wake(waker)) {
             self.waiting.push(waker.clone());
+        }
+    }
+
+    fn keep(&mut self, driver: &Waker) {
+        match &mut self.driver {
+            Some(known) => known.clone_from(driver),
+            none => *none = Some(driver.clone()),
         }
     }
 
@@ -245,7 +297,7 @@ impl State {
         match frame.kind {
             FrameType::Error if frame.stream == StreamId::CONNECTION => return Err(frame.to_error()),
             FrameType::Ping => {
-                let id = frame.envelope.id;
+                let id = frame.envelope.id.clone();
                 let pong = Frame::new(FrameType::Pong, frame.stream);
                 self.outbox.push(pong.with_envelope(Envelope { id, ..Envelope::default() }), None);
             }
@@ -300,6 +352,9 @@ pub(crate) struct Driver {
     decoder: Decoder,
     assembler: Assembler,
     buffer: Box<[u8]>,
+    /// It has let others run to add their frames.
+    yielded: bool,
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl Driver {
@@ -312,14 +367,19 @@ impl Driver {
             slots: BTreeMap::new(),
             next_stream: 1,
             leaving: false,
+            wrote: false,
+            gathering: false,
             closed: None,
+            alarm: None,
             driver: None,
             waiting: Vec::new(),
         });
         let shared = Arc::new(Shared { welcome, limits, writing, state });
         let assembler = Assembler::new(Limits::DEFAULT);
         let buffer = vec![0; READ_BYTES].into();
-        (Arc::clone(&shared), Self { shared, reading, decoder, assembler, buffer })
+        // Set by the first call that has a deadline.
+        let alarm = Box::pin(tokio::time::sleep(Duration::ZERO));
+        (Arc::clone(&shared), Self { shared, reading, decoder, assembler, buffer, yielded: false, alarm })
     }
 
     /// Until the connection is gone.
@@ -329,17 +389,29 @@ impl Driver {
     }
 
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Error> {
+        let gathering = std::mem::take(&mut self.shared.locked().gathering);
+        if gathering && !std::mem::replace(&mut self.yielded, true) {
+            // A scheduler runs who was woken last first: the others that are ready add their frames before this returns.
+            task.waker().wake_by_ref();
+            self.shared.locked().keep(task.waker());
+            return Poll::Pending;
+        }
+        self.yielded = false;
         loop {
             if let Err(why) = self.deliver() {
                 return Poll::Ready(why);
             }
+            self.poll_alarm(task);
             if let Err(why) = self.poll_flush(task) {
                 return Poll::Ready(lost(&why));
             }
             let mut buffer = ReadBuf::new(&mut self.buffer);
             match ready!(Pin::new(&mut self.reading).poll_read(task, &mut buffer)) {
                 Ok(()) if buffer.filled().is_empty() => return Poll::Ready(closed()),
-                Ok(()) => self.decoder.push(buffer.filled()),
+                Ok(()) => {
+                    self.decoder.push(buffer.filled());
+                    self.shared.locked().wrote = false;
+                }
                 Err(why) => return Poll::Ready(lost(&why)),
             }
         }
@@ -356,14 +428,26 @@ impl Driver {
         Ok(())
     }
 
+    /// One clock for all calls: set again only for one that is due earlier, and when it has rung.
+    fn poll_alarm(&mut self, task: &mut Context<'_>) {
+        loop {
+            let Some(at) = self.shared.locked().alarm else { return };
+            if self.alarm.deadline() != at {
+                self.alarm.as_mut().reset(at);
+            }
+            if self.alarm.as_mut().poll(task).is_pending() {
+                return;
+            }
+            let takers = self.shared.locked().expire(Instant::now());
+            takers.into_iter().for_each(Waker::wake);
+        }
+    }
+
     fn poll_flush(&self, task: &mut Context<'_>) -> io::Result<()> {
         loop {
             let (flushed, waiting) = {
                 let mut state = self.shared.locked();
-                match &mut state.driver {
-                    Some(driver) => driver.clone_from(task.waker()),
-                    none => *none = Some(task.waker().clone()),
-                }
+                state.keep(task.waker());
                 let flushed = state.flush(&self.shared.writing)?;
                 let has_room = !state.waiting.is_empty() && state.waits() < OUTGOING_BYTES_MAX;
                 (flushed, if has_room { std::mem::take(&mut state.waiting) } else { Vec::new() })

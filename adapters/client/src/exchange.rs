@@ -8,13 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId, WireCodec};
 use eclosion_schemas::{Code, Error};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::Client;
 use crate::connection::Next;
 
 /// Items that are asked for in advance.
-pub(crate) const CREDIT_DEFAULT: u64 = 64;
+const CREDIT_DEFAULT: u64 = 64;
+/// An envelope has room for this and everything else that we put into one.
+const WORDS_BYTES_MAX: usize = 8 * 1024;
 
 /// What rides along with a call.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +37,6 @@ pub struct CallOptions {
 pub struct Exchange {
     client: Client,
     stream: StreamId,
-    deadline: Option<Pin<Box<Sleep>>>,
     credit: u64,
     /// Items that were taken, and that were granted, in sum.
     taken: u64,
@@ -60,8 +61,15 @@ impl Exchange {
                 Error::new(Code::Exhausted, "frame.size", text).help("send large values as artifacts")
             );
         }
+        // What would not fit is found out here, where there is a caller to tell.
+        let words = [Some(method), options.idem.as_deref(), options.trace.as_deref()];
+        if words.into_iter().flatten().map(str::len).sum::<usize>() > WORDS_BYTES_MAX {
+            let text = format!("method, key and trace are longer than {WORDS_BYTES_MAX} bytes");
+            return Err(Error::invalid("frame.envelope_size", text));
+        }
         let credit = options.credit.unwrap_or(CREDIT_DEFAULT);
-        let deadline = options.deadline.map(|wait| Box::pin(tokio::time::sleep(wait)));
+        // A deadline that no clock can show is none.
+        let deadline = options.deadline.and_then(|wait| Instant::now().checked_add(wait));
         let call = Frame::new(FrameType::Call, StreamId::CONNECTION).with_body(WireCodec::Msgpack, request);
         let call = call.with_envelope(Envelope {
             method: Some(method.to_owned()),
@@ -71,25 +79,14 @@ impl Exchange {
             trace: options.trace,
             ..Envelope::default()
         });
-        // What would not fit is found out here, where there is a caller to tell.
-        call.encode_head(&mut bytes::BytesMut::new())?;
-        let (mut call, mut deadline) = (Some(call), deadline);
-        let stream = poll_fn(|task| match shared.poll_open(&mut call, task) {
+        let (mut call, mut late) = (Some(call), None);
+        let stream = poll_fn(|task| match shared.poll_open(&mut call, deadline, task) {
             Poll::Ready(opened) => Poll::Ready(opened),
-            Poll::Pending => poll_deadline(&mut deadline, task).map(Err),
+            Poll::Pending => poll_late(&mut late, deadline, task).map(Err),
         })
         .await?;
         let client = client.clone();
-        Ok(Self {
-            client,
-            stream,
-            deadline,
-            credit,
-            taken: 0,
-            granted: credit,
-            outcome: None,
-            is_over: false,
-        })
+        Ok(Self { client, stream, credit, taken: 0, granted: credit, outcome: None, is_over: false })
     }
 
     /// The next item, as msgpack; `None` once there is none, and then the reply is there. Cancel-safe.
@@ -109,13 +106,7 @@ impl Exchange {
             }
             Poll::Ready(Ok(Next::Reply(reply))) => Ok(reply),
             Poll::Ready(Err(error)) => Err(error),
-            Poll::Pending => match poll_deadline(&mut self.deadline, task) {
-                Poll::Ready(error) => {
-                    self.client.shared().leave(self.stream);
-                    Err(error)
-                }
-                Poll::Pending => return Poll::Pending,
-            },
+            Poll::Pending => return Poll::Pending,
         };
         self.is_over = true;
         self.outcome = Some(outcome);
@@ -143,11 +134,15 @@ impl Exchange {
     }
 }
 
-fn poll_deadline(deadline: &mut Option<Pin<Box<Sleep>>>, task: &mut Context<'_>) -> Poll<Error> {
-    match deadline {
-        Some(deadline) => deadline.as_mut().poll(task).map(|()| Error::deadline("the call")),
-        None => Poll::Pending,
-    }
+/// The deadline of a call that still waits for room; once it is sent, the connection keeps its deadline.
+fn poll_late(
+    late: &mut Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+    task: &mut Context<'_>,
+) -> Poll<Error> {
+    let Some(deadline) = deadline else { return Poll::Pending };
+    let late = late.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+    late.as_mut().poll(task).map(|()| Error::deadline("the call"))
 }
 
 impl Drop for Exchange {

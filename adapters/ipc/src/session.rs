@@ -86,7 +86,7 @@ type Stopping = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a session waits for.
 enum Event {
-    Received(Box<Received>),
+    Received(Received),
     Ready(StreamId),
     Stop,
     Drained,
@@ -175,7 +175,7 @@ impl Session {
             };
             match event {
                 Event::Received(received) => {
-                    if let Err(error) = self.on_frame(*received) {
+                    if let Err(error) = self.on_frame(received) {
                         return Over::Refused(error);
                     }
                 }
@@ -192,7 +192,7 @@ impl Session {
             if self.connection.may_read()
                 && let Some(received) = self.connection.received()?
             {
-                return Poll::Ready(Ok(Event::Received(Box::new(received))));
+                return Poll::Ready(Ok(Event::Received(received)));
             }
             if let Some(stream) = self.ready.pop(task) {
                 return Poll::Ready(Ok(Event::Ready(stream)));

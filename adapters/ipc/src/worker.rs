@@ -307,7 +307,8 @@ impl WorkerLink {
             }
             FrameType::Ping => {
                 let pong = Frame::new(FrameType::Pong, frame.stream);
-                let id = frame.envelope.id.filter(|id| id.len() <= eclosion_schemas::ids::ID_BYTES_MAX);
+                let id =
+                    frame.envelope.id.clone().filter(|id| id.len() <= eclosion_schemas::ids::ID_BYTES_MAX);
                 let pong = pong.with_envelope(Envelope { id, ..Envelope::default() });
                 self.shared.locked().writer.push(pong, Vec::new());
             }

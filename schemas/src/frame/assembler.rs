@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-use super::envelope::{Envelope, Limits};
+use super::envelope::{Carried, Limits};
 use super::{Flags, Frame, FrameError, FrameType, StreamId};
 
 /// The frames of one message; see [`Frame::fragments`]. Bodies are slices, not copies.
@@ -47,7 +47,7 @@ impl Iterator for Fragments {
                 codec: frame.codec,
                 stream: frame.stream,
                 descriptors: 0,
-                envelope: Envelope::default(),
+                envelope: Carried::default(),
                 body: left,
             });
             frame.flags = frame.flags.without(Flags::END) | Flags::MORE;
@@ -132,7 +132,7 @@ impl Assembler {
 
     fn append(&mut self, fragment: Frame) -> Result<Option<Frame>, FrameError> {
         let stream = fragment.stream;
-        if fragment.descriptors != 0 || fragment.envelope != Envelope::default() {
+        if fragment.descriptors != 0 || !fragment.envelope.is_empty() {
             return Err(FrameError::Interleaved { kind: fragment.kind, stream });
         }
         let Some(held) = self.unfinished.get(&stream).map(|unfinished| unfinished.body.len()) else {

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::envelope::{Envelope, Limits};
+use super::envelope::{Carried, Limits};
 use super::{Frame, FrameError, HEADER_BYTES, Header};
 
 /// An incremental decoder: push what was received, then take frames until there is none.
@@ -93,7 +93,7 @@ fn frame(header: &Header, bytes: &Bytes) -> Result<Frame, FrameError> {
         codec: header.codec,
         stream: header.stream,
         descriptors: header.descriptors,
-        envelope: Envelope::read(&bytes[HEADER_BYTES..body])?,
+        envelope: Carried::read(&bytes[HEADER_BYTES..body])?,
         body: bytes.slice(body..),
     })
 }

@@ -24,6 +24,10 @@ macro_rules! envelope {
                 pub $key: Option<$type>,
             )+
         }
+
+        impl Envelope {
+            const EMPTY: Self = Self { $($key: None,)+ };
+        }
     };
 }
 
@@ -89,19 +93,72 @@ envelope! {
 }
 
 impl Envelope {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::EMPTY
+    }
+}
+
+/// An envelope as a frame carries it: most frames have none, and a frame without one is a tenth as large to move.
+#[derive(Clone, Default)]
+pub struct Carried(Option<Box<Envelope>>);
+
+impl Carried {
+    #[must_use]
+    pub fn into_inner(self) -> Envelope {
+        self.0.map(|envelope| *envelope).unwrap_or_default()
+    }
+
     /// Appends the envelope and returns its length.
     pub(super) fn write(&self, out: &mut BytesMut) -> Result<usize, FrameError> {
-        if *self == Self::default() {
-            return Ok(0);
-        }
+        let Some(envelope) = self.0.as_ref().filter(|envelope| !envelope.is_empty()) else { return Ok(0) };
         let start = out.len();
-        let written = rmp_serde::encode::write_named(&mut out.writer(), self);
+        let written = rmp_serde::encode::write_named(&mut out.writer(), envelope);
         written.map_err(|why| codec::CodecError::Shape { text: why.to_string() })?;
         Ok(out.len() - start)
     }
 
     pub(super) fn read(bytes: &[u8]) -> Result<Self, FrameError> {
-        if bytes.is_empty() { Ok(Self::default()) } else { Ok(codec::decode(bytes)?) }
+        if bytes.is_empty() { Ok(Self::default()) } else { Ok(Self(Some(codec::decode(bytes)?))) }
+    }
+}
+
+impl From<Envelope> for Carried {
+    fn from(envelope: Envelope) -> Self {
+        Self((!envelope.is_empty()).then(|| Box::new(envelope)))
+    }
+}
+
+impl std::ops::Deref for Carried {
+    type Target = Envelope;
+
+    fn deref(&self) -> &Envelope {
+        static EMPTY: Envelope = Envelope::EMPTY;
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl std::ops::DerefMut for Carried {
+    fn deref_mut(&mut self) -> &mut Envelope {
+        self.0.get_or_insert_with(Box::default)
+    }
+}
+
+impl PartialEq for Carried {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl std::fmt::Debug for Carried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl Serialize for Carried {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
     }
 }
 

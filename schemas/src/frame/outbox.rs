@@ -6,6 +6,7 @@
 //! It deliberately does not refuse: it says how much it holds ([`Outbox::bytes`], [`Outbox::control_frames`]), and
 //! whoever fills it stops in time, where stopping can be explained to somebody.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{Flags, Fragments, Frame, FrameType, HEADER_BYTES, StreamId};
@@ -15,10 +16,17 @@ use super::{Flags, Fragments, Frame, FrameType, HEADER_BYTES, StreamId};
 pub struct Outbox<A = ()> {
     fragment_bytes: usize,
     control: VecDeque<(Frame, Option<A>)>,
-    streams: BTreeMap<StreamId, VecDeque<Message<A>>>,
+    streams: BTreeMap<StreamId, Queue<A>>,
     /// Whose turn it is; each stream with messages is in it once.
     turns: VecDeque<StreamId>,
     bytes: usize,
+}
+
+/// Most streams have one message waiting, and that one needs no list.
+#[derive(Debug)]
+struct Queue<A> {
+    first: Message<A>,
+    rest: VecDeque<Message<A>>,
 }
 
 #[derive(Debug)]
@@ -48,11 +56,13 @@ impl<A> Outbox<A> {
         }
         let stream = frame.stream;
         let message = Message { fragments: frame.fragments(self.fragment_bytes), attachment };
-        let queue = self.streams.entry(stream).or_default();
-        if queue.is_empty() {
-            self.turns.push_back(stream);
+        match self.streams.entry(stream) {
+            Entry::Occupied(queue) => queue.into_mut().rest.push_back(message),
+            Entry::Vacant(place) => {
+                place.insert(Queue { first: message, rest: VecDeque::new() });
+                self.turns.push_back(stream);
+            }
         }
-        queue.push_back(message);
     }
 
     /// The frame that goes next.
@@ -62,28 +72,32 @@ impl<A> Outbox<A> {
             return Some((frame, attachment));
         }
         let stream = self.turns.pop_front()?;
-        let queue = self.streams.get_mut(&stream)?;
-        let message = queue.front_mut()?;
+        let Entry::Occupied(mut queue) = self.streams.entry(stream) else { return None };
+        let message = &mut queue.get_mut().first;
         let attachment = message.attachment.take();
-        let frame = message.fragments.next();
-        self.bytes -= frame.as_ref().map_or(0, |frame| frame.body.len());
+        let frame = message.fragments.next()?;
+        self.bytes -= frame.body.len();
         if message.fragments.is_over() {
             self.bytes -= HEADER_BYTES;
-            queue.pop_front();
+            let Queue { first, rest } = queue.get_mut();
+            match rest.pop_front() {
+                Some(next) => *first = next,
+                None => {
+                    queue.remove();
+                    return Some((frame, attachment));
+                }
+            }
         }
-        if queue.is_empty() {
-            self.streams.remove(&stream);
-        } else {
-            self.turns.push_back(stream);
-        }
-        frame.map(|frame| (frame, attachment))
+        self.turns.push_back(stream);
+        Some((frame, attachment))
     }
 
     /// Drops what was not sent yet of a stream that is over.
     pub fn forget(&mut self, stream: StreamId) {
         let Some(queue) = self.streams.remove(&stream) else { return };
         self.turns.retain(|turn| *turn != stream);
-        self.bytes -= queue.iter().map(|message| HEADER_BYTES + message.fragments.left()).sum::<usize>();
+        let messages = queue.rest.iter().chain([&queue.first]);
+        self.bytes -= messages.map(|message| HEADER_BYTES + message.fragments.left()).sum::<usize>();
     }
 
     #[must_use]

@@ -81,7 +81,7 @@ fn an_envelope_ignores_unknown_keys_and_refuses_a_wrong_shape() {
     assert_eq!(frames[0].envelope.method.as_deref(), Some("a.b"));
     assert!(matches!(with(serde_json::json!({"method": 5})), Err(FrameError::Envelope(_))));
     assert!(matches!(with(serde_json::json!("method")), Err(FrameError::Envelope(_))));
-    assert_eq!(with(serde_json::json!({"method": null})).unwrap()[0].envelope, Envelope::default());
+    assert_eq!(with(serde_json::json!({"method": null})).unwrap()[0].envelope, Carried::default());
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Session {
         }
         let request = (spec.decode_request)(&call.body)?;
         let address = Address::new(spec.address)?;
-        let context = self.context(&spec, call.envelope);
+        let context = self.context(&spec, call.envelope.into_inner());
         let pending = self.bus.call(Call { spec: Arc::clone(&spec), address, request, context });
         Ok(Source::Call { pending, spec })
     }
