@@ -54,9 +54,11 @@ fn keeper(words: &[String]) -> ExitCode {
         let at = words.iter().position(|word| word == name)?;
         words.get(at + 1).cloned()
     };
+    let named = |(name, path): (&String, &String)| (name == "--temporary").then(|| path.into());
+    let temporary = words.iter().zip(words.iter().skip(1)).filter_map(named).collect();
     match (value("--instance"), value("--dir"), value("--grace-ms").and_then(|text| text.parse().ok())) {
         (Some(instance), Some(dir), Some(grace_ms)) => {
-            eclosion::keeper_main(eclosion::KeeperOptions { instance, dir: dir.into(), grace_ms })
+            eclosion::keeper_main(eclosion::KeeperOptions { instance, dir: dir.into(), grace_ms, temporary })
         }
         _ => ExitCode::from(exit::USAGE),
     }

@@ -111,6 +111,7 @@ pub struct Eclosion {
     kernel: Kernel,
     host: WorkerHost,
     own: Arc<Own>,
+    files: Arc<FileStore>,
     places: Places,
 }
 
@@ -128,7 +129,7 @@ impl Eclosion {
             projections: vec![eclosion_dag_tracker::project, eclosion_artifact_store::project],
         };
         let (store, opened) = SqliteJournal::open(&places.state.join("journal"), &journal_options)?;
-        let files = Arc::new(FileStore::open(&places.state.join("artifacts"))?);
+        let files = Arc::new(FileStore::open(&places.artifacts())?);
         let blobs: Arc<dyn BlobStore> = Arc::clone(&files) as _;
         let environments = Arc::new(Environments::new(EnvironmentOptions::new(&places.cache)));
         let outputs = OutputFiles::open(places.logs()).map_err(|why| unavailable(&places.logs(), &why))?;
@@ -176,22 +177,29 @@ impl Eclosion {
         let welcome = Arc::new(sockets::welcome(&kernel, &places));
         host.attach(&kernel, Arc::clone(&welcome));
         builds.attach(&kernel);
-        let started = Self { kernel, host, own, places };
+        let started = Self { kernel, host, own, files, places };
         started.open_doors(welcome).await?;
-        if started.host.is_empty() {
-            // Nobody is left who could still name what an earlier life had staged.
-            let swept = files.sweep(files.next_stage(), &[]);
-            tracing::debug!(swept, "removed staged files of an earlier life");
-        }
         Ok(started)
     }
 
     async fn open_doors(&self, welcome: Arc<Welcome>) -> Result<(), Error> {
         sockets::listen(&self.kernel, &self.places, welcome, self.own.stop.subscribe()).await?;
         self.host.adopt(recorded_workers(&self.kernel)?).await?;
+        self.sweep();
         self.kernel.adopt();
         self.kernel.run();
         Ok(())
+    }
+
+    /// Without a worker nobody is left who could still name what was staged, or who uses scratch.
+    fn sweep(&self) {
+        if !self.host.is_empty() {
+            return;
+        }
+        let swept = self.files.sweep(self.files.next_stage(), &[]);
+        // Mostly there is none.
+        let scratch = std::fs::remove_dir_all(self.places.scratch()).is_ok();
+        tracing::debug!(swept, scratch, "removed what earlier workers left");
     }
 
     #[must_use]
@@ -233,6 +241,7 @@ impl Eclosion {
         self.own.stop.send_if_modified(|stop| stop.replace(StopRequest { now: true }).is_none());
         sockets::drained(&self.kernel).await;
         self.host.shutdown().await;
+        self.sweep();
         self.kernel.stop().await;
         if let Err(why) = std::fs::remove_file(&self.places.socket)
             && why.kind() != std::io::ErrorKind::NotFound
@@ -261,11 +270,12 @@ fn host_config(options: &Options, outputs: OutputFiles) -> Result<HostConfig, Er
         instance: places.instance.clone(),
         dir: places.runtime.clone(),
         grace_ms: options.grace_ms,
+        temporary: vec![places.socket.clone(), places.scratch(), places.artifacts().join("stage")],
         log: places.logs().join("keeper.log"),
         connect_timeout_ms: 10_000,
     };
     let cancel_grace_ms = options.cancel_grace_ms;
-    Ok(HostConfig { keeper, scratch: places.state.join("scratch"), outputs, cancel_grace_ms })
+    Ok(HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms })
 }
 
 /// The workers that the journal knows and has not seen die.

@@ -88,6 +88,17 @@ impl Places {
     }
 
     #[must_use]
+    pub fn artifacts(&self) -> PathBuf {
+        self.state.join("artifacts")
+    }
+
+    /// Of attempts that run; nothing in it outlives its worker.
+    #[must_use]
+    pub fn scratch(&self) -> PathBuf {
+        self.state.join("scratch")
+    }
+
+    #[must_use]
     pub fn logs(&self) -> PathBuf {
         self.state.join("logs")
     }

@@ -48,6 +48,9 @@ pub struct KeeperConfig {
     /// The instance's runtime directory, 0700.
     pub dir: PathBuf,
     pub grace_ms: u64,
+    /// What a kernel that never comes back leaves: its socket, directories of half-done work. See
+    /// [`KeeperOptions::temporary`](crate::KeeperOptions::temporary).
+    pub temporary: Vec<PathBuf>,
     /// Appended to by the keeper.
     pub log: PathBuf,
     /// For dialing and starting together.
@@ -380,6 +383,9 @@ fn command(config: &KeeperConfig) -> io::Result<Command> {
     let mut command = Command::new(&config.binary);
     command.arg("keeper").args(["--instance", &config.instance]).arg("--dir").arg(&config.dir);
     command.args(["--grace-ms", &config.grace_ms.to_string()]);
+    for path in &config.temporary {
+        command.arg("--temporary").arg(path);
+    }
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_kept)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     Ok(command)

@@ -83,6 +83,18 @@ pub fn dial(path: &Path) -> io::Result<Link> {
     Ok(Link::new(socket))
 }
 
+/// Whether anybody listens at a path, of whatever kind. One who is too busy to say so does.
+pub fn is_answered(path: &Path) -> bool {
+    [SocketType::STREAM, SocketType::SEQPACKET].into_iter().any(|kind| {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None) else {
+            return true;
+        };
+        let Ok((_directory, address)) = address(path) else { return false };
+        matches!(rustix::net::connect(&socket, &address), Ok(()) | Err(rustix::io::Errno::AGAIN))
+    })
+}
+
 /// The next waiting connection of our own user; another user's is closed unheard.
 ///
 /// # Errors

@@ -8,11 +8,14 @@
 //! What it gives a worker by inheritance (tier 0): umask 077, no core files, no new privileges, no descriptor that it
 //! was not handed, a cleared environment, a higher place in the order in which the system kills for memory.
 //!
+//! When it ends without a kernel, it takes along what that one left: see [`temporary`].
+//!
 //! It never blocks on a peer: every socket is non-blocking, and one that does not read is closed.
 
 mod state;
 mod step;
 mod sys;
+mod temporary;
 mod zygote;
 
 use std::collections::BTreeMap;
@@ -32,6 +35,7 @@ use rustix::process::{Resource, Rlimit, Signal};
 use self::state::State;
 use self::step::{Action, Input, KernelId, ZygoteId};
 use self::sys::Peek;
+use self::temporary::Temporary;
 use crate::message::{FromKeeper, FromZygote, ToKeeper, ToWorker, ToZygote};
 use crate::procfs::{self, ProcessId};
 use crate::socket::{self, Link, Received};
@@ -59,6 +63,8 @@ pub struct KeeperOptions {
     pub dir: PathBuf,
     /// How long it waits for a kernel after its kernel died.
     pub grace_ms: u64,
+    /// Removed if it ends without a kernel: sockets nobody listens on, and what is in these directories.
+    pub temporary: Vec<PathBuf>,
 }
 
 /// The whole life of a keeper process. Call it first of all in `main`, on the only thread: it closes every inherited
@@ -95,6 +101,9 @@ struct Shell {
     /// The kernel's ends of streams whose workers are not forked yet.
     streams: BTreeMap<WorkerId, OwnedFd>,
     lifelines: BTreeMap<WorkerId, OwnedFd>,
+    /// Where a worker's attempts have their scratch; one that is killed does not clean up.
+    scratches: BTreeMap<WorkerId, PathBuf>,
+    temporary: Temporary,
     done: bool,
     _lock: File,
     /// Keeps the descriptor numbers that zygotes are given taken in this process.
@@ -146,6 +155,8 @@ impl Shell {
             zygotes: BTreeMap::new(),
             streams: BTreeMap::new(),
             lifelines: BTreeMap::new(),
+            scratches: BTreeMap::new(),
+            temporary: Temporary::new(options.temporary),
             done: false,
             _lock: lock,
             _reserved: reserved,
@@ -164,6 +175,9 @@ impl Shell {
             }
             self.reap();
             self.step(Input::Tick);
+        }
+        if self.kernel.is_none() {
+            self.temporary.remove();
         }
         drop(fs::remove_file(self.directory.join(SOCKET_NAME)));
     }
@@ -224,6 +238,7 @@ impl Shell {
 
     fn kernel_gone(&mut self) {
         if let Some((kernel, _)) = self.kernel.take() {
+            self.temporary.note();
             self.step(Input::KernelGone { kernel });
         }
     }
@@ -349,6 +364,8 @@ impl Shell {
             Action::Release(worker) => {
                 self.streams.remove(&worker);
                 self.lifelines.remove(&worker);
+                // Mostly it was never made. What is still written to it goes with the keeper's end, or the kernel's.
+                drop(self.scratches.remove(&worker).map(fs::remove_dir_all));
             }
             Action::SignalAll(signal) => signal_all(signal),
             Action::Exit => self.done = true,
@@ -392,6 +409,7 @@ impl Shell {
         }
         self.streams.insert(spawn.worker.clone(), stream);
         self.lifelines.insert(spawn.worker.clone(), lifeline);
+        self.scratches.insert(spawn.worker.clone(), PathBuf::from(&spawn.cwd));
         Ok(())
     }
 

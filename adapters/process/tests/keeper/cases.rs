@@ -136,10 +136,14 @@ async fn a_new_kernel_adopts_the_workers_of_one_that_was_killed() {
 
 async fn nothing_is_left_when_the_grace_has_passed() {
     let world = World::new(300);
+    let temporary = world.dir.path().join("temporary");
+    std::fs::create_dir(&temporary).unwrap();
+    std::fs::write(temporary.join("17"), "half").unwrap();
     let mut doomed = world.doomed_kernel(2).await;
     doomed.kill().await.unwrap();
     wait_until_alone();
     assert!(!world.dir.path().join("keeper.sock").exists());
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
     assert!(Keeper::connect(&world.config(), Epoch(2)).await.unwrap().is_none());
 }
 

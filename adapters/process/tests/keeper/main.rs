@@ -27,13 +27,22 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["keeper", "--instance", instance, "--dir", dir, "--grace-ms", grace_ms] => {
-            eclosion_process::main(KeeperOptions {
-                instance: instance.into(),
-                dir: dir.into(),
-                grace_ms: grace_ms.parse().unwrap(),
-            })
-        }
+        [
+            "keeper",
+            "--instance",
+            instance,
+            "--dir",
+            dir,
+            "--grace-ms",
+            grace_ms,
+            "--temporary",
+            temporary,
+        ] => eclosion_process::main(KeeperOptions {
+            instance: instance.into(),
+            dir: dir.into(),
+            grace_ms: grace_ms.parse().unwrap(),
+            temporary: vec![temporary.into()],
+        }),
         ["kernel", dir, grace_ms, workers] => {
             world::doomed_kernel(dir, grace_ms.parse().unwrap(), workers.parse().unwrap())
         }

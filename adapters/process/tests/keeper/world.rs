@@ -80,6 +80,7 @@ fn config(dir: &Path, grace_ms: u64) -> KeeperConfig {
         instance: "test".into(),
         dir: dir.to_owned(),
         grace_ms,
+        temporary: vec![dir.join("temporary")],
         log: dir.join("keeper.log"),
         connect_timeout_ms: 20_000,
     }
