@@ -5,4 +5,3 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "this crate is nothing but tests")]
 
 pub mod journal;
-pub mod loop_disk;
