@@ -35,17 +35,19 @@ pub struct Damage {
     pub promised: Seq,
     /// `None`: what there is, is right, but records at the end are missing.
     pub corrupt: Option<String>,
+    /// Which file is damaged and where, or the directory.
+    pub place: Option<String>,
     /// Where the files were copied to, or why they could not be.
     pub copy: Option<Result<PathBuf, String>>,
 }
 
 impl Damage {
     pub(crate) fn truncated(intact: Seq, promised: u64) -> Self {
-        Self { intact, promised: Seq(promised), corrupt: None, copy: None }
+        Self { intact, promised: Seq(promised), corrupt: None, place: None, copy: None }
     }
 
     pub(crate) fn corrupt(intact: Seq, what: impl Into<String>) -> Self {
-        Self { intact, promised: Seq(0), corrupt: Some(what.into()), copy: None }
+        Self { intact, promised: Seq(0), corrupt: Some(what.into()), place: None, copy: None }
     }
 
     fn help(&self) -> String {
@@ -74,7 +76,8 @@ impl std::fmt::Display for Damage {
             None => {
                 write!(f, "the journal ends with record {}, but {} was synced", self.intact, self.promised)
             }
-        }
+        }?;
+        self.place.as_ref().map_or(Ok(()), |place| write!(f, "; {place}"))
     }
 }
 

@@ -47,6 +47,7 @@ mod salvage;
 mod scan;
 mod syncer;
 mod upkeep;
+mod wal;
 mod writer;
 
 pub use error::Failure;

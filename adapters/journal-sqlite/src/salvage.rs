@@ -14,12 +14,16 @@ use eclosion_schemas::{Epoch, Seq};
 
 use crate::error::{self, Damage, Failure, io};
 use crate::mark::MarkFile;
-use crate::{Places, Position, database, mark, scan, writer};
+use crate::{Places, Position, database, mark, scan, wal, writer};
 
 const BATCH_RECORDS: usize = 1024;
 
-/// Copies the files beside the journal, once for each place where it ends.
+/// Says where the damage is, and copies the files beside the journal, once for each place where it ends.
 pub(crate) fn refuse(places: &Places, mut damage: Damage) -> Failure {
+    damage.place = Some(match wal::first_damage(&places.wal) {
+        Some(at) => format!("{} is damaged at byte {at}", places.wal.display()),
+        None => format!("it is in {}", places.directory.display()),
+    });
     damage.copy = Some(copy(places, damage.intact).map_err(|failure| failure.to_string()));
     damage.into()
 }

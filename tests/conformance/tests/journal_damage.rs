@@ -110,6 +110,8 @@ fn a_flipped_bit_in_a_synced_part_of_the_wal_is_refused_wherever_it_is() {
     flip(&directory.path().join("journal.db-wal"), 32 + 20 * 4120 + 100);
     let error = refused(directory.path(), "journal.truncated");
     assert!(error.message.contains("but 40 was synced"), "{error}");
+    let place = format!("journal.db-wal is damaged at byte {}", 32 + 20 * 4120);
+    assert!(error.message.contains(&place), "{error}");
 }
 
 /// Everything in the database file, nothing in the WAL.
