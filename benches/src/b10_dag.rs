@@ -121,6 +121,7 @@ fn flow() -> FlowSpec {
         description: String::new(),
         code: source().to_string_lossy().into_owned(),
         code_hash: "bench".into(),
+        source: None,
         environment: eclosion_schemas::flow::EnvironmentSpec::default(),
         parameters: BTreeMap::new(),
         tasks: (0..LAYERS).map(layer).collect(),

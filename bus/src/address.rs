@@ -1,7 +1,7 @@
 //! Names on the bus: [`Address`], [`Subject`], [`Filter`].
 //!
 //! A subject is `chunk("/"chunk)*`: at most 16 chunks and 255 bytes, each chunk of the characters that identifiers
-//! may have (`A-Z a-z 0-9 - _ . : = + ~ [ ]`), with an optional `@` in front. An address is a subject behind a `/`.
+//! may have ([`NAME_CHARACTERS`]), with an optional `@` in front. An address is a subject behind a `/`.
 //! A filter is a subject in which a whole chunk may be `*` (any one chunk) and the last may be `**` (any tail, the
 //! empty one too: `run/7k2/**` includes `run/7k2`).
 //!
@@ -13,6 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use eclosion_schemas::ids::{NAME_CHARACTERS, has_name_characters};
 use serde::{Deserialize, Serialize};
 
 /// Most chunks in a name.
@@ -33,7 +34,7 @@ pub struct InvalidName {
 impl From<InvalidName> for eclosion_schemas::Error {
     fn from(why: InvalidName) -> Self {
         Self::invalid("name.malformed", why.to_string())
-            .help("chunks of A-Z a-z 0-9 - _ . : = + ~ [ ] with `/` between them; `*` and `**` in filters")
+            .help(format!("chunks of {NAME_CHARACTERS} with `/` between them; `*` and `**` in filters"))
     }
 }
 
@@ -42,11 +43,7 @@ fn check_chunk(chunk: &str) -> Result<(), &'static str> {
     if bare.is_empty() {
         return Err("a chunk is empty");
     }
-    if bare.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:=+~[]".contains(&b)) {
-        Ok(())
-    } else {
-        Err("a chunk has a character outside A-Z a-z 0-9 - _ . : = + ~ [ ]")
-    }
+    if has_name_characters(bare) { Ok(()) } else { Err("a chunk has a character that names do not have") }
 }
 
 fn check_name(text: &str, wildcards: bool) -> Result<(), &'static str> {

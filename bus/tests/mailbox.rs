@@ -22,6 +22,15 @@ fn what_is_queued_waits_for_the_next_incarnation() {
 }
 
 #[test]
+fn a_request_is_given_to_its_own_operation_alone() {
+    let fixture = fixture();
+    fixture.tell(1);
+    let message = fixture.take().unwrap();
+    // Both have requests of one type.
+    assert_eq!((message.request::<Double>(), message.request::<Count>()), (Some(&Note(1)), None));
+}
+
+#[test]
 fn control_is_taken_before_data_that_came_earlier() {
     let fixture = fixture_of(2, WhenFull::Refuse);
     fixture.tell(1);

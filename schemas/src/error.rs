@@ -156,6 +156,24 @@ impl Error {
         self
     }
 
+    /// Ends the help with the command to run next, unless it names one already.
+    ///
+    /// ```
+    /// let error = eclosion_schemas::Error::invalid("flow.parameter", "there is no `sede`");
+    /// let error = error.help("did you mean `seed`?").next("eclosion validate flow.toml");
+    /// assert_eq!(error.help.as_deref(), Some("did you mean `seed`? Then: eclosion validate flow.toml"));
+    /// ```
+    #[must_use]
+    pub fn next(mut self, command: &str) -> Self {
+        self.help = Some(match self.help {
+            None => command.to_owned(),
+            Some(help) if help.contains("eclosion ") => help,
+            Some(help) if help.ends_with(['?', '.']) => format!("{help} Then: {command}"),
+            Some(help) => format!("{help}; then: {command}"),
+        });
+        self
+    }
+
     pub fn invalid(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(Code::Invalid, reason, message)
     }

@@ -54,6 +54,9 @@ pub struct FlowSpec {
     /// The hash of every `.py` file below `code`; filled in by whoever submits.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub code_hash: String,
+    /// What to name to run it again: an absolute `flow.toml`, or `FILE.py:flow`; filled in by whoever submits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     #[serde(default)]
     pub environment: EnvironmentSpec,
     #[serde(default)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// An identifier that is not well formed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} `{value}` must be 1 to {max} characters of A-Z a-z 0-9 - _ . : = + ~ [ ]")]
+#[error("{kind} `{value}` must be 1 to {max} characters of {NAME_CHARACTERS}")]
 pub struct InvalidId {
     pub kind: &'static str,
     pub value: String,
@@ -22,10 +22,17 @@ pub struct InvalidId {
 /// Longest identifier in bytes; a subject has room for several of them.
 pub const ID_BYTES_MAX: usize = 96;
 
+/// What identifiers and the chunks of subjects are written with, as refusals say it.
+pub const NAME_CHARACTERS: &str = "A-Z a-z 0-9 - _ . : = + ~ [ ]";
+
+/// Whether every character is one of [`NAME_CHARACTERS`]; the empty text is fine here.
+#[must_use]
+pub fn has_name_characters(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:=+~[]".contains(&b))
+}
+
 fn is_id(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= ID_BYTES_MAX
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:=+~[]".contains(&b))
+    !text.is_empty() && text.len() <= ID_BYTES_MAX && has_name_characters(text)
 }
 
 macro_rules! string_id {

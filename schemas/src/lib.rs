@@ -5,7 +5,8 @@
 //!
 //! Reading order: [`ids`] (newtypes), [`error`] (what a refusal says), [`operation`] (the open table), [`ops`]
 //! (the kernel's operations), [`events`] (the facts in the journal), [`flow`] (flow files), [`payload`] (values
-//! between steps), [`certificate`] and [`pending`] (why), [`frame`] and [`codec`] (bytes), [`secret`].
+//! between steps), [`certificate`] and [`pending`] (why), [`frame`] and [`codec`] (bytes), [`secret`], [`suggest`] (the name
+//! that was meant).
 
 pub mod certificate;
 pub mod codec;
@@ -19,6 +20,7 @@ pub mod ops;
 pub mod payload;
 pub mod pending;
 pub mod secret;
+pub mod suggest;
 pub mod view;
 
 pub use error::{Code, Error, Retry};

@@ -32,6 +32,12 @@ impl Payload {
     pub fn of<T: Serialize>(value: &T) -> Self {
         Self { body: rmp_serde::to_vec_named(value).unwrap_or_default().into(), parts: Vec::new() }
     }
+
+    /// The body and all parts together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().fold(self.body.len() as u64, |sum, part| sum.saturating_add(part.bytes))
+    }
 }
 
 /// A large piece of a value: a file in the artifact store.

@@ -58,6 +58,8 @@ pub struct RunView {
     pub seed: u64,
     /// The hash of flow, code, environment, parameters and seed.
     pub content: String,
+    /// Left out in `run.list`.
+    #[serde(default)]
     pub parameters: BTreeMap<String, serde_json::Value>,
     pub started_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,9 +68,13 @@ pub struct RunView {
     pub counts: BTreeMap<TaskState, u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
-    /// The output of the result task, once succeeded.
+    /// The output of the result task, once succeeded. Whole in `run.get`, left out in `run.list`; in what is published
+    /// left out where it is long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Payload>,
+    /// How long the result is, its files included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_bytes: Option<u64>,
     /// The journal position that this view reflects.
     pub seq: Seq,
 }

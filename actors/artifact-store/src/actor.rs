@@ -8,7 +8,6 @@ use eclosion_kernel::journal::{Projection, Record};
 use eclosion_schemas::EffectId;
 use eclosion_schemas::error::Error;
 use eclosion_schemas::events::StepCommitted;
-use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::artifact::{ADDRESS, Get, Lineage, List};
 
 use crate::files::{Files, Objects, Resolve};
@@ -49,8 +48,7 @@ impl Actor for ArtifactActor {
     fn command(&self, message: &Message) -> Result<Command, Error> {
         if let Some(request) = message.request::<List>() {
             Ok(Command::List(request.clone()))
-        } else if let Some(request) = message.request::<Get>().filter(|_| message.operation == Get::NAME) {
-            // `artifact.lineage` has a request of the same type: only their names tell them apart.
+        } else if let Some(request) = message.request::<Get>() {
             Ok(Command::Get(request.clone()))
         } else if let Some(request) = message.request::<Lineage>() {
             Ok(Command::Lineage(request.clone()))

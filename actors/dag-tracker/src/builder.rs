@@ -52,6 +52,7 @@ impl Flow {
             description: String::new(),
             code: ".".into(),
             code_hash: String::new(),
+            source: None,
             environment: EnvironmentSpec::default(),
             parameters: BTreeMap::new(),
             tasks: BTreeMap::new(),

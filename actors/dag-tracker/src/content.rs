@@ -30,7 +30,7 @@ pub(crate) fn content(
     let mut shape = json!(flow);
     if let Value::Object(fields) = &mut shape {
         // Said below, or without influence on what is computed.
-        for field in ["environment", "parameters", "description", "code_hash"] {
+        for field in ["environment", "parameters", "description", "code_hash", "source"] {
             fields.remove(field);
         }
         if !flow.code_hash.is_empty() {

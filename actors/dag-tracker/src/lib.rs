@@ -18,7 +18,6 @@ pub mod load;
 pub mod plan;
 pub mod rows;
 pub mod state;
-mod suggest;
 pub mod view;
 pub mod why;
 

@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use eclosion_schemas::Error;
 use eclosion_schemas::flow::FlowSpec;
-
-use crate::suggest::hint;
+use eclosion_schemas::suggest::hint;
 
 /// A longer text is no flow file; it is not even parsed.
 const TEXT_BYTES_MAX: usize = 256 * 1024;

@@ -19,11 +19,11 @@ use std::sync::Arc;
 use eclosion_schemas::events::RunStarted;
 use eclosion_schemas::flow::{Backoff, EnvironmentSpec, FLOW_SCHEMA, FlowSpec, Priority};
 use eclosion_schemas::ops::run::TaskPlan;
+use eclosion_schemas::suggest::hint;
 use eclosion_schemas::{EnvironmentId, Error, Payload};
 use serde_json::Value;
 
 use crate::content;
-use crate::suggest::hint;
 pub(crate) use template::{Place, fill_item};
 
 /// Instances of all tasks of a run together.
@@ -42,6 +42,10 @@ pub struct Plan {
     pub(crate) spec: EnvironmentSpec,
     pub(crate) environment: EnvironmentId,
     pub(crate) parameters: BTreeMap<String, Value>,
+    /// Of the parameters, those that differ from the flow's own.
+    pub(crate) set: Vec<String>,
+    /// What the flow was read from.
+    pub(crate) source: Option<String>,
     pub(crate) seed: u64,
     pub(crate) content: String,
     pub(crate) tasks: Vec<Task>,
@@ -157,6 +161,8 @@ impl Plan {
         result: Option<usize>,
     ) -> Self {
         let Identity { environment, parameters, seed, content } = identity;
+        let is_set = |(name, value): &(&String, &Value)| flow.parameters.get(*name) != Some(*value);
+        let set = parameters.iter().filter(is_set).map(|(name, _)| name.clone()).collect();
         Self {
             flow: flow.name.clone(),
             code: flow.code.clone(),
@@ -164,6 +170,8 @@ impl Plan {
             spec: flow.environment.clone(),
             environment,
             parameters,
+            set,
+            source: flow.source.clone(),
             seed,
             content,
             tasks,

@@ -108,6 +108,7 @@ fn list_rows(event: &RunFinished, record: &Record) -> Vec<RowChange> {
         counts: summary.counts.clone(),
         error: event.error.clone(),
         result: None,
+        result_bytes: None,
         seq: record.seq,
     };
     let value = encoded(&(summary.started_seq, view));

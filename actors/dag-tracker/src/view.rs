@@ -1,25 +1,39 @@
 //! What readers see of runs and tasks, from the state or, for older runs, from rows.
 
+use std::collections::BTreeMap;
+
 use eclosion_kernel::core::Reads;
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::ops::run::{GetReply, ListReply, ListRequest, RunRequest};
 use eclosion_schemas::pending::PendingReason;
+use eclosion_schemas::suggest::nearest;
 use eclosion_schemas::view::{RunView, TaskView};
-use eclosion_schemas::{Error, RunId, TaskId};
+use eclosion_schemas::{Error, Part, Payload, RunId, TaskId};
 
 use crate::rows;
 use crate::state::{Gone, Instance, Phase, Run, Slot, State, Touch};
-use crate::suggest::nearest;
 
 /// Rows of older runs that one list looks at.
 pub(crate) const LIST_ROWS_MAX: u32 = 1_000;
+/// The states of runs are kept for new subscribers, every one of them; a longer result is asked for with `run.get`.
+const RESULT_PUBLISHED_BYTES_MAX: usize = 4 * 1024;
+/// Of a part in a view, beside its codec and its name: digest, size and the names of the fields.
+const PART_BYTES: usize = 128;
 /// Unfinished tasks that one pending reason names.
 const UPSTREAM_MAX: usize = 16;
 
-/// The head of a run, if it is in memory.
+/// The head of a run as it is published, if it is in memory: a long result is left out.
 #[must_use]
 pub fn run_view(state: &State, run: &RunId) -> Option<RunView> {
-    state.run(run).map(head)
+    let mut view = state.run(run).map(head)?;
+    view.result = view.result.filter(|result| carried_bytes(result) <= RESULT_PUBLISHED_BYTES_MAX);
+    Some(view)
+}
+
+/// What a payload adds to a view: its body, and what is said of each part.
+fn carried_bytes(payload: &Payload) -> usize {
+    let of_part = |part: &Part| PART_BYTES + part.codec.len() + part.name.as_ref().map_or(0, String::len);
+    payload.body.len() + payload.parts.iter().map(of_part).sum::<usize>()
 }
 
 /// Its tasks in an order in which they can run; empty if it is not in memory.
@@ -88,8 +102,14 @@ pub(crate) fn head(run: &Run) -> RunView {
         counts: run.counts.clone(),
         error: run.error.as_deref().cloned(),
         result: run.result.clone(),
+        result_bytes: run.result.as_ref().map(Payload::bytes),
         seq: run.seq,
     }
+}
+
+/// As a list shows it, and [`crate::rows`] keep it.
+fn row(run: &Run) -> RunView {
+    RunView { parameters: BTreeMap::new(), result: None, result_bytes: None, ..head(run) }
 }
 
 pub(crate) fn tasks(run: &Run) -> Vec<TaskView> {
@@ -151,7 +171,7 @@ pub(crate) fn get(state: &State, reads: &Reads, request: &RunRequest) -> Result<
 pub(crate) fn list(state: &State, reads: &Reads, request: &ListRequest) -> ListReply {
     let wanted = |view: &RunView| request.state.is_none_or(|state| view.state == state);
     let in_memory =
-        state.index.started.iter().rev().filter_map(|(seq, id)| Some((*seq, head(state.run(id)?))));
+        state.index.started.iter().rev().filter_map(|(seq, id)| Some((*seq, row(state.run(id)?))));
     let older =
         rows::listed(reads, request).into_iter().filter(|(_, view)| !state.runs.contains_key(&view.run));
     let mut runs: Vec<_> = in_memory.chain(older).filter(|(_, view)| wanted(view)).collect();

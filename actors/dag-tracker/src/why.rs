@@ -5,16 +5,19 @@
 
 use eclosion_kernel::core::Reads;
 use eclosion_schemas::ops::run::{WhyReply, WhyRequest};
+use eclosion_schemas::suggest::hint;
 use eclosion_schemas::view::{RunState, TaskState, TaskView};
 use eclosion_schemas::{Error, TaskId};
+use serde_json::Value;
 
 use crate::rows;
 use crate::state::{Run, State};
-use crate::suggest::hint;
 use crate::view::{no_run, task_at, tasks};
 
 /// Tasks of one kind that are named one by one.
 const NAMED_MAX: usize = 5;
+/// A longer command helps nobody.
+const COMMAND_BYTES_MAX: usize = 1024;
 
 pub(crate) fn why(state: &State, reads: &Reads, request: &WhyRequest) -> Result<WhyReply, Error> {
     let older;
@@ -78,8 +81,38 @@ fn run_finding(run: &Run) -> String {
             let error =
                 run.error.as_ref().map(|error| error.message.as_str()).unwrap_or("no reason was recorded");
             let outcome = if run.state == RunState::Failed { "failed" } else { "was cancelled" };
-            format!("Run {id} {outcome}: {error}. Run it again: eclosion run … --new")
+            format!("Run {id} {outcome}: {error}. {}", again(run))
         }
+    }
+}
+
+/// The command that runs the same again: a finished run attaches nobody.
+fn again(run: &Run) -> String {
+    let plan = &run.plan;
+    let set = plan.set.iter().filter_map(|name| {
+        let value = match plan.parameters.get(name)? {
+            // What would be read as something else is quoted as JSON is.
+            Value::String(text) if serde_json::from_str::<Value>(text).is_err() => text.clone(),
+            value => value.to_string(),
+        };
+        Some(format!(" --set {}", shell_word(&format!("{name}={value}"))))
+    });
+    let command = plan.source.as_ref().map(|source| {
+        let set: String = set.collect();
+        format!("eclosion run {}{set}", shell_word(source))
+    });
+    match command {
+        Some(command) if command.len() <= COMMAND_BYTES_MAX => format!("Run it again: {command}"),
+        _ => format!("See what it ran: eclosion runs show {}", run.id),
+    }
+}
+
+/// One word to a shell, whatever is in it.
+fn shell_word(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b);
+    match !text.is_empty() && text.bytes().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -99,14 +132,15 @@ fn task_findings(task: &TaskView) -> Vec<String> {
         }
         TaskState::Backoff => {
             format!(
-                "`{id}` failed {} times and waits before the next attempt: {message}. Read on: eclosion logs {run} {id}",
-                task.failures
+                "`{id}` failed {} and waits before the next attempt: {message}. Read on: eclosion logs {run} {id}",
+                counted(task.failures, "time")
             )
         }
         TaskState::Succeeded => format!("`{id}` has succeeded in attempt {}.", task.attempt),
+        TaskState::Failed if task.attempt.0 == 0 => format!("`{id}` never started: {message}."),
         TaskState::Failed => format!(
-            "`{id}` failed after {} attempts: {message}. Read on: eclosion logs {run} {id}",
-            task.attempt
+            "`{id}` failed after {}: {message}. Read on: eclosion logs {run} {id}",
+            counted(task.attempt.0, "attempt")
         ),
         TaskState::Cancelled => format!("`{id}` was stopped because the run was cancelled."),
         TaskState::Skipped => {
@@ -131,6 +165,10 @@ fn upstream(task: &TaskView) -> String {
         _ => None,
     });
     reasons.flatten().map(|task| format!("`{task}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn counted(count: u32, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
 fn in_words(state: TaskState) -> &'static str {

@@ -258,10 +258,17 @@ impl State {
         })
     }
 
-    /// Why this environment cannot serve that wish, if it has failed after the wish was made.
+    /// When this environment failed and why, unless it is being built again.
+    pub(crate) fn failure_of(&self, environment: &EnvironmentId) -> Option<(Seq, &Error)> {
+        match &self.environments.get(environment)?.phase {
+            EnvironmentPhase::Failed { at, error } => Some((*at, error)),
+            _ => None,
+        }
+    }
+
+    /// Whether this environment has failed after the wish was made.
     pub(crate) fn failed_for(&self, environment: &EnvironmentId, wish: EffectId) -> bool {
-        let phase = self.environments.get(environment).map(|environment| &environment.phase);
-        matches!(phase, Some(EnvironmentPhase::Failed { at, .. }) if wish.seq < *at)
+        self.failure_of(environment).is_some_and(|(at, _)| wish.seq < at)
     }
 
     pub(crate) fn running_of(&self, tenant: &Tenant) -> u32 {
@@ -269,46 +276,48 @@ impl State {
     }
 }
 
+const OWN: [&str; 11] = [
+    EnvironmentRequested::KIND,
+    EnvironmentReady::KIND,
+    EnvironmentFailed::KIND,
+    WorkerRequested::KIND,
+    WorkerStarted::KIND,
+    WorkerStopping::KIND,
+    WorkerDied::KIND,
+    AttemptStarted::KIND,
+    AttemptStopped::KIND,
+    AttemptWaiting::KIND,
+    AttemptRefused::KIND,
+];
+/// Decided by the DAG tracker and by arbitration.
+const FOREIGN: [&str; 8] = [
+    RunStarted::KIND,
+    RunCancelling::KIND,
+    RunFinished::KIND,
+    StepCommitted::KIND,
+    StepFailed::KIND,
+    LeaseGranted::KIND,
+    LeaseRefused::KIND,
+    LeaseReleased::KIND,
+];
+const FOLDED: [&str; OWN.len() + FOREIGN.len()] = {
+    let mut kinds = [""; OWN.len() + FOREIGN.len()];
+    let mut at = 0;
+    while at < kinds.len() {
+        kinds[at] = if at < OWN.len() { OWN[at] } else { FOREIGN[at - OWN.len()] };
+        at += 1;
+    }
+    kinds
+};
+
 impl Core for Pool {
     type State = State;
     type Volatile = Line;
     type Command = Command;
     type Effect = Effect;
 
-    const DECIDES: &'static [&'static str] = &[
-        EnvironmentRequested::KIND,
-        EnvironmentReady::KIND,
-        EnvironmentFailed::KIND,
-        WorkerRequested::KIND,
-        WorkerStarted::KIND,
-        WorkerStopping::KIND,
-        WorkerDied::KIND,
-        AttemptStarted::KIND,
-        AttemptStopped::KIND,
-        AttemptWaiting::KIND,
-        AttemptRefused::KIND,
-    ];
-    const FOLDS: &'static [&'static str] = &[
-        RunStarted::KIND,
-        RunCancelling::KIND,
-        RunFinished::KIND,
-        StepCommitted::KIND,
-        StepFailed::KIND,
-        LeaseGranted::KIND,
-        LeaseRefused::KIND,
-        LeaseReleased::KIND,
-        EnvironmentRequested::KIND,
-        EnvironmentReady::KIND,
-        EnvironmentFailed::KIND,
-        WorkerRequested::KIND,
-        WorkerStarted::KIND,
-        WorkerStopping::KIND,
-        WorkerDied::KIND,
-        AttemptStarted::KIND,
-        AttemptStopped::KIND,
-        AttemptWaiting::KIND,
-        AttemptRefused::KIND,
-    ];
+    const DECIDES: &'static [&'static str] = &OWN;
+    const FOLDS: &'static [&'static str] = &FOLDED;
 
     fn decide(
         &self,

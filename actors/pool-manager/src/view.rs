@@ -25,6 +25,7 @@ pub fn status(
     let pending = line.wishes().take(PENDING_SHOWN_MAX).zip(0..);
     StatusReply {
         workers: workers(state, epoch),
+        died: state.dead.iter().map(|dead| dead.certificate.clone()).collect(),
         environments: environments(state, now),
         workers_max: options.workers_max,
         waiting: u32::try_from(line.len()).unwrap_or(u32::MAX),
@@ -32,11 +33,10 @@ pub fn status(
     }
 }
 
-/// The living, and the last of the dead.
+/// The living.
 #[must_use]
 pub fn workers(state: &State, epoch: Epoch) -> Vec<WorkerView> {
-    let alive = state.workers.iter().map(|(id, worker)| worker_view(id, worker, epoch));
-    state.dead.iter().map(dead).chain(alive).collect()
+    state.workers.iter().map(|(id, worker)| worker_view(id, worker, epoch)).collect()
 }
 
 /// The ids of the living and of the last of the dead.

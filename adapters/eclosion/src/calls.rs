@@ -200,7 +200,7 @@ impl Calls {
     /// A worker for one call.
     ///
     /// # Errors
-    /// `cancelled` once nobody waits any more, or what the pool manager says.
+    /// `cancelled` once nobody waits any more, what the environment says that cannot be built, or the pool manager.
     async fn acquire(
         &self,
         environment: &EnvironmentId,
@@ -247,6 +247,9 @@ impl Calls {
             let request = ReserveRequest { ticket, environment: environment.clone(), spec: spec.clone() };
             match self.bus()?.ask::<Reserve>(request).await {
                 Ok(reply) => {
+                    if let Some(error) = reply.error {
+                        return Err(error);
+                    }
                     if let Some(worker) = reply.worker {
                         let now = Instant::now();
                         return Ok(Lease { ticket, worker, renewed: now, used: now });

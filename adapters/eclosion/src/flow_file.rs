@@ -54,7 +54,7 @@ fn from_file(path: &Path) -> Result<FlowSpec, Error> {
             .help("eclosion run FLOW.toml"));
         }
     };
-    complete(spec, path)
+    complete(spec, path, None)
 }
 
 fn unreadable(path: &Path, why: &std::io::Error) -> Error {
@@ -91,11 +91,13 @@ async fn described(path: &Path, name: &str, python_path: &[PathBuf]) -> Result<F
         );
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    complete(load::from_json(&text, &path.display().to_string())?, &path)
+    complete(load::from_json(&text, &path.display().to_string())?, &path, Some(name))
 }
 
-/// Absolute code root, and its hash.
-fn complete(mut spec: FlowSpec, file: &Path) -> Result<FlowSpec, Error> {
+/// Absolute code root, and its hash; and what names this flow anywhere: the file, and in Python the flow in it.
+fn complete(mut spec: FlowSpec, file: &Path, name: Option<&str>) -> Result<FlowSpec, Error> {
+    let source = file.canonicalize().map_err(|why| unreadable(file, &why))?.display().to_string();
+    spec.source = Some(name.map_or_else(|| source.clone(), |name| format!("{source}:{name}")));
     let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let root = beside.join(&spec.code);
     let root = root.canonicalize().map_err(|why| {
@@ -162,6 +164,8 @@ mod tests {
         fs::write(directory.path().join("steps.py"), "def a(): return 1\n").unwrap();
         let first = read(file.to_str().unwrap(), &[]).await.unwrap();
         assert!(Path::new(&first.code).is_absolute());
+        let source = file.canonicalize().unwrap().display().to_string();
+        assert_eq!(first.source, Some(source));
         fs::write(directory.path().join("steps.py"), "def a(): return 2\n").unwrap();
         assert_ne!(read(file.to_str().unwrap(), &[]).await.unwrap().code_hash, first.code_hash);
     }

@@ -117,6 +117,12 @@ async fn a_call_is_answered_refused_or_given_up_and_the_worker_serves_the_next()
     assert!(died.message.contains("code 3"), "{died}");
     assert_ne!(scene.call("functions:pid", json!({})).await, before);
 
+    // Nobody waits for an environment that cannot be built, though the call had a minute.
+    let mut unbuildable = scene.request("functions:add", &json!({"x": 2, "y": 3}));
+    unbuildable.environment.requirements = vec!["mine @ file:///nowhere/mine".into()];
+    let unbuilt = scene.kernel.bus().ask::<Call>(unbuildable).deadline(PATIENCE).await.unwrap_err();
+    assert_eq!((unbuilt.code, unbuilt.reason.as_str()), (Code::Invalid, "environment.resolve"));
+
     let status = scene.kernel.bus().ask::<Status>(StatusRequest {}).await.unwrap();
     assert_eq!(status.waiting, 0);
     scene.kernel.shutdown().await;

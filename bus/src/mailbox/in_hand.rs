@@ -68,10 +68,13 @@ impl<R: ?Sized> Envelope<R> {
 }
 
 impl Message {
-    /// The typed request; `None` if the operation's request is another type.
+    /// The typed request; `None` if the message is of another operation, even one whose request has the same type.
     #[inline]
     #[must_use]
     pub fn request<O: Operation>(&self) -> Option<&O::Request> {
+        if self.operation != O::NAME {
+            return None;
+        }
         self.request_any().downcast_ref()
     }
 

@@ -480,6 +480,8 @@ class FlowSpec(_Wire, kw_only=True):
     parameters: dict[str, Any] = {}
     result: str | None = None
     schema: str
+    # What to name to run it again: an absolute `flow.toml`, or `FILE.py:flow`; filled in by whoever submits.
+    source: str | None = None
     tasks: dict[str, TaskSpec]
 
 
@@ -536,9 +538,13 @@ class RunView(_Wire, kw_only=True):
     error: Error | None = None
     finished_at: Timestamp | None = None
     flow: str
-    parameters: dict[str, Any]
-    # The output of the result task, once succeeded.
+    # Left out in `run.list`.
+    parameters: dict[str, Any] = {}
+    # The output of the result task, once succeeded. Whole in `run.get`, left out in `run.list`; in what is
+    # published left out where it is long.
     result: Payload | None = None
+    # How long the result is, its files included.
+    result_bytes: int | None = None
     run: RunId
     seed: int
     # The journal position that this view reflects.

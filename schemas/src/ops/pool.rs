@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::arbitration::Waiting;
 use super::operation;
 use super::task::{Execute, example_fence, example_worker};
-use crate::certificate::Death;
+use crate::certificate::{Death, DeathCertificate};
 use crate::error::Error;
 use crate::flow::{EnvironmentSpec, Priority};
 use crate::ids::{EffectId, EnvironmentId, Fence, Tenant, Timestamp, WorkerId};
@@ -201,7 +201,11 @@ pub struct StatusRequest {}
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "PoolStatusReply")]
 pub struct StatusReply {
+    /// The living.
     pub workers: Vec<WorkerView>,
+    /// How the last of the others died, newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub died: Vec<DeathCertificate>,
     pub environments: Vec<EnvironmentView>,
     pub workers_max: u32,
     /// Wishes not answered yet.
@@ -269,6 +273,9 @@ pub struct ReserveReply {
     /// Nothing yet: one is being started or waited for; ask again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerId>,
+    /// There will be none: the environment was built in vain since this ticket was first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
 }
 
 operation!(Reserve {

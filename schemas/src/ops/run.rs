@@ -218,6 +218,7 @@ fn example_flow() -> FlowSpec {
         description: String::new(),
         code: "/home/ada/flow".into(),
         code_hash: String::new(),
+        source: None,
         environment: crate::flow::EnvironmentSpec::default(),
         parameters: BTreeMap::new(),
         tasks: BTreeMap::from([("load".to_owned(), task)]),

@@ -55,6 +55,7 @@ impl World {
             description: String::new(),
             code: "/".into(),
             code_hash: String::new(),
+            source: None,
             environment: EnvironmentSpec::default(),
             parameters: BTreeMap::new(),
             tasks: BTreeMap::new(),

@@ -7,10 +7,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use eclosion_schemas::suggest::hint;
 use eclosion_schemas::{Error, Payload};
 use serde_json::Value;
-
-use crate::suggest::hint;
 
 /// Lists and maps inside each other in one argument; the journal's decoder has a limit too.
 const NESTING_MAX: usize = 16;

@@ -6,7 +6,7 @@ use eclosion_schemas::certificate::DeathCertificate;
 use eclosion_schemas::events::{AttemptRefused, AttemptStarted, RunFinished, StepCommitted, StepFailed};
 use eclosion_schemas::flow::Backoff;
 use eclosion_schemas::view::RunState;
-use eclosion_schemas::{Code, EffectId, Error};
+use eclosion_schemas::{Code, EffectId, Error, RunId, TaskId};
 
 use super::fold::Fold;
 use super::run::{Output, Phase, Run, Slot};
@@ -173,7 +173,7 @@ impl Run {
         wanted: bool,
         fold: &mut Fold<'_>,
     ) {
-        let cancelled = self.state == RunState::Cancelling;
+        let (id, cancelled) = (self.id.clone(), self.state == RunState::Cancelling);
         let Some(instance) = self.instance_mut(slot).filter(|instance| !instance.phase.is_final()) else {
             return;
         };
@@ -188,7 +188,7 @@ impl Run {
             return self.enter(slot, Phase::Cancelled, fold);
         }
         if instance.lost >= LOST_WORKERS_MAX {
-            let error = quarantine(&instance.certificates);
+            let error = quarantine(&id, &instance.certificates);
             return self.fail(slot, Arc::new(error), fold);
         }
         self.wish(slot, fold);
@@ -215,7 +215,7 @@ impl Run {
         let Some(instance) = self.instance_mut(slot) else { return };
         instance.error = Some(Arc::clone(&error));
         if self.error.is_none() {
-            self.error = self.instance(slot).map(|instance| Arc::new(of_run(&error, instance.id.as_str())));
+            self.error = self.instance(slot).map(|instance| Arc::new(self.of_run(&error, &instance.id)));
         }
         self.enter(slot, Phase::Failed, fold);
         let mut failed = vec![slot.task as usize];
@@ -228,6 +228,14 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Its error because of the error of one of its tasks; the exception itself stays with the task.
+    fn of_run(&self, error: &Error, task: &TaskId) -> Error {
+        let mut of_run = error.clone();
+        of_run.message = format!("task `{task}` failed: {}", error.message);
+        of_run.remote = None;
+        of_run.next(&format!("eclosion why {}", self.id))
     }
 
     fn skip_waiting(&mut self, task: usize, fold: &mut Fold<'_>) {
@@ -299,20 +307,13 @@ fn delay_ms(backoff: &Backoff, failures: u32, jitter_per_mille: u64) -> u64 {
     delay_ms - delay_ms.saturating_mul(jitter_per_mille) / 1_000
 }
 
-fn quarantine(certificates: &[Arc<DeathCertificate>]) -> Error {
+fn quarantine(run: &RunId, certificates: &[Arc<DeathCertificate>]) -> Error {
     let deaths =
         certificates.iter().map(|certificate| format!("{} {}", certificate.worker, certificate.death));
     let message = format!("{LOST_WORKERS_MAX} workers died while computing it; it is not tried again");
-    let error = Error::new(Code::Unavailable, "task.quarantined", message).help(
-        "look at the last lines of each worker: eclosion why RUN; then run it with less input or more memory",
+    let help = format!(
+        "look at the last lines of each worker: eclosion why {run}; then run it with less input or more memory"
     );
+    let error = Error::new(Code::Unavailable, "task.quarantined", message).help(help);
     deaths.fold(error, Error::cause)
-}
-
-/// The error of a run because of the error of one of its tasks; the exception itself stays with the task.
-fn of_run(error: &Error, task: &str) -> Error {
-    let mut of_run = error.clone();
-    of_run.message = format!("task `{task}` failed: {}", error.message);
-    of_run.remote = None;
-    of_run
 }

@@ -23,9 +23,7 @@ pub(super) fn decide(
         Command::EnvironmentBuilt(request) => environment_built(state, request),
         Command::Survivors(live) => Ok(survivors(options, state, line, reads, live, now)),
         Command::Reserve(request) => {
-            let worker = line.reserve(request, now.plus_ms(RESERVED_MS));
-            let worker = worker.or_else(|| settle::give_idle(state, line, reads.epoch(), request));
-            Ok(Decision::reply(pool::ReserveReply { worker }))
+            Ok(Decision::reply(reserve(state, line, reads.epoch(), request, now.plus_ms(RESERVED_MS))))
         }
         Command::Unreserve(request) => {
             line.unreserve(request.ticket);
@@ -55,6 +53,23 @@ fn dispatch(
         }
     }
     Ok(Decision::reply(pool::Taken {}))
+}
+
+/// An environment that has failed before is built again for whoever comes now; what it says then is the answer.
+fn reserve(
+    state: &State,
+    line: &mut Line,
+    epoch: Epoch,
+    request: &pool::ReserveRequest,
+    until: Timestamp,
+) -> pool::ReserveReply {
+    let failure = state.failure_of(&request.environment).map(|(at, _)| at);
+    let call = line.reserve(request, failure, until);
+    let (worker, error) = (call.worker.clone(), call.error.clone());
+    if worker.is_some() || error.is_some() {
+        return pool::ReserveReply { worker, error };
+    }
+    pool::ReserveReply { worker: settle::give_idle(state, line, epoch, request), error: None }
 }
 
 /// A lease that was asked for is given back by what folds `attempt.refused`.

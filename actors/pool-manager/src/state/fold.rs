@@ -249,6 +249,7 @@ fn forget_lease(state: &mut State, wish: EffectId) {
 }
 
 fn environment_requested(state: &mut State, event: &EnvironmentRequested, record: &Record) {
+    drop_failed_environments(state);
     let effect = EffectId { seq: record.seq, n: 0 };
     let environment = Environment {
         spec: event.spec.clone(),
@@ -265,9 +266,7 @@ fn environment_requested(state: &mut State, event: &EnvironmentRequested, record
 
 fn environment_ready(state: &mut State, event: &EnvironmentReady, at: Timestamp) {
     let Some(environment) = state.environments.get_mut(&event.environment) else { return };
-    if let EnvironmentPhase::Building { effect } = environment.phase {
-        state.outstanding.remove(&effect);
-    }
+    end_build(&mut state.outstanding, environment);
     environment.phase = EnvironmentPhase::Ready { python: event.python.clone() };
     environment.since = at;
 }
@@ -275,9 +274,7 @@ fn environment_ready(state: &mut State, event: &EnvironmentReady, at: Timestamp)
 fn environment_failed(state: &mut State, event: &EnvironmentFailed, record: &Record) {
     state.ends += 1;
     let Some(environment) = state.environments.get_mut(&event.environment) else { return };
-    if let EnvironmentPhase::Building { effect } = environment.phase {
-        state.outstanding.remove(&effect);
-    }
+    end_build(&mut state.outstanding, environment);
     environment.phase = EnvironmentPhase::Failed { at: record.seq, error: event.error.clone() };
     environment.since = record.at;
 }
@@ -286,13 +283,31 @@ fn environment_failed(state: &mut State, event: &EnvironmentFailed, record: &Rec
 fn drop_unused_environments(state: &mut State) {
     let State { environments, workers, runs, outstanding, .. } = state;
     environments.retain(|id, environment| {
-        let used = runs.values().any(|run| run.environment == *id)
-            || workers.values().any(|worker| worker.environment == *id);
-        if let (false, EnvironmentPhase::Building { effect }) = (used, &environment.phase) {
-            outstanding.remove(effect);
+        let used = is_used(id, runs, workers);
+        if !used {
+            end_build(outstanding, environment);
         }
         used
     });
+}
+
+/// Calls leave no other trace: what they asked for in vain must not pile up.
+fn drop_failed_environments(state: &mut State) {
+    let State { environments, workers, runs, .. } = state;
+    environments.retain(|id, environment| {
+        !matches!(environment.phase, EnvironmentPhase::Failed { .. }) || is_used(id, runs, workers)
+    });
+}
+
+fn is_used(id: &EnvironmentId, runs: &BTreeMap<RunId, Run>, workers: &BTreeMap<WorkerId, Worker>) -> bool {
+    runs.values().any(|run| run.environment == *id)
+        || workers.values().any(|worker| worker.environment == *id)
+}
+
+fn end_build(outstanding: &mut BTreeMap<EffectId, Effect>, environment: &Environment) {
+    if let EnvironmentPhase::Building { effect } = &environment.phase {
+        outstanding.remove(effect);
+    }
 }
 
 fn worker_requested(state: &mut State, event: &WorkerRequested, record: &Record) {

@@ -50,7 +50,17 @@ pub(super) struct Call {
     pub(super) environment: EnvironmentId,
     pub(super) spec: EnvironmentSpec,
     pub(super) worker: Option<WorkerId>,
+    /// Its environment has failed since it came.
+    pub(super) error: Option<Error>,
+    /// The failure of its environment that stood there when it came, and that is mended for it.
+    pub(super) mends: Option<Seq>,
     pub(super) until: Timestamp,
+}
+
+impl Call {
+    pub(super) fn waits(&self) -> bool {
+        self.worker.is_none() && self.error.is_none()
+    }
 }
 
 /// See the head of this file.
@@ -202,16 +212,23 @@ impl Line {
         self.missing.remove(worker);
     }
 
-    /// The worker reserved for this ticket, if there is one already.
-    pub(super) fn reserve(&mut self, request: &pool::ReserveRequest, until: Timestamp) -> Option<WorkerId> {
+    /// Takes or renews a reservation. `failure` is the one that its environment has at the moment.
+    pub(super) fn reserve(
+        &mut self,
+        request: &pool::ReserveRequest,
+        failure: Option<Seq>,
+        until: Timestamp,
+    ) -> &Call {
         let call = self.calls.entry(request.ticket).or_insert_with(|| Call {
             environment: request.environment.clone(),
             spec: request.spec.clone(),
             worker: None,
+            error: None,
+            mends: failure,
             until,
         });
         call.until = until;
-        call.worker.clone()
+        call
     }
 
     pub(super) fn unreserve(&mut self, ticket: u64) {

@@ -23,6 +23,7 @@ pub(super) fn settle(
     line.epoch = reads.epoch();
     confirm(state, line, &pool.bodies);
     drop_pointless(state, line);
+    fail_calls(state, line);
     line.wake(now);
     let mut due = Due { options: &pool.options, state, epoch: reads.epoch(), now, events: Vec::new() };
     due.forget_and_declare(line);
@@ -57,6 +58,17 @@ fn drop_pointless(state: &State, line: &mut Line) {
             state.wants(&wish.execute.run, &wish.execute.task, wish.id)
                 && !state.failed_for(&wish.environment, wish.id)
         });
+    }
+}
+
+/// Calls whose environment has failed are told so when they ask again.
+fn fail_calls(state: &State, line: &mut Line) {
+    for call in line.calls.values_mut().filter(|call| call.waits()) {
+        if let Some((at, error)) = state.failure_of(&call.environment)
+            && call.mends != Some(at)
+        {
+            call.error = Some(error.clone());
+        }
     }
 }
 
@@ -119,7 +131,7 @@ impl Due<'_> {
     /// Requests what is waited for and not there; gives up on what cannot be launched.
     fn environments(&mut self, line: &Line) {
         let waited = line.environments().map(|(environment, _)| environment);
-        let called = line.calls.values().map(|call| &call.environment);
+        let called = line.calls.values().filter(|call| call.waits()).map(|call| &call.environment);
         let needed: BTreeSet<&EnvironmentId> = waited.chain(called).collect();
         for environment in needed {
             let known = self.state.environments.get(environment).map(|known| &known.phase);
@@ -157,7 +169,7 @@ impl Due<'_> {
 
     /// Somebody waits for the answer of a call at this moment, so calls come before attempts.
     fn calls(&mut self, line: &mut Line, idle: &mut Idle) {
-        let waiting = line.calls.iter().filter(|(_, call)| call.worker.is_none());
+        let waiting = line.calls.iter().filter(|(_, call)| call.waits());
         let waiting: Vec<_> = waiting.map(|(ticket, call)| (*ticket, call.environment.clone())).collect();
         for (ticket, environment) in waiting {
             if let Some(worker) = idle.get_mut(&environment).and_then(Vec::pop) {
@@ -273,7 +285,7 @@ impl Due<'_> {
         for (environment, waiting) in line.environments() {
             *demand.entry(environment.clone()).or_default() += waiting;
         }
-        for call in line.calls.values().filter(|call| call.worker.is_none()) {
+        for call in line.calls.values().filter(|call| call.waits()) {
             *demand.entry(call.environment.clone()).or_default() += 1;
         }
         for (id, _) in &line.answered {

@@ -1,7 +1,8 @@
 //! Whole runs: attaching, keys, cancelling, refusals, findings.
 
-use eclosion_schemas::ops::run::{ValidateReply, WhyReply};
+use eclosion_schemas::ops::run::{ListReply, ValidateReply, WhyReply};
 use eclosion_schemas::pending::PendingReason;
+use serde_json::json;
 
 use super::*;
 
@@ -195,13 +196,56 @@ fn waiting_and_failed_things_say_why() {
     assert_eq!(
         failed.findings,
         [
-            format!("Run {run} failed: task `a` failed: boom. Run it again: eclosion run … --new"),
+            format!("Run {run} failed: task `a` failed: boom. See what it ran: eclosion runs show {run}"),
             format!("`a` failed after 2 attempts: boom. Read on: eclosion logs {run} a"),
             "Worker w-1-1 died while computing `a`: killed by signal 9, sender unknown. Its last line: so long".into(),
         ]
     );
     let error = why(&mut world, Some("aa")).expect_err("no such task");
     assert_eq!((error.reason.as_str(), error.help.as_deref()), ("run.task", Some("did you mean `a`?")));
+}
+
+#[test]
+fn what_failed_is_run_again_by_a_command_that_a_shell_takes_as_it_is() {
+    let mut world = World::new();
+    let mut flow = single(|task| task);
+    flow.source = Some("/home/ada/it's mine/flow.toml".into());
+    for (name, default) in [("seed", json!(7)), ("data", json!("iris")), ("n", json!("")), ("kept", json!(1))]
+    {
+        flow.parameters.insert(name.into(), default);
+    }
+    let set = [("seed", json!(8)), ("data", json!("/a b.csv")), ("n", json!("3")), ("kept", json!(1))];
+    let set = set.map(|(name, value)| (name.to_owned(), value)).into();
+    let run = start(&mut world, StartRequest { set, ..request(&flow) }).expect("starts").run;
+    let fence = world.attempt("a");
+    world.fail(&run, "a", fence);
+    let why =
+        world.ask::<WhyReply>(Command::Why(WhyRequest { run: run.clone(), task: None })).expect("answers");
+    let command =
+        r#"eclosion run '/home/ada/it'\''s mine/flow.toml' --set 'data=/a b.csv' --set 'n="3"' --set seed=8"#;
+    assert_eq!(why.findings[0], format!("Run {run} failed: task `a` failed: boom. Run it again: {command}"));
+    let error = world.get(&run).run.error.expect("failed");
+    assert_eq!(error.help, Some(format!("eclosion why {run}")));
+}
+
+#[test]
+fn a_long_result_is_not_repeated_where_runs_are_published_and_listed() {
+    let mut world = World::new();
+    for (length, is_published) in [(10, true), (20_000, false)] {
+        let run = world.start(&single(|task| task));
+        let result = "x".repeat(length);
+        world.succeed(&run, "a", &result);
+        let got = world.get(&run).run;
+        assert_eq!(
+            (got.result, got.result_bytes),
+            (Some(Payload::of(&result)), Some(Payload::of(&result).bytes()))
+        );
+        let published = view::run_view(world.engine.state(), &run).expect("in memory");
+        assert_eq!((published.result.is_some(), published.result_bytes), (is_published, got.result_bytes));
+        let listed =
+            world.ask::<ListReply>(Command::List(ListRequest { state: None, limit: 1 })).expect("lists");
+        assert_eq!((&listed.runs[0].run, &listed.runs[0].result), (&run, &None));
+    }
 }
 
 #[test]

@@ -379,22 +379,43 @@ fn a_lease_that_is_not_needed_is_given_back_granted_or_not() {
     }
 }
 
+fn reserve(world: &mut World, ticket: u64, environment: &str) -> pool::ReserveReply {
+    let environment = environment.parse().unwrap();
+    let request = pool::ReserveRequest { ticket, environment, spec: EnvironmentSpec::default() };
+    let reply = world.send(&Command::Reserve(request)).reply.unwrap().unwrap();
+    *reply.downcast::<pool::ReserveReply>().unwrap()
+}
+
+#[test]
+fn a_call_whose_environment_cannot_be_built_is_told_so_and_a_later_one_has_it_built_again() {
+    let mut world = world(1);
+    let error = Error::invalid("environment.resolve", "no such package");
+    for (round, ticket) in [(1, 7), (2, 8)] {
+        assert_eq!(reserve(&mut world, ticket, "broken"), pool::ReserveReply { worker: None, error: None });
+        assert_eq!(world.count("environment.requested"), round);
+        let environment = "broken".parse().unwrap();
+        let built = EnvironmentBuiltRequest { environment, python: None, error: Some(error.clone()) };
+        world.send(&Command::EnvironmentBuilt(built));
+        // As often as it asks, until it gives its ticket back; and nothing is built for its sake any more.
+        for _ in 0..2 {
+            assert_eq!(reserve(&mut world, ticket, "broken").error, Some(error.clone()));
+        }
+        world.send(&Command::Unreserve(pool::UnreserveRequest { ticket }));
+        assert_eq!(world.count("environment.requested"), round);
+        world.check();
+    }
+    reserve(&mut world, 9, "other");
+    let known: Vec<_> = world.engine.state().environments.keys().map(ToString::to_string).collect();
+    assert_eq!(known, ["other"]);
+}
+
 #[test]
 fn a_call_reserves_an_idle_worker_until_it_is_over_or_forgotten() {
     for forgotten in [false, true] {
         let (mut world, attempt) = computing();
-        let request = pool::ReserveRequest {
-            ticket: 7,
-            environment: "e".parse().unwrap(),
-            spec: EnvironmentSpec::default(),
-        };
-        let reserve = |world: &mut World| {
-            let reply = world.send(&Command::Reserve(request.clone())).reply.unwrap().unwrap();
-            reply.downcast::<pool::ReserveReply>().unwrap().worker
-        };
-        assert_eq!(reserve(&mut world), None);
+        assert_eq!(reserve(&mut world, 7, "e").worker, None);
         world.commit(&attempt);
-        assert_eq!(reserve(&mut world), Some(attempt.0.clone()));
+        assert_eq!(reserve(&mut world, 7, "e").worker, Some(attempt.0.clone()));
         let wish = world.wish("r", "train");
         world.dispatch(&wish);
         assert!(world.executing().is_empty());
@@ -409,7 +430,7 @@ fn a_call_reserves_an_idle_worker_until_it_is_over_or_forgotten() {
 }
 
 #[test]
-fn status_names_who_is_waited_for() {
+fn status_names_who_is_waited_for_and_tells_the_living_from_the_dead() {
     let (mut world, attempt) = computing();
     let wish = world.wish("r", "train");
     world.dispatch(&wish);
@@ -420,7 +441,13 @@ fn status_names_who_is_waited_for() {
     let eclosion_schemas::pending::PendingReason::Worker { busy, max: 1, .. } = reason else {
         panic!("{reason:?}")
     };
-    assert_eq!(busy, &[attempt.0]);
+    assert_eq!(busy, std::slice::from_ref(&attempt.0));
+
+    world.down(&attempt.0, Death::Exited { code: 3 });
+    let reply = world.send(&Command::Status).reply.unwrap().unwrap();
+    let status = reply.downcast::<pool::StatusReply>().unwrap();
+    assert!(status.workers.iter().all(|worker| worker.worker != attempt.0));
+    assert_eq!((&status.died[0].worker, &status.died[0].task), (&attempt.0, &Some(attempt.1)));
 }
 
 #[test]
