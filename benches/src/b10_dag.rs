@@ -70,7 +70,7 @@ async fn ours(directory: &Path) -> Result<Vec<Duration>, Failure> {
     let mut took = Vec::new();
     for round in 0..=ROUNDS {
         let started = Instant::now();
-        tokio::time::timeout(PATIENCE, one(&kernel)).await??;
+        tokio::time::timeout(PATIENCE, graph(&kernel)).await??;
         // The first one starts the workers.
         if round > 0 {
             took.push(started.elapsed());
@@ -86,7 +86,8 @@ pub(crate) fn binary() -> Result<PathBuf, Failure> {
     if beside.exists() { Ok(beside) } else { Err("build the binary first: cargo build --release".into()) }
 }
 
-async fn one(kernel: &Eclosion) -> Result<(), Failure> {
+/// Runs one graph to its end.
+pub(crate) async fn graph(kernel: &Eclosion) -> Result<(), Failure> {
     let request = StartRequest { flow: flow(), set: BTreeMap::new(), tenant: None, new: true, idem: None };
     let run = kernel.bus().ask::<Start>(request).await?.run;
     let mut changes = kernel.bus().subscribe(format!("run/{run}/state").parse()?, OnFull::Latest, 16);

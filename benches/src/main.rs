@@ -6,6 +6,7 @@ mod b10_dag;
 mod b13_start;
 mod b14_recovery;
 mod b15_journal;
+mod b1_view;
 mod b2_ask;
 mod b3_tell;
 mod b4_publish;
@@ -23,6 +24,7 @@ type Failure = Box<dyn std::error::Error>;
 type Bench = fn() -> Result<Report, Failure>;
 
 const REGISTRY: &[(&str, Bench)] = &[
+    ("b1", b1_view::run),
     ("b2", b2_ask::run),
     ("b3", b3_tell::run),
     ("b4", b4_publish::run),
