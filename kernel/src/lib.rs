@@ -2,12 +2,14 @@
 //!
 //! Reading order: [`core`] (the pure shape of a journaled actor), [`journal`] (facts and marks), [`engine`] (drives a
 //! core without I/O), [`actor`] and `shell` (the same under tokio and ractor), `service` and [`background`] (actors
-//! without a journal), [`supervision`], [`kernel`] (puts it together), [`view`] and [`clock`].
+//! without a journal), [`supervision`], [`kernel`] (puts it together), [`view`], [`clock`] and [`config`]
+//! (settings with their origin).
 
 pub mod actor;
 mod ask;
 pub mod background;
 pub mod clock;
+pub mod config;
 pub mod core;
 pub mod engine;
 pub mod journal;
