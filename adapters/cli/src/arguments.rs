@@ -1,5 +1,6 @@
 //! The command line, as clap reads it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -10,23 +11,29 @@ use eclosion_schemas::{RunId, TaskId};
 #[command(name = "eclosion", version, max_term_width = 110, infer_long_args = false)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(crate) globals: Globals,
+    pub(crate) flags: Flags,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What every command takes.
+/// What every command takes. No environment here: variables are a layer of the configuration, and not of clap's.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Globals {
+pub(crate) struct Flags {
     /// Print JSON: one document, or one per line where it streams.
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Which kernel of this user is meant.
-    #[arg(long, global = true, env = "ECLOSION_INSTANCE", default_value = eclosion::DEFAULT_INSTANCE, value_name = "NAME")]
-    pub(crate) instance: String,
-    /// The socket of a running kernel, in place of the instance's own.
-    #[arg(long, global = true, env = "ECLOSION_SOCKET", value_name = "PATH", value_hint = ValueHint::FilePath)]
+    /// Which kernel of this user is meant [env: ECLOSION_INSTANCE].
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) instance: Option<OsString>,
+    /// The socket of a running kernel, in place of the instance's own [env: ECLOSION_SOCKET].
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
+    /// The project's settings, in place of the nearest eclosion.toml from here upward [env: ECLOSION_CONFIG].
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Set a setting, such as pool.workers_max=2; `eclosion config show` lists them.
+    #[arg(long = "setting", global = true, value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,6 +70,9 @@ pub(crate) enum Command {
     Call(Call),
     /// Subscribe to subjects and print what is published.
     Sub(Sub),
+    /// Show settings, and where each was set.
+    #[command(subcommand)]
+    Config(Config),
     /// Look for what keeps Eclosion from working here.
     Doctor,
     /// Print a completion script.
@@ -211,6 +221,18 @@ pub(crate) struct Call {
     pub(crate) idem: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Show every setting with what counts here and now.
+    Show {
+        /// Say where each was set: default, user, project, environment or flag.
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Show which files count here.
+    Path,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Sub {
     /// run/**, run/*/state, environment/**; `*` is one chunk, `**` the tail.
@@ -232,9 +254,14 @@ mod tests {
     fn globals_may_stand_behind_the_command() {
         let read =
             Arguments::try_parse_from(["eclosion", "runs", "ls", "--json", "--instance", "x"]).unwrap();
-        assert!(read.globals.json && read.globals.instance == "x");
-        let read =
-            Arguments::try_parse_from(["eclosion", "run", "f.toml", "--set", "a=1", "--set", "b=2"]).unwrap();
+        assert!(read.flags.json && read.flags.instance.is_some_and(|name| name == "x"));
+    }
+
+    #[test]
+    fn a_parameter_is_set_beside_a_setting() {
+        let words = ["eclosion", "run", "f.toml", "--set", "a=1", "--setting", "x.y=3", "--set", "b=2"];
+        let read = Arguments::try_parse_from(words).unwrap();
+        assert_eq!(read.flags.settings, ["x.y=3"]);
         assert!(matches!(read.command, Command::Run(run) if run.flow.set == ["a=1", "b=2"]));
     }
 

@@ -19,26 +19,6 @@ enum End {
     GaveUp(String),
 }
 
-/// The options of an instance: defaults, then `ECLOSION_*`.
-pub(crate) fn options(instance: &str) -> Result<Options, Error> {
-    let mut options = Options::new(Places::of(instance)?);
-    if let Some(grace) = number("ECLOSION_GRACE_MS")? {
-        options.grace_ms = grace;
-    }
-    if let Some(workers) = number("ECLOSION_WORKERS_MAX")? {
-        options.workers_max = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
-    }
-    Ok(options)
-}
-
-fn number(name: &str) -> Result<Option<u64>, Error> {
-    let Some(text) = std::env::var(name).ok().filter(|text| !text.is_empty()) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| {
-        Error::invalid("config.number", format!("{name}={text} is no whole number"))
-            .help(format!("unset {name}"))
-    })
-}
-
 /// Serves until it is asked to stop.
 pub(crate) async fn serve(options: Options) -> Result<u8, Error> {
     let mut signals = Signals::new()?;

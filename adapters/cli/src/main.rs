@@ -1,8 +1,8 @@
 //! The binary `eclosion`: a kernel, its keeper, and the client that people use.
 //!
-//! Reading order: `arguments` (what can be said), `commands` (what each does), `session` (the way to a kernel),
-//! `daemon` (being one), `render` (what it looks like), `terminal` and `exit` (manners: data on stdout, talk on stderr,
-//! nothing from outside steers the terminal, exit codes that scripts may branch on).
+//! Reading order: `arguments` (what can be said), `globals` (settings), `commands` (what each does), `session` (the way
+//! to a kernel), `daemon` (being one), `render` (what it looks like), `terminal` and `exit` (manners: data on stdout,
+//! talk on stderr, nothing from outside steers the terminal, exit codes that scripts may branch on).
 //!
 //! It deliberately decides nothing: what it shows, any client can ask for over the same socket.
 
@@ -10,6 +10,7 @@ mod arguments;
 mod commands;
 mod daemon;
 mod exit;
+mod globals;
 mod render;
 mod session;
 mod terminal;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     }
     // What is wrong with the words themselves, clap says, and ends with 2; help and version end with 0.
     let arguments = Arguments::parse();
-    let json = arguments.globals.json;
+    let json = arguments.flags.json;
     ExitCode::from(perform(arguments).unwrap_or_else(|error| {
         render::error::report(&error, json);
         exit::code_of(&error)

@@ -3,16 +3,16 @@
 //! `run` needs no daemon. Whoever comes first takes the lock of the state directory, serves the socket and so becomes
 //! the kernel that later ones attach to; the lock decides, so two that start at once still end as one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use eclosion::{Eclosion, Places};
+use eclosion::Eclosion;
 use eclosion_client::Client;
 use eclosion_schemas::{Code, Error};
 use tokio::time::Instant;
 
-use crate::arguments::Globals;
 use crate::daemon;
+use crate::globals::Globals;
 
 /// A kernel that has the lock and does not listen yet gets this long.
 const STARTING: Duration = Duration::from_secs(20);
@@ -24,33 +24,24 @@ pub(crate) struct Session {
     pub(crate) kernel: Option<Eclosion>,
 }
 
-/// The socket that is meant.
-pub(crate) fn socket(globals: &Globals) -> Result<PathBuf, Error> {
-    match &globals.socket {
-        Some(socket) => Ok(socket.clone()),
-        None => Ok(Places::of(&globals.instance)?.socket),
-    }
-}
-
 /// A client of the kernel that listens.
 pub(crate) async fn attach(globals: &Globals) -> Result<Client, Error> {
-    Client::connect(socket(globals)?).await
+    Client::connect(globals.socket()?).await
 }
 
 /// A client of the kernel that listens, or else of one started here.
 pub(crate) async fn attach_or_start(globals: &Globals) -> Result<Session, Error> {
-    let places = Places::of(&globals.instance)?;
-    let socket = socket(globals)?;
+    let (options, socket) = (globals.options()?, globals.socket()?);
     match Client::connect(&socket).await {
         Ok(client) => return Ok(Session { client, kernel: None }),
-        Err(refusal) if refusal.reason != "kernel.unreachable" || globals.socket.is_some() => {
+        Err(refusal) if refusal.reason != "kernel.unreachable" || globals.names_a_running_kernel() => {
             return Err(refusal);
         }
         Err(_) => {}
     }
-    let options = daemon::options(&globals.instance)?;
-    places.make()?;
-    daemon::log_to_file(&daemon::log_file(&places))?;
+    options.places.make()?;
+    daemon::log_to_file(&daemon::log_file(&options.places))?;
+    globals.log();
     daemon::become_kernel();
     match Eclosion::start(options).await {
         Ok(kernel) => Ok(Session { client: Client::connect(&socket).await?, kernel: Some(kernel) }),

@@ -19,6 +19,7 @@
 mod calls;
 #[cfg(feature = "chaos")]
 mod chaos;
+pub mod config;
 mod environments;
 pub mod flow_file;
 mod introspect;
@@ -29,10 +30,10 @@ mod report;
 mod sockets;
 mod workers;
 
-use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use eclosion_arbitration::{ArbitrationActor, ArbitrationOptions};
 use eclosion_artifact_store::{ArtifactActor, BlobStore};
@@ -53,6 +54,7 @@ use eclosion_store_fs::FileStore;
 use tokio::sync::watch;
 
 use crate::calls::Calls;
+use crate::config::{Settings, machine};
 use crate::environments::Builds;
 use crate::introspect::{Introspect, Own};
 use crate::logs::Logs;
@@ -68,6 +70,10 @@ pub struct Options {
     pub places: Places,
     /// Workers at a time. Default: the cores of this machine.
     pub workers_max: u32,
+    /// Workers kept, even idle, for each environment that an unfinished run uses.
+    pub workers_min: u32,
+    /// An idle worker ends after this.
+    pub idle_ms: u64,
     /// What tasks that ask for it may hold together.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
@@ -75,6 +81,8 @@ pub struct Options {
     pub grace_ms: u64,
     /// How long an attempt may take to end once it was cancelled, before its worker is terminated.
     pub cancel_grace_ms: u64,
+    /// For one build of an environment, waiting for another builder included.
+    pub build_timeout_ms: u64,
     /// The binary that serves in the role `keeper`. Default: this one.
     pub keeper_binary: Option<PathBuf>,
     /// Go on from the last whole record of a damaged journal.
@@ -85,24 +93,55 @@ impl Options {
     /// This machine's size, and the stated defaults.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get) as u32;
+        let cores = machine::cores();
         Self {
             places,
             workers_max: cores,
+            workers_min: config::WORKERS_MIN_DEFAULT,
+            idle_ms: config::IDLE_MS_DEFAULT,
             cpu_millis: u64::from(cores) * 1000,
-            memory_bytes: total_memory_bytes(),
-            grace_ms: 60_000,
-            cancel_grace_ms: 5_000,
+            memory_bytes: machine::memory_bytes(),
+            grace_ms: config::GRACE_MS_DEFAULT,
+            cancel_grace_ms: config::CANCEL_GRACE_MS_DEFAULT,
+            build_timeout_ms: config::BUILD_TIMEOUT_MS_DEFAULT,
             keeper_binary: None,
             accept_loss: false,
         }
     }
-}
 
-fn total_memory_bytes() -> u64 {
-    let Ok(mut system) = sysinfo::System::new() else { return 0 };
-    system.refresh_memory();
-    system.total_memory()
+    /// What settings say, and nothing else: neither a file nor the environment is read.
+    ///
+    /// # Errors
+    /// `precondition` for a setting without a value.
+    pub fn configured(settings: &Settings) -> Result<Self, Error> {
+        let places = Places::configured(settings)?;
+        // The table's ranges end far below.
+        let count = |setting| settings.whole(setting).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        let (workers_min, workers_max) = (count(&config::WORKERS_MIN)?, count(&config::WORKERS_MAX)?);
+        Ok(Self {
+            places,
+            workers_max,
+            workers_min,
+            idle_ms: settings.whole(&config::IDLE_MS)?,
+            cpu_millis: settings.whole(&config::CPU_MILLIS)?,
+            memory_bytes: settings.whole(&config::MEMORY_BYTES)?,
+            grace_ms: settings.whole(&config::GRACE_MS)?,
+            cancel_grace_ms: settings.whole(&config::CANCEL_GRACE_MS)?,
+            build_timeout_ms: settings.whole(&config::BUILD_TIMEOUT_MS)?,
+            keeper_binary: None,
+            accept_loss: false,
+        })
+    }
+
+    fn pool(&self) -> PoolOptions {
+        let (workers_min, idle_ms) = (self.workers_min, self.idle_ms);
+        PoolOptions { workers_min, idle_ms, ..PoolOptions::new(self.workers_max) }
+    }
+
+    fn environments(&self) -> EnvironmentOptions {
+        let build_timeout = Duration::from_millis(self.build_timeout_ms);
+        EnvironmentOptions { build_timeout, ..EnvironmentOptions::new(&self.places.cache) }
+    }
 }
 
 /// A running kernel with everything around it. Dropping it stops nothing; [`Eclosion::shutdown`] does.
@@ -131,7 +170,7 @@ impl Eclosion {
         let (store, opened) = SqliteJournal::open(&places.state.join("journal"), &journal_options)?;
         let files = Arc::new(FileStore::open(&places.artifacts())?);
         let blobs: Arc<dyn BlobStore> = Arc::clone(&files) as _;
-        let environments = Arc::new(Environments::new(EnvironmentOptions::new(&places.cache)));
+        let environments = Arc::new(Environments::new(options.environments()));
         let outputs = OutputFiles::open(places.logs()).map_err(|why| unavailable(&places.logs(), &why))?;
         let host = WorkerHost::new(
             host_config(&options, outputs.clone())?,
@@ -158,7 +197,7 @@ impl Eclosion {
             .actor(artifacts)
             .actor(ArbitrationActor::new(ArbitrationOptions::new(options.cpu_millis, options.memory_bytes)))
             .actor(PoolManager::new(
-                PoolOptions::new(options.workers_max),
+                options.pool(),
                 Arc::new(host.clone()),
                 Arc::new(builds.clone()),
             ))

@@ -6,15 +6,19 @@
 //! | runtime | `$XDG_RUNTIME_DIR/eclosion`, else `/tmp/eclosion-UID` | the sockets |
 //! | cache | `$XDG_CACHE_HOME/eclosion` | environments, the Python runtime |
 //!
-//! Directories are made 0700. A runtime directory that belongs to somebody else, or that others may write, is refused.
+//! Each is a setting (`places.*`, `kernel.listen`); the defaults are those of the table above, and `Base` is the one
+//! reader of the variables in it. Directories are made 0700. A runtime directory that belongs to somebody else, or that
+//! others may write, is refused.
 
-use std::env;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use eclosion_kernel::config::is_name;
 use eclosion_schemas::{Code, Error};
 use etcetera::BaseStrategy;
+
+use crate::config::{self, Settings};
 
 /// The instance that is meant when none is named.
 pub const DEFAULT_INSTANCE: &str = "default";
@@ -32,33 +36,35 @@ pub struct Places {
 }
 
 impl Places {
-    /// The places of an instance, by the environment: `ECLOSION_STATE_DIR`, `ECLOSION_CACHE_DIR`,
-    /// `ECLOSION_RUNTIME_DIR` and `ECLOSION_LISTEN` before the XDG variables, and those before their defaults.
+    /// The places of an instance where XDG puts them, whatever is configured.
     ///
     /// # Errors
     /// `invalid` for an instance name that could leave its directory, `precondition` without a home directory.
     pub fn of(instance: &str) -> Result<Self, Error> {
         check_instance(instance)?;
-        let base = etcetera::base_strategy::Xdg::new().map_err(|why| {
-            Error::new(Code::Precondition, "places.home", format!("there is no home directory: {why}"))
-                .help("set HOME, or ECLOSION_STATE_DIR and ECLOSION_CACHE_DIR")
-        })?;
-        let from = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let state = from("ECLOSION_STATE_DIR")
-            .unwrap_or_else(|| base.state_dir().unwrap_or_else(|| base.data_dir()).join("eclosion"))
-            .join(instance);
-        let runtime = from("ECLOSION_RUNTIME_DIR").unwrap_or_else(|| match base.runtime_dir() {
-            Some(runtime) => runtime.join("eclosion"),
-            None => PathBuf::from(format!("/tmp/eclosion-{}", rustix::process::getuid().as_raw())),
-        });
-        let socket = from("ECLOSION_LISTEN").unwrap_or_else(|| runtime.join(format!("{instance}.sock")));
-        Ok(Self {
-            instance: instance.to_owned(),
-            state,
-            runtime: runtime.join(instance),
-            cache: from("ECLOSION_CACHE_DIR").unwrap_or_else(|| base.cache_dir().join("eclosion")),
-            socket,
-        })
+        let Base { state, runtime, cache, .. } = Base::of_user();
+        let (Some(state), Some(cache)) = (state, cache) else {
+            return Err(Error::new(Code::Precondition, "places.home", "there is no home directory")
+                .help("set HOME, or XDG_STATE_HOME and XDG_CACHE_HOME"));
+        };
+        Ok(Self::in_directories(instance, &state, &runtime, cache, socket(&runtime, instance)))
+    }
+
+    /// The places that settings name.
+    ///
+    /// # Errors
+    /// `precondition` with `config.unset` for a directory that nobody named and that has no default, because there is
+    /// no home directory.
+    pub fn configured(settings: &Settings) -> Result<Self, Error> {
+        let (state, runtime) = (settings.path(&config::STATE_DIR)?, settings.path(&config::RUNTIME_DIR)?);
+        let cache = settings.path(&config::CACHE_DIR)?.to_owned();
+        let socket = settings.path(&config::LISTEN)?.to_owned();
+        Ok(Self::in_directories(settings.name(&config::INSTANCE)?, state, runtime, cache, socket))
+    }
+
+    fn in_directories(instance: &str, state: &Path, runtime: &Path, cache: PathBuf, socket: PathBuf) -> Self {
+        let (state, runtime) = (state.join(instance), runtime.join(instance));
+        Self { instance: instance.to_owned(), state, runtime, cache, socket }
     }
 
     /// Everything of an instance below one directory: for tests and for embedders that keep their own house.
@@ -104,11 +110,42 @@ impl Places {
     }
 }
 
+/// The socket of an instance below the directory of all sockets.
+pub(crate) fn socket(runtime: &Path, instance: &str) -> PathBuf {
+    runtime.join(format!("{instance}.sock"))
+}
+
+/// Where XDG puts what is ours, for all instances. Without a home directory some have no place.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) cache: Option<PathBuf>,
+    pub(crate) runtime: PathBuf,
+}
+
+impl Base {
+    /// Reads `HOME` and `XDG_*`.
+    pub(crate) fn of_user() -> Self {
+        let base = etcetera::base_strategy::Xdg::new().ok();
+        let of = |directory: fn(&etcetera::base_strategy::Xdg) -> PathBuf| {
+            base.as_ref().map(|base| directory(base).join("eclosion"))
+        };
+        let runtime = base.as_ref().and_then(BaseStrategy::runtime_dir).map_or_else(
+            || PathBuf::from(format!("/tmp/eclosion-{}", rustix::process::getuid().as_raw())),
+            |runtime| runtime.join("eclosion"),
+        );
+        Self {
+            config: of(BaseStrategy::config_dir),
+            state: of(|base| base.state_dir().unwrap_or_else(|| base.data_dir())),
+            cache: of(BaseStrategy::cache_dir),
+            runtime,
+        }
+    }
+}
+
 fn check_instance(instance: &str) -> Result<(), Error> {
-    let fits = !instance.is_empty()
-        && instance.len() <= 32
-        && instance.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if fits {
+    if is_name(instance) {
         return Ok(());
     }
     Err(Error::invalid("places.instance", format!("`{instance}` is no instance name"))

@@ -7,7 +7,8 @@ use eclosion_schemas::ops::artifact::{GetRequest, Lineage, List, ListRequest, Ve
 use eclosion_schemas::view::ArtifactView;
 
 use super::result::{self, Keep};
-use crate::arguments::{self, Globals};
+use crate::arguments;
+use crate::globals::Globals;
 use crate::render::{self, table};
 use crate::terminal::{document, print, talk};
 use crate::{exit, session};

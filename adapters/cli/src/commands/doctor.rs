@@ -11,10 +11,11 @@ use eclosion_schemas::Error;
 use eclosion_schemas::ops::kernel::{Empty, Status};
 use serde::Serialize;
 
-use crate::arguments::Globals;
+use crate::arguments::Flags;
+use crate::exit;
+use crate::globals::Globals;
 use crate::render::{self, pairs};
 use crate::terminal::{document, print, talk};
-use crate::{exit, session};
 
 /// Environments alone may take this much.
 const FREE_BYTES_MIN: u64 = 2 << 30;
@@ -41,16 +42,23 @@ impl Check {
     }
 }
 
-pub(super) async fn doctor(globals: &Globals) -> Result<u8, Error> {
-    let places = Places::of(&globals.instance)?;
+pub(super) async fn doctor(flags: &Flags) -> Result<u8, Error> {
     let mut checks = vec![python().await];
-    for (name, path) in [("state", &places.state), ("runtime", &places.runtime), ("cache", &places.cache)] {
-        checks.push(directory(name, path));
+    match configured(flags) {
+        Ok((check, places, socket)) => {
+            checks.push(check);
+            for (name, path) in
+                [("state", &places.state), ("runtime", &places.runtime), ("cache", &places.cache)]
+            {
+                checks.push(directory(name, path));
+            }
+            checks.push(disk(&places.cache));
+            checks.push(kernel(&socket).await);
+        }
+        Err(why) => checks.push(Check::ill("config", why.message, why.help.unwrap_or_default())),
     }
-    checks.push(disk(&places.cache));
-    checks.push(kernel(&session::socket(globals)?).await);
     let is_well = checks.iter().all(|check| check.is_well);
-    if globals.json {
+    if flags.json {
         document("doctor", &serde_json::json!({"is_well": is_well, "checks": checks}))?;
     } else {
         let lines: Vec<_> = checks.iter().map(|check| (check.name, mark(check))).collect();
@@ -66,6 +74,19 @@ pub(super) async fn doctor(globals: &Globals) -> Result<u8, Error> {
 
 fn mark(check: &Check) -> String {
     format!("{}  {}", if check.is_well { "ok  " } else { "FAIL" }, check.text)
+}
+
+/// Where everything else is looked for, so without it there is nothing to look at.
+fn configured(flags: &Flags) -> Result<(Check, Places, PathBuf), Error> {
+    let globals = Globals::read(flags)?;
+    let (places, socket) = (globals.places()?, globals.socket()?);
+    let files = &globals.configuration.files;
+    let read: Vec<_> = [&files.project, &files.user].into_iter().flatten().collect();
+    let text = match read.is_empty() {
+        true => "no file; defaults and environment".into(),
+        false => read.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+    };
+    Ok((Check::well("config", text), places, socket))
 }
 
 /// 3.10 or later, with `venv`, which environments are made by.

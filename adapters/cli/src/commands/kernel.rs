@@ -15,7 +15,8 @@ use eclosion_schemas::view::WorkerState;
 use eclosion_schemas::{Code, Error};
 use tokio::time::Instant;
 
-use crate::arguments::{self, Globals};
+use crate::arguments;
+use crate::globals::Globals;
 use crate::render::{self, table};
 use crate::terminal::{document, print, talk};
 use crate::{daemon, exit, session};
@@ -29,15 +30,16 @@ const LOG_TAIL_BYTES: usize = 2_000;
 
 pub(super) async fn up(globals: &Globals, up: &arguments::Up) -> Result<u8, Error> {
     if up.foreground {
-        let mut options = daemon::options(&globals.instance)?;
+        let mut options = globals.options()?;
         options.accept_loss = up.accept_loss;
         daemon::log();
+        globals.log();
         daemon::become_kernel();
         return daemon::serve(options).await;
     }
     let (client, started) = start(globals, up.accept_loss).await?;
     let status = client.call::<Status>(Empty {}).await?;
-    let socket = session::socket(globals)?;
+    let socket = globals.socket()?;
     talk(&match started {
         true => format!("the kernel is up, pid {}", status.pid),
         false => format!("the kernel is up already, pid {}", status.pid),
@@ -53,7 +55,7 @@ pub(super) async fn up(globals: &Globals, up: &arguments::Up) -> Result<u8, Erro
 
 /// A client of a kernel in the background, started now if there is none.
 pub(super) async fn start(globals: &Globals, accept_loss: bool) -> Result<(Client, bool), Error> {
-    let places = Places::of(&globals.instance)?;
+    let places = globals.places()?;
     match Client::connect(&places.socket).await {
         Ok(client) => return Ok((client, false)),
         Err(refusal) if refusal.reason != "kernel.unreachable" => return Err(refusal),
@@ -74,7 +76,9 @@ fn spawn(globals: &Globals, places: &Places, accept_loss: bool) -> Result<Child,
     let log = OpenOptions::new().create(true).append(true).open(&path).map_err(|why| failed(&path, why))?;
     let binary = std::env::current_exe().map_err(|why| failed(Path::new("/proc/self/exe"), why))?;
     let mut command = Command::new(&binary);
-    command.args(["up", "--foreground", "--instance", &globals.instance]);
+    // For whoever looks at the list of processes.
+    command.args(["up", "--foreground", "--instance", &places.instance]);
+    globals.hand_on(&mut command);
     if accept_loss {
         command.arg("--accept-loss");
     }
@@ -130,7 +134,7 @@ pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8
     let client = session::attach(globals).await?;
     let status = client.call::<Status>(Empty {}).await?;
     client.call::<Stop>(StopRequest { now: down.now }).await?;
-    let socket = session::socket(globals)?;
+    let socket = globals.socket()?;
     let deadline = Instant::now() + START;
     // The socket's file goes last; a connection may end earlier.
     while socket.exists() && Client::connect(&socket).await.is_ok() || alive(status.pid) {

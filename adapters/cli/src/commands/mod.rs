@@ -1,6 +1,7 @@
 //! What each command does: asks a kernel and shows what it answers. One file per family.
 
 mod artifact;
+mod config;
 mod doctor;
 mod follow;
 mod kernel;
@@ -13,30 +14,34 @@ use clap::CommandFactory;
 use eclosion_schemas::Error;
 
 use crate::arguments::{Arguments, Command, Runs};
+use crate::globals::Globals;
 use crate::{exit, terminal};
 
 /// Performs a command; the number is what the process ends with.
 pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
-    let Arguments { globals, command } = arguments;
+    let Arguments { flags, command } = arguments;
+    // Not before: `config`, `doctor` and `completion` work where it is wrong.
+    let globals = || Globals::read(&flags);
     match command {
-        Command::Run(run) => run::run(&globals, run).await,
-        Command::Attach(attach) => run::attach(&globals, attach).await,
-        Command::Validate(flow) => runs::validate(&globals, &flow).await,
-        Command::Up(up) => kernel::up(&globals, &up).await,
-        Command::Down(down) => kernel::down(&globals, &down).await,
-        Command::Status => kernel::status(&globals).await,
-        Command::Tree(tree) => kernel::tree(&globals, &tree).await,
-        Command::Runs(Runs::Ls { state, limit }) => runs::list(&globals, state, limit).await,
-        Command::Runs(Runs::Show { run }) => runs::show(&globals, run).await,
-        Command::Runs(Runs::Cancel { run, reason }) => runs::cancel(&globals, run, reason).await,
-        Command::Logs(logs) => runs::logs(&globals, logs).await,
-        Command::Why(why) => runs::why(&globals, why).await,
-        Command::Artifact(artifact) => artifact::perform(&globals, artifact).await,
-        Command::Pool => kernel::pool(&globals).await,
-        Command::Describe(describe) => operation::describe(&globals, describe).await,
-        Command::Call(call) => operation::call(&globals, call).await,
-        Command::Sub(sub) => operation::subscribe(&globals, sub).await,
-        Command::Doctor => doctor::doctor(&globals).await,
+        Command::Run(run) => run::run(&globals()?, run).await,
+        Command::Attach(attach) => run::attach(&globals()?, attach).await,
+        Command::Validate(flow) => runs::validate(&globals()?, &flow).await,
+        Command::Up(up) => kernel::up(&globals()?, &up).await,
+        Command::Down(down) => kernel::down(&globals()?, &down).await,
+        Command::Status => kernel::status(&globals()?).await,
+        Command::Tree(tree) => kernel::tree(&globals()?, &tree).await,
+        Command::Runs(Runs::Ls { state, limit }) => runs::list(&globals()?, state, limit).await,
+        Command::Runs(Runs::Show { run }) => runs::show(&globals()?, run).await,
+        Command::Runs(Runs::Cancel { run, reason }) => runs::cancel(&globals()?, run, reason).await,
+        Command::Logs(logs) => runs::logs(&globals()?, logs).await,
+        Command::Why(why) => runs::why(&globals()?, why).await,
+        Command::Artifact(artifact) => artifact::perform(&globals()?, artifact).await,
+        Command::Pool => kernel::pool(&globals()?).await,
+        Command::Describe(describe) => operation::describe(&globals()?, describe).await,
+        Command::Call(call) => operation::call(&globals()?, call).await,
+        Command::Sub(sub) => operation::subscribe(&globals()?, sub).await,
+        Command::Config(config) => config::perform(&flags, &config),
+        Command::Doctor => doctor::doctor(&flags).await,
         Command::Completion { shell } => completion(shell),
         // Only reached as `eclosion --json keeper`: the role itself is taken before there is a thread.
         Command::Keeper => Ok(exit::USAGE),

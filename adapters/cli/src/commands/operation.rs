@@ -9,7 +9,8 @@ use eclosion_schemas::ops::kernel::{Delivery, Describe, DescribeRequest};
 use eclosion_schemas::{Code, Error};
 use serde_json::{Value, json};
 
-use crate::arguments::{self, Globals};
+use crate::arguments;
+use crate::globals::Globals;
 use crate::render::table;
 use crate::terminal::{document, print, talk};
 use crate::{exit, session};

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use eclosion::{Eclosion, Places};
+use eclosion::Eclosion;
 use eclosion_client::Client;
 use eclosion_schemas::ops::kernel::{Empty, Tree};
 use eclosion_schemas::ops::run::{
@@ -19,8 +19,9 @@ use serde_json::json;
 
 use super::follow::follow;
 use super::{kernel, result};
-use crate::arguments::{self, Globals};
+use crate::arguments;
 use crate::daemon::{Ended, Signals};
+use crate::globals::Globals;
 use crate::render::progress::{Progress, Voice};
 use crate::render::{self, duration, word};
 use crate::session::{self, Session};
@@ -76,7 +77,7 @@ pub(super) async fn request(globals: &Globals, flow: &arguments::Flow) -> Result
     let directory = std::env::current_dir().unwrap_or_default();
     let set = values::parameters(&flow.set, &directory)?;
     let python_path = match flow.flow.contains(".py:") {
-        true => eclosion::flow_file::python_path(&Places::of(&globals.instance)?.cache).await?,
+        true => eclosion::flow_file::python_path(&globals.places()?.cache).await?,
         false => Vec::new(),
     };
     let flow = eclosion::flow_file::read(&flow.flow, &python_path).await?;
@@ -85,9 +86,9 @@ pub(super) async fn request(globals: &Globals, flow: &arguments::Flow) -> Result
 
 /// Only a kernel in the background outlives this process.
 async fn detached(globals: &Globals, request: StartRequest) -> Result<u8, Error> {
-    let client = match globals.socket {
-        Some(_) => session::attach(globals).await?,
-        None => kernel::start(globals, false).await?.0,
+    let client = match globals.names_a_running_kernel() {
+        true => session::attach(globals).await?,
+        false => kernel::start(globals, false).await?.0,
     };
     let reply = client.call::<Start>(request).await?;
     if globals.json {
@@ -131,10 +132,11 @@ async fn show_tree(globals: &Globals, session: &Session) -> Result<(), Error> {
     match &session.kernel {
         Some(kernel) => {
             let log = daemon::log_file(kernel.places());
-            talk(&format!("a kernel of {} in this process, its log in {}", globals.instance, log.display()));
+            let instance = &kernel.places().instance;
+            talk(&format!("a kernel of {instance} in this process, its log in {}", log.display()));
             talk(&render::tree::small(&tree.actors));
         }
-        None => talk(&format!("the kernel on {}: {summary}", session::socket(globals)?.display())),
+        None => talk(&format!("the kernel on {}: {summary}", globals.socket()?.display())),
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ use eclosion_schemas::ops::run::{
 use eclosion_schemas::view::RunState;
 use eclosion_schemas::{Error, RunId};
 
-use crate::arguments::{self, Globals};
+use crate::arguments;
+use crate::globals::Globals;
 use crate::render::{self, table};
 use crate::terminal::{document, print, talk};
 use crate::{exit, session};

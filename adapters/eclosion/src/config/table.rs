@@ -1,0 +1,149 @@
+//! Every setting there is. `eclosion config show` prints this table with what counts now.
+//!
+//! A setting has one key, one variable and one sentence, its unit is part of its name, and [`crate::Options`] or
+//! [`crate::Places`] uses it: a test says so of each.
+
+use super::{Kind, Preset, Setting};
+use crate::DEFAULT_INSTANCE;
+
+/// What a timer may be set to: a week.
+const WEEK_MS: u64 = 7 * 24 * 3600 * 1000;
+/// More processes than any machine runs well; a bound, so that a slip of the finger does not become a fork bomb.
+const WORKERS: u64 = 4096;
+
+pub(crate) const WORKERS_MIN_DEFAULT: u32 = 0;
+pub(crate) const IDLE_MS_DEFAULT: u64 = 60_000;
+pub(crate) const CANCEL_GRACE_MS_DEFAULT: u64 = 5_000;
+pub(crate) const GRACE_MS_DEFAULT: u64 = 60_000;
+pub(crate) const BUILD_TIMEOUT_MS_DEFAULT: u64 = 600_000;
+
+pub static INSTANCE: Setting = Setting {
+    key: "kernel.instance",
+    kind: Kind::Name,
+    default: Preset::Name(DEFAULT_INSTANCE),
+    variable: "ECLOSION_INSTANCE",
+    doc: "Which kernel of this user is meant.",
+};
+
+pub static LISTEN: Setting = Setting {
+    key: "kernel.listen",
+    kind: Kind::Path,
+    default: Preset::Derived("places.runtime_dir/INSTANCE.sock"),
+    variable: "ECLOSION_LISTEN",
+    doc: "The socket that a kernel binds.",
+};
+
+pub static SOCKET: Setting = Setting {
+    key: "client.socket",
+    kind: Kind::Path,
+    default: Preset::Derived("kernel.listen"),
+    variable: "ECLOSION_SOCKET",
+    doc: "The socket of a running kernel, to be dialed; when it is set, no command starts a kernel.",
+};
+
+pub static STATE_DIR: Setting = Setting {
+    key: "places.state_dir",
+    kind: Kind::Path,
+    default: Preset::Derived("$XDG_STATE_HOME/eclosion"),
+    variable: "ECLOSION_STATE_DIR",
+    doc: "Journal, artifacts and logs, in a directory for each instance.",
+};
+
+pub static RUNTIME_DIR: Setting = Setting {
+    key: "places.runtime_dir",
+    kind: Kind::Path,
+    default: Preset::Derived("$XDG_RUNTIME_DIR/eclosion, else /tmp/eclosion-UID"),
+    variable: "ECLOSION_RUNTIME_DIR",
+    doc: "The sockets; short, because a socket's path is at most 107 bytes.",
+};
+
+pub static CACHE_DIR: Setting = Setting {
+    key: "places.cache_dir",
+    kind: Kind::Path,
+    default: Preset::Derived("$XDG_CACHE_HOME/eclosion"),
+    variable: "ECLOSION_CACHE_DIR",
+    doc: "Built environments and the Python runtime; all instances share it.",
+};
+
+pub static WORKERS_MAX: Setting = Setting {
+    key: "pool.workers_max",
+    kind: Kind::Whole { min: 1, max: WORKERS },
+    default: Preset::Derived("the cores of this machine"),
+    variable: "ECLOSION_WORKERS_MAX",
+    doc: "Workers at a time, of all environments together.",
+};
+
+pub static WORKERS_MIN: Setting = Setting {
+    key: "pool.workers_min",
+    kind: Kind::Whole { min: 0, max: WORKERS },
+    default: Preset::Whole(WORKERS_MIN_DEFAULT as u64),
+    variable: "ECLOSION_WORKERS_MIN",
+    doc: "Workers kept, even idle, for each environment that an unfinished run uses.",
+};
+
+pub static IDLE_MS: Setting = Setting {
+    key: "pool.idle_ms",
+    kind: Kind::Whole { min: 0, max: WEEK_MS },
+    default: Preset::Whole(IDLE_MS_DEFAULT),
+    variable: "ECLOSION_IDLE_MS",
+    doc: "An idle worker ends after this.",
+};
+
+pub static CANCEL_GRACE_MS: Setting = Setting {
+    key: "pool.cancel_grace_ms",
+    kind: Kind::Whole { min: 0, max: WEEK_MS },
+    default: Preset::Whole(CANCEL_GRACE_MS_DEFAULT),
+    variable: "ECLOSION_CANCEL_GRACE_MS",
+    doc: "How long an attempt may take to end once it was cancelled, before its worker is terminated.",
+};
+
+pub static GRACE_MS: Setting = Setting {
+    key: "keeper.grace_ms",
+    kind: Kind::Whole { min: 0, max: WEEK_MS },
+    default: Preset::Whole(GRACE_MS_DEFAULT),
+    variable: "ECLOSION_GRACE_MS",
+    doc: "How long workers outlive a kernel that died.",
+};
+
+pub static BUILD_TIMEOUT_MS: Setting = Setting {
+    key: "environment.build_timeout_ms",
+    kind: Kind::Whole { min: 1_000, max: WEEK_MS },
+    default: Preset::Whole(BUILD_TIMEOUT_MS_DEFAULT),
+    variable: "ECLOSION_BUILD_TIMEOUT_MS",
+    doc: "For one build of an environment, waiting for another builder included.",
+};
+
+pub static CPU_MILLIS: Setting = Setting {
+    key: "arbitration.cpu_millis",
+    kind: Kind::Whole { min: 0, max: 1_000_000_000 },
+    default: Preset::Derived("1000 for each core of this machine"),
+    variable: "ECLOSION_CPU_MILLIS",
+    doc: "What tasks that ask for cpu may hold together, in thousandths of a core.",
+};
+
+pub static MEMORY_BYTES: Setting = Setting {
+    key: "arbitration.memory_bytes",
+    // The largest whole number that TOML has.
+    kind: Kind::Whole { min: 0, max: i64::MAX as u64 },
+    default: Preset::Derived("the memory of this machine"),
+    variable: "ECLOSION_MEMORY_BYTES",
+    doc: "What tasks that ask for memory may hold together.",
+};
+
+/// In the order in which they are shown.
+pub static TABLE: [&Setting; 14] = [
+    &INSTANCE,
+    &LISTEN,
+    &SOCKET,
+    &STATE_DIR,
+    &RUNTIME_DIR,
+    &CACHE_DIR,
+    &WORKERS_MAX,
+    &WORKERS_MIN,
+    &IDLE_MS,
+    &CANCEL_GRACE_MS,
+    &GRACE_MS,
+    &BUILD_TIMEOUT_MS,
+    &CPU_MILLIS,
+    &MEMORY_BYTES,
+];
