@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use eclosion::config::{self, Configuration, Entry, Given, Origin, Row, Setting, Surroundings, Value};
@@ -62,19 +62,22 @@ impl Globals {
     /// Gives a kernel in the background this configuration. It works in another directory, so what was found from here
     /// or is relative to it travels as an absolute path; its own reading of the same files and variables yields the rest.
     pub(crate) fn hand_on(&self, command: &mut process::Command) {
-        if let Some(project) = &self.configuration.files.project {
-            command.arg(CONFIG).arg(project);
+        let project = self.configuration.files.project.as_deref();
+        let can_be_read_again = project.is_none_or(is_lasting);
+        if let Some(project) = project {
+            command.arg(CONFIG).arg(if can_be_read_again { project } else { Path::new("/dev/null") });
         }
         for (row, value) in self.said() {
             match row.origin {
-                Origin::Flag { .. } => {
+                Origin::Environment { variable } => _ = command.env(variable, plain(value)),
+                Origin::Project { .. } if can_be_read_again => {}
+                Origin::Flag { .. } | Origin::Project { .. } => {
                     let mut pair = OsString::from(row.setting.key);
                     pair.push("=");
                     pair.push(plain(value));
                     command.arg(SETTING).arg(pair);
                 }
-                Origin::Environment { variable } => _ = command.env(variable, plain(value)),
-                Origin::Default | Origin::User { .. } | Origin::Project { .. } => {}
+                Origin::Default | Origin::User { .. } => {}
             }
         }
     }
@@ -83,6 +86,11 @@ impl Globals {
         let rows = self.configuration.settings.rows().filter(|row| row.origin != Origin::Default);
         rows.filter_map(|row| Some((row, row.value.as_ref()?)))
     }
+}
+
+/// Whether another process finds the same in it: not in our stdin, or in a pipe that was read.
+fn is_lasting(file: &Path) -> bool {
+    file.is_file() && !file.starts_with("/dev") && !file.starts_with("/proc")
 }
 
 /// As it is typed: a path byte for byte.

@@ -248,6 +248,19 @@ fn a_kernel_in_the_background_works_with_what_was_said_where_it_was_started() {
 }
 
 #[test]
+fn a_kernel_in_the_background_gets_what_nobody_can_read_twice() {
+    let house = House::new();
+    house.user("[pool]\nidle_ms = 9\n").project("[pool]\nworkers_max = 2\n");
+    let said = house.path("said.toml");
+    fs::write(&said, "[pool]\nworkers_max = 3\n").unwrap();
+    let mut up = house.command(&["up", "--json", "--config", "/dev/stdin"]);
+    let output = up.stdin(fs::File::open(said).unwrap()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(house.document(&["pool"])["workers_max"], 3);
+    assert!(house.say(&["down"]).status.success());
+}
+
+#[test]
 fn doctor_names_the_files_that_were_read() {
     let house = House::new();
     house.project("[pool]\nworkers_max = 3\n");
