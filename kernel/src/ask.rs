@@ -23,8 +23,19 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// The asks of one actor that have not been answered. Cheap to clone.
 #[derive(Debug)]
 pub(crate) struct Asks<C> {
-    pending: Arc<Mutex<BTreeMap<EffectId, AbortHandle>>>,
+    /// By effect; effects that are asked together share their ask.
+    pending: Arc<Mutex<BTreeMap<EffectId, Arc<Asking>>>>,
     commands: mpsc::UnboundedSender<C>,
+}
+
+/// Ends with the last effect that owes it.
+#[derive(Debug)]
+struct Asking(AbortHandle);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl<C> Clone for Asks<C> {
@@ -45,44 +56,44 @@ impl<C: Send + 'static> Asks<C> {
         let _ = self.commands.send(command);
     }
 
+    /// One ask for all of `ids`; it is caused by the first of them.
     pub(crate) fn ask<O>(
         &self,
         bus: &Bus,
-        id: EffectId,
+        ids: Vec<EffectId>,
         request: O::Request,
         answered: impl FnOnce(Result<O::Reply, Error>) -> Option<C> + Send + 'static,
     ) where
         O: Operation,
         O::Request: Clone + Sync,
     {
-        let (asks, bus) = (self.clone(), bus.clone());
+        let Some(first) = ids.first().copied() else { return };
+        let (asks, bus, owing) = (self.clone(), bus.clone(), ids.clone());
+        // Held until the ask stands in the table, so that its end finds it there.
+        let mut pending = self.lock();
         let task = tokio::spawn(async move {
-            if let Some(command) = answered(until_answered::<O>(&bus, id, request).await) {
+            if let Some(command) = answered(until_answered::<O>(&bus, first, request).await) {
                 asks.command(command);
             }
-            asks.lock().remove(&id);
+            // What was asked anew meanwhile is another's.
+            let own = tokio::task::id();
+            let mut pending = asks.lock();
+            for id in owing {
+                if pending.get(&id).is_some_and(|asking| asking.0.id() == own) {
+                    pending.remove(&id);
+                }
+            }
         });
-        let mut pending = self.lock();
-        if let Some(earlier) = pending.insert(id, task.abort_handle()) {
-            earlier.abort();
-        }
-        if task.is_finished() {
-            pending.remove(&id);
-        }
+        let asking = Arc::new(Asking(task.abort_handle()));
+        pending.extend(ids.into_iter().map(|id| (id, Arc::clone(&asking))));
     }
 
     /// Stops asking for what is no longer owed.
     pub(crate) fn keep(&self, is_outstanding: impl Fn(&EffectId) -> bool) {
-        self.lock().retain(|id, task| {
-            let keep = is_outstanding(id);
-            if !keep {
-                task.abort();
-            }
-            keep
-        });
+        self.lock().retain(|id, _| is_outstanding(id));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<EffectId, AbortHandle>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<EffectId, Arc<Asking>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -350,7 +350,7 @@ impl<A: Actor> Life<A> {
         }
         if !publications.is_empty() {
             let bus = self.parts.bus.clone();
-            journal.hold(Mark::Synced, seq, move |synced| {
+            journal.hold_relaxed(seq, move |synced| {
                 if synced.is_ok() {
                     publications.into_iter().for_each(|publishing| publishing.publish(&bus));
                 }
@@ -436,7 +436,20 @@ impl<C: Send + 'static> Context<C> {
         O: eclosion_schemas::Operation,
         O::Request: Clone + Sync,
     {
-        self.asks.ask::<O>(&self.bus, id, request, |answer| answer.err().and_then(refused));
+        self.asks.ask::<O>(&self.bus, vec![id], request, |answer| answer.err().and_then(refused));
+    }
+
+    /// One ask for what several effects wish; it goes on until it is answered or none of them is owed any longer.
+    pub fn ask_together<O>(
+        &self,
+        ids: Vec<EffectId>,
+        request: O::Request,
+        refused: impl FnOnce(Error) -> Option<C> + Send + 'static,
+    ) where
+        O: eclosion_schemas::Operation,
+        O::Request: Clone + Sync,
+    {
+        self.asks.ask::<O>(&self.bus, ids, request, |answer| answer.err().and_then(refused));
     }
 
     /// The same, where the reply matters: `answered` is called with it on a task of its own.
@@ -449,7 +462,7 @@ impl<C: Send + 'static> Context<C> {
         O: eclosion_schemas::Operation,
         O::Request: Clone + Sync,
     {
-        self.asks.ask::<O>(&self.bus, id, request, answered);
+        self.asks.ask::<O>(&self.bus, vec![id], request, answered);
     }
 
     /// Hands the actor a command of its own.

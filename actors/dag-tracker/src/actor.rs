@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use eclosion_bus::{Address, Bus, Filter, Message, Subject};
 use eclosion_kernel::actor::{Outputs, unimplemented};
-use eclosion_kernel::journal::{Journal, Mark, Projection, Record};
+use eclosion_kernel::journal::{Journal, Projection, Record};
 use eclosion_kernel::view::Views;
 use eclosion_kernel::{Actor, Context};
 use eclosion_schemas::ops::pool::{self, DispatchRequest, WithdrawRequest};
@@ -22,6 +22,9 @@ use eclosion_schemas::{EffectId, Error, Operation, RunId, Seq, TaskId, TaskRef};
 
 use crate::state::{Command, DagTracker, Effect, Gone, State};
 use crate::{rows, view};
+
+/// Wishes that are made known at once; few enough to find room in a line that is nearly full.
+const WISHES_TOGETHER_MAX: usize = 32;
 
 /// What readers in this process see without asking. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -81,7 +84,7 @@ impl DagActor {
     fn forget(&self, filter: &str, seq: Seq) {
         let (Some(reach), Ok(filter)) = (self.reach.get(), Filter::new(filter)) else { return };
         let bus = reach.bus.clone();
-        reach.journal.hold(Mark::Synced, seq, move |_| _ = bus.forget(&filter));
+        reach.journal.hold_relaxed(seq, move |_| _ = bus.forget(&filter));
     }
 
     fn remove(&self, gone: Gone, seq: Seq, outputs: &mut Outputs) {
@@ -123,6 +126,12 @@ impl DagActor {
             self.publish_run(state, run, seq, outputs);
         }
     }
+}
+
+/// The pool manager refuses nothing here; an attempt that cannot be had it refuses by an event.
+fn refused(error: Error) -> Option<Command> {
+    tracing::error!(%error, "the pool manager refuses to listen");
+    None
 }
 
 fn is_over(state: &State, run: &RunId) -> bool {
@@ -174,22 +183,20 @@ impl Actor for DagActor {
     }
 
     fn perform(&self, effects: &[(EffectId, Effect)], context: &Context<Command>) {
+        let mut wishes = Vec::new();
         for (id, effect) in effects {
-            let id = *id;
-            // The pool manager refuses nothing here; an attempt that cannot be had it refuses by an event.
-            let refused = move |error: Error| {
-                tracing::error!(effect = %id, %error, "the pool manager refuses to listen");
-                None
-            };
             match effect {
-                Effect::Dispatch(wish) => {
-                    let request = DispatchRequest { wishes: vec![wish.as_ref().clone()] };
-                    context.ask::<pool::Dispatch>(id, request, refused);
-                }
+                Effect::Dispatch(wish) => wishes.push(wish.as_ref().clone()),
                 Effect::Withdraw { wishes } => {
-                    context.ask::<pool::Withdraw>(id, WithdrawRequest { wishes: wishes.clone() }, refused);
+                    let request = WithdrawRequest { wishes: wishes.clone() };
+                    context.ask::<pool::Withdraw>(*id, request, refused);
                 }
             }
+        }
+        for together in wishes.chunks(WISHES_TOGETHER_MAX) {
+            let ids = together.iter().map(|wish| wish.id).collect();
+            let request = DispatchRequest { wishes: together.to_vec() };
+            context.ask_together::<pool::Dispatch>(ids, request, refused);
         }
     }
 

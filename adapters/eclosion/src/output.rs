@@ -1,6 +1,6 @@
 //! What workers print: one pair of append files for each, and beside them an index of which attempt printed which part.
 //!
-//! The index is a line of JSON for each attempt that ended in good order. What an attempt printed that took its worker
+//! The index is a line of JSON for each attempt that printed something and ended in good order. What an attempt printed that took its worker
 //! along, or that still runs, lies behind the last recorded part.
 
 use std::fs::{self, File, OpenOptions};
@@ -72,8 +72,12 @@ impl OutputFiles {
         self.directory.join(format!("{worker}.index"))
     }
 
-    /// Records which part an attempt printed.
+    /// Records which part an attempt printed, if it printed anything.
     pub(crate) fn record(&self, worker: &WorkerId, part: &Part) -> io::Result<()> {
+        let is_empty = |(from, to)| from == to;
+        if is_empty(part.stdout) && is_empty(part.stderr) {
+            return Ok(());
+        }
         let mut line = serde_json::to_vec(part)?;
         line.push(b'\n');
         // One write for each line: a reader never sees half of one.

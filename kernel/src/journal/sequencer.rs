@@ -20,11 +20,11 @@
 //!
 //! It neither blocks nor does I/O, so the simulation uses it as it is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eclosion_schemas::error::{Code, Error};
 use eclosion_schemas::{EffectId, Epoch, Seq, Timestamp};
@@ -93,6 +93,18 @@ pub enum AppendError {
     Refused(Error),
 }
 
+/// How much a sync is wanted, by the most urgent of those it would serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Want {
+    /// Everything written is synced.
+    Nothing,
+    /// Nobody waits for what is not.
+    Idle,
+    /// Somebody would see it, and nobody waits.
+    Relaxed,
+    Urgent,
+}
+
 struct Inner {
     epoch: Epoch,
     marks: Marks,
@@ -100,6 +112,10 @@ struct Inner {
     tail: VecDeque<Arc<Record>>,
     last_of_kind: BTreeMap<&'static str, Seq>,
     held: [BTreeMap<(Seq, u64), Release>; 2],
+    /// What is held for *synced* while somebody waits for it.
+    urgent: BTreeSet<Seq>,
+    /// What the syncer knew of when it went to sleep.
+    syncer_sleeps: Option<Want>,
     tickets: u64,
     poisoned: Option<Arc<str>>,
     closed: bool,
@@ -136,6 +152,8 @@ impl Journal {
             tail: VecDeque::new(),
             last_of_kind: BTreeMap::new(),
             held: [BTreeMap::new(), BTreeMap::new()],
+            urgent: BTreeSet::new(),
+            syncer_sleeps: None,
             tickets: 0,
             poisoned: None,
             closed: false,
@@ -255,6 +273,21 @@ impl Journal {
 
     /// Runs `release` once `mark` has reached `seq`; at once, if it has already.
     pub fn hold(&self, mark: Mark, seq: Seq, release: impl FnOnce(Result<(), Lost>) + Send + 'static) {
+        self.hold_for(mark, seq, true, release);
+    }
+
+    /// The same at *synced*, where nobody waits for it: it shares a sync with what follows shortly.
+    pub fn hold_relaxed(&self, seq: Seq, release: impl FnOnce(Result<(), Lost>) + Send + 'static) {
+        self.hold_for(Mark::Synced, seq, false, release);
+    }
+
+    fn hold_for(
+        &self,
+        mark: Mark,
+        seq: Seq,
+        urgent: bool,
+        release: impl FnOnce(Result<(), Lost>) + Send + 'static,
+    ) {
         let outcome = {
             let mut inner = self.lock();
             if inner.reached(mark) >= seq {
@@ -266,7 +299,10 @@ impl Journal {
                 let key = (seq, inner.tickets);
                 inner.held[mark as usize].insert(key, Box::new(release));
                 if mark == Mark::Synced {
-                    self.unsynced.notify_one();
+                    if urgent {
+                        inner.urgent.insert(seq);
+                    }
+                    self.rouse_syncer(&mut inner);
                 }
                 return;
             }
@@ -308,10 +344,11 @@ impl Journal {
         }
     }
 
-    /// Waits until somebody holds something for a sync, or `idle` has passed with unsynced records; gives the seq to
-    /// sync up to. `None` once closed and synced, or poisoned.
+    /// Waits until a sync is due; gives the seq to sync up to. `None` once closed and synced, or poisoned.
+    ///
+    /// Due at once if somebody waits for it; not before `rested` if something is only held for it; after `idle` else.
     #[must_use]
-    pub fn wait_unsynced(&self, idle: Duration) -> Option<Seq> {
+    pub fn wait_unsynced(&self, rested: Instant, idle: Duration) -> Option<Seq> {
         let mut inner = self.lock();
         let mut idled = false;
         loop {
@@ -320,27 +357,40 @@ impl Journal {
             if inner.poisoned.is_some() {
                 return None;
             }
-            let dirty = inner.marks.written > inner.marks.synced;
-            let wanted = inner.held[Mark::Synced as usize]
-                .first_key_value()
-                .is_some_and(|((seq, _), _)| *seq <= inner.marks.written);
-            if dirty && (wanted || idled || inner.closed) {
+            let (want, rest) = (inner.want(), rested.saturating_duration_since(Instant::now()));
+            let is_due = match want {
+                Want::Nothing => false,
+                Want::Idle => idled || inner.closed,
+                Want::Relaxed => rest.is_zero() || inner.closed,
+                Want::Urgent => true,
+            };
+            if is_due {
                 return Some(inner.marks.written);
             }
             if inner.closed && inner.marks.synced == inner.marks.appended {
                 return None;
             }
+            let patience = if want == Want::Relaxed { rest } else { idle };
+            inner.syncer_sleeps = Some(want);
             let (guard, timeout) =
-                self.unsynced.wait_timeout(inner, idle).unwrap_or_else(PoisonError::into_inner);
+                self.unsynced.wait_timeout(inner, patience).unwrap_or_else(PoisonError::into_inner);
             inner = guard;
-            idled = timeout.timed_out();
+            inner.syncer_sleeps = None;
+            idled = timeout.timed_out() && want == Want::Idle;
+        }
+    }
+
+    /// Wakes the syncer if it sleeps and does not know yet how much it is wanted.
+    fn rouse_syncer(&self, inner: &mut Inner) {
+        if inner.syncer_sleeps.is_some_and(|known| known < inner.want()) {
+            inner.syncer_sleeps = None;
+            self.unsynced.notify_one();
         }
     }
 
     /// The writer's report: everything up to `seq` is written.
     pub fn mark_written(&self, seq: Seq) {
         self.advance(Mark::Written, seq);
-        self.unsynced.notify_one();
     }
 
     /// The syncer's report: everything up to `seq` is synced.
@@ -358,6 +408,10 @@ impl Journal {
             inner.trim();
             let reached = inner.reached(mark);
             let later = inner.held[mark as usize].split_off(&(reached.next(), 0));
+            match mark {
+                Mark::Written => self.rouse_syncer(&mut inner),
+                Mark::Synced => inner.urgent = inner.urgent.split_off(&reached.next()),
+            }
             std::mem::replace(&mut inner.held[mark as usize], later)
         };
         for release in released.into_values() {
@@ -374,6 +428,7 @@ impl Journal {
             let written = inner.marks.written;
             inner.tail.retain(|record| record.seq <= written);
             inner.marks.appended = written;
+            inner.urgent.clear();
             let held = std::mem::take(&mut inner.held);
             (held, why)
         };
@@ -456,6 +511,20 @@ impl Inner {
             records.push(record);
         }
         records
+    }
+
+    fn want(&self) -> Want {
+        let Marks { written, synced, .. } = self.marks;
+        let held = self.held[Mark::Synced as usize].first_key_value().map(|((seq, _), _)| *seq);
+        if written == synced {
+            Want::Nothing
+        } else if self.urgent.first().is_some_and(|seq| *seq <= written) {
+            Want::Urgent
+        } else if held.is_some_and(|seq| seq <= written) {
+            Want::Relaxed
+        } else {
+            Want::Idle
+        }
     }
 
     fn reached(&self, mark: Mark) -> Seq {

@@ -1,11 +1,11 @@
 //! The writer and the syncer: two threads that carry the tail to the disk.
 //!
 //! The writer owns the store and commits batches; while it commits, the next batch gathers (group commit). The syncer
-//! syncs whatever is written when somebody waits for it. Each ends when the journal is closed and drained, or poisoned;
+//! syncs whatever is written, at once when somebody waits for it. Each ends when the journal is closed and drained, or poisoned;
 //! each may panic and be started again by its supervisor, because all that it works on stands in the journal.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eclosion_schemas::error::Error;
 
@@ -18,6 +18,9 @@ const BATCH_RECORDS_MAX: usize = 1024;
 const BACKLOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What nobody waits for is synced after this.
 const IDLE_SYNC: Duration = Duration::from_millis(500);
+/// While nobody waits for it, the disk syncs a fifth of the time at most, and at least this often.
+const RESTS: u32 = 4;
+const REST_MAX: Duration = Duration::from_millis(20);
 
 /// Writes until the journal is closed or poisoned.
 ///
@@ -59,12 +62,16 @@ pub type BeforeSync = Arc<dyn Fn() -> Result<(), Error> + Send + Sync>;
 /// # Errors
 /// The failure that poisoned the journal; it is never tried again.
 pub fn sync(journal: &Journal, syncer: &mut dyn Syncer, before: &[BeforeSync]) -> Result<(), Error> {
-    while let Some(through) = journal.wait_unsynced(IDLE_SYNC) {
+    let mut rested = Instant::now();
+    while let Some(through) = journal.wait_unsynced(rested, IDLE_SYNC) {
+        let began = Instant::now();
         let synced = before.iter().try_for_each(|sync| sync()).and_then(|()| syncer.sync(through));
         if let Err(why) = synced {
             journal.poison(&format!("a sync failed: {why}"));
             return Err(why);
         }
+        let took = began.elapsed();
+        rested = Instant::now() + (took * RESTS).min(REST_MAX);
         journal.mark_synced(through);
     }
     Ok(())

@@ -86,3 +86,28 @@ fn refuses_an_event_that_belongs_into_a_file() {
     assert_eq!(error.reason, "event.too_large");
     assert_eq!(journal.marks().appended, Seq(0));
 }
+
+#[test]
+fn a_sync_that_nobody_waits_for_is_put_off_until_somebody_does() {
+    const NEVER: Duration = Duration::from_secs(3600);
+    let journal = Arc::new(journal());
+    append(&journal, 0).unwrap();
+    journal.mark_written(Seq(1));
+    journal.hold_relaxed(Seq(1), |outcome| outcome.unwrap());
+    let syncer = std::thread::spawn({
+        let journal = Arc::clone(&journal);
+        move || journal.wait_unsynced(Instant::now() + NEVER, NEVER)
+    });
+    assert!(!syncer.is_finished());
+    journal.hold(Mark::Synced, Seq(1), |outcome| outcome.unwrap());
+    assert_eq!(syncer.join().unwrap(), Some(Seq(1)));
+}
+
+#[test]
+fn a_rested_syncer_serves_those_who_do_not_wait() {
+    let journal = journal();
+    append(&journal, 0).unwrap();
+    journal.mark_written(Seq(1));
+    journal.hold_relaxed(Seq(1), |outcome| outcome.unwrap());
+    assert_eq!(journal.wait_unsynced(Instant::now(), Duration::from_secs(3600)), Some(Seq(1)));
+}
