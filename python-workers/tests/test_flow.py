@@ -199,6 +199,9 @@ def test_describe_says_what_is_wrong(tmp_path: pathlib.Path) -> None:
     broken = describe("broken.py", folder=tmp_path)
     assert broken.returncode == 1
     assert "ZeroDivisionError" in broken.stderr
+    raised = json.loads(broken.stdout)["raised"]
+    assert raised["type"] == "ZeroDivisionError"
+    assert [frame["source"] for frame in raised["frames"] if frame["user"]] == ["1 / 0"]
 
 
 attempts: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-//! The name that somebody probably meant: what a refusal of an unknown one says behind it.
+//! What helps are made of: the name that somebody probably meant, and words of commands.
 
 /// The nearest of `known` to `word`, if it is near enough to be a slip: at most a third of its letters differ.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -21,6 +21,16 @@ pub fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone) ->
     match names.len() {
         0 => "there is none".into(),
         _ => format!("there is {}", names.join(", ")),
+    }
+}
+
+/// One word to a shell, whatever is in it.
+#[must_use]
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b);
+    match !text.is_empty() && text.bytes().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -56,6 +66,14 @@ fn distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_stays_one_word_to_a_shell() {
+        for (text, word) in [("flow.toml", "flow.toml"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''")]
+        {
+            assert_eq!(shell_word(text), word);
+        }
+    }
 
     #[test]
     fn a_slip_finds_its_name_and_a_stranger_finds_none() {

@@ -60,7 +60,10 @@ fn refusal(reason: &str, file: &str, position: Option<(usize, usize)>, message: 
     let message = message.trim_end().replace('\n', "; ");
     let (message, help) = match unknown_key(&message) {
         Some((key, known)) => (format!("there is no key `{key}`"), hint(key, known.iter().copied())),
-        None => (message, "the grammar of flow files: eclosion describe flow".to_owned()),
+        None => {
+            let help = "a flow has schema, name and tasks; a task has run = \"module:function\"";
+            (message, help.to_owned())
+        }
     };
     Error::invalid(reason, format!("{place}: {message}")).help(help)
 }

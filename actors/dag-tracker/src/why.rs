@@ -5,7 +5,7 @@
 
 use eclosion_kernel::core::Reads;
 use eclosion_schemas::ops::run::{WhyReply, WhyRequest};
-use eclosion_schemas::suggest::hint;
+use eclosion_schemas::suggest::{hint, shell_word};
 use eclosion_schemas::view::{RunState, TaskState, TaskView};
 use eclosion_schemas::{Error, TaskId};
 use serde_json::Value;
@@ -104,15 +104,6 @@ fn again(run: &Run) -> String {
     match command {
         Some(command) if command.len() <= COMMAND_BYTES_MAX => format!("Run it again: {command}"),
         _ => format!("See what it ran: eclosion runs show {}", run.id),
-    }
-}
-
-/// One word to a shell, whatever is in it.
-fn shell_word(text: &str) -> String {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b);
-    match !text.is_empty() && text.bytes().all(is_plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 

@@ -4,17 +4,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use eclosion_dag_tracker::load;
 use eclosion_environments::{EnvironmentOptions, Environments};
+use eclosion_schemas::error::RemoteException;
 use eclosion_schemas::flow::FlowSpec;
+use eclosion_schemas::suggest::{nearest, shell_word};
 use eclosion_schemas::{Code, Error};
+use serde::Deserialize;
 
 /// `.py` files of one code root; more than this is not a flow's own code.
 const FILES_MAX: usize = 10_000;
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Of a directory in which a flow file is looked for that was meant.
+const NAMES_MAX: usize = 1_000;
 /// Importing a Python file may take this long.
 const DESCRIBE: Duration = Duration::from_secs(60);
 
@@ -51,7 +56,7 @@ fn from_file(path: &Path) -> Result<FlowSpec, Error> {
                 "flow.file",
                 format!("{shown} is neither .toml, .json nor FILE.py:flow"),
             )
-            .help("eclosion run FLOW.toml"));
+            .help("what can be named: eclosion run --help"));
         }
     };
     complete(spec, path, None)
@@ -60,10 +65,25 @@ fn from_file(path: &Path) -> Result<FlowSpec, Error> {
 fn unreadable(path: &Path, why: &std::io::Error) -> Error {
     let message = format!("{} cannot be read: {why}", path.display());
     match why.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::not_found("flow.file", message).help("check the path: eclosion run FLOW.toml")
-        }
+        std::io::ErrorKind::NotFound => Error::not_found("flow.file", message).help(meant(path)),
         _ => Error::invalid("flow.file", message),
+    }
+}
+
+/// The flow file beside it that was probably meant.
+fn meant(path: &Path) -> String {
+    let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = fs::read_dir(beside).into_iter().flatten().take(NAMES_MAX).flatten();
+    let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let flows =
+        names.iter().map(String::as_str).filter(|name| name.ends_with(".toml") || name.ends_with(".json"));
+    let wanted = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    match nearest(&wanted, flows) {
+        Some(name) => {
+            let meant = path.with_file_name(name).display().to_string();
+            format!("did you mean `{meant}`? Then: eclosion run {}", shell_word(&meant))
+        }
+        None => "check the path; what can be named: eclosion run --help".to_owned(),
     }
 }
 
@@ -85,13 +105,30 @@ async fn described(path: &Path, name: &str, python_path: &[PathBuf]) -> Result<F
             Error::new(Code::Unavailable, "flow.python", format!("python3 cannot be started: {why}"))
         })?;
     if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(
-            Error::invalid("flow.python", format!("{}:{name} is no flow", path.display())).cause(words)
-        );
+        return Err(undescribed(&path, name, &output));
     }
     let text = String::from_utf8_lossy(&output.stdout);
     complete(load::from_json(&text, &path.display().to_string())?, &path, Some(name))
+}
+
+/// What importing the file raised, as data.
+#[derive(Deserialize)]
+struct Described {
+    raised: RemoteException,
+}
+
+fn undescribed(path: &Path, name: &str, output: &Output) -> Error {
+    let path = path.display();
+    let Ok(Described { raised }) = serde_json::from_slice(&output.stdout) else {
+        let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Error::invalid("flow.python", format!("{path}:{name} is no flow")).cause(words);
+    };
+    let mut error = Error::invalid("flow.python", format!("{path} cannot be imported"));
+    if raised.kind == "ModuleNotFoundError" {
+        error = error.help("the file is imported with `python3`, before there is an environment: import what only tasks need inside them");
+    }
+    error.remote = Some(Box::new(raised));
+    error
 }
 
 /// Absolute code root, and its hash; and what names this flow anywhere: the file, and in Python the flow in it.

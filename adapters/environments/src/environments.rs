@@ -104,7 +104,10 @@ impl Environments {
             Claim::Mine(unfinished) => unfinished,
         };
         let resolver = Resolver::choose(self.options.uv.as_deref(), &interpreter);
-        resolver.environment(&unfinished, &requirements, deadline, &progress).await?;
+        if let Err(error) = resolver.environment(&unfinished, &requirements, deadline, &progress).await {
+            unfinished.take_back().await;
+            return Err(error);
+        }
         let marker = Marker {
             schema: "eclosion/environment/v1",
             requirements: &requirements,

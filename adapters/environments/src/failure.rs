@@ -52,7 +52,8 @@ pub(crate) fn resolver(name: &str, path: &Path, failed: Failed) -> Error {
     let (status, words) = match failed {
         Failed::Start(why) => {
             let text = format!("{name} cannot be started: {why}");
-            return Error::new(Code::Unavailable, "environment.resolve", text);
+            return Error::new(Code::Unavailable, "environment.resolve", text)
+                .help("set environment.python to another interpreter, or look at this one: eclosion doctor");
         }
         Failed::Late(words) => return timeout(&words),
         Failed::Ended(status, words) => (status, words),
@@ -82,7 +83,7 @@ pub(crate) fn resolver(name: &str, path: &Path, failed: Failed) -> Error {
         .retry(Retry::After { after_ms: 10_000 })
     } else {
         Error::invalid("environment.resolve", format!("{name} could not install the requirements ({status})"))
-            .help("change environment.requirements in the flow file; `causes` holds the resolver's words")
+            .help("change environment.requirements in the flow file and run it again")
     };
     with_words(error, &words)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  free ── claim: lock held, leftovers removed ──► unfinished ── finish: synced, marker written ──► built
-//!                                                      └── dropped: removed, then the lock released ──► free
+//!                                        └── taken back or dropped: removed, then the lock released ──► free
 //! ```
 //!
 //! The lock is the file `NAME.lock` beside the directory. It belongs to whoever may still write: a step on a blocking
@@ -119,6 +119,26 @@ impl Unfinished {
         acted.map_err(io::Error::other).flatten().map_err(|why| failure::disk(&path, &why))
     }
 
+    /// Removes everything before it returns: what follows may be the end of the process.
+    pub(crate) async fn take_back(mut self) {
+        if let Some(removal) = self.removal()
+            && let Err(why) = tokio::task::spawn_blocking(removal).await
+        {
+            tracing::warn!(%why, "a half-built directory stays until it is built again");
+        }
+    }
+
+    fn removal(&mut self) -> Option<impl FnOnce() + Send + 'static> {
+        let lock = self.lock.take()?;
+        let path = std::mem::take(&mut self.path);
+        Some(move || {
+            if let Err(why) = remove(&path) {
+                tracing::warn!(path = %path.display(), %why, "a half-built directory stays until it is built again");
+            }
+            drop(lock);
+        })
+    }
+
     /// Everything on disk, then the marker on disk. Once it has begun, dropping the future does not stop it.
     pub(crate) async fn finish(self, marker: &impl Serialize) -> Result<(), Error> {
         let text = serde_json::to_vec_pretty(marker).map_err(|why| failure::disk(&self.path, &why.into()))?;
@@ -137,18 +157,11 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let Some(lock) = self.lock.take() else { return };
-        let path = std::mem::take(&mut self.path);
-        let take_back = move || {
-            if let Err(why) = remove(&path) {
-                tracing::warn!(path = %path.display(), %why, "a half-built directory stays until it is built again");
-            }
-            drop(lock);
-        };
+        let Some(removal) = self.removal() else { return };
         // Thousands of files: not on a thread that serves others.
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(take_back)),
-            Err(_) => take_back(),
+            Ok(runtime) => drop(runtime.spawn_blocking(removal)),
+            Err(_) => removal(),
         }
     }
 }
@@ -213,6 +226,15 @@ mod tests {
         drop(unfinished);
         let next = mine(cache.path()).await.unwrap();
         assert!(!next.path().exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_back_is_gone_before_anybody_is_told() {
+        let cache = tempfile::tempdir().unwrap();
+        let unfinished = mine(cache.path()).await.unwrap();
+        fs::create_dir_all(unfinished.path().join("lib")).unwrap();
+        unfinished.take_back().await;
+        assert!(!cache.path().join("x").exists());
     }
 
     /// Polls it once, so that its blocking step is running, and drops it.

@@ -56,7 +56,11 @@ impl Environments {
         let is_whole = |_: &Path| path.exists();
         if let Claim::Mine(unfinished) = place.claim(deadline, is_whole, &|_| {}).await? {
             let resolver = Resolver::choose(self.options().uv.as_deref(), interpreter);
-            resolver.package(&format!("msgspec=={MSGSPEC}"), &unfinished, deadline).await?;
+            let requirement = format!("msgspec=={MSGSPEC}");
+            if let Err(error) = resolver.package(&requirement, &unfinished, deadline).await {
+                unfinished.take_back().await;
+                return Err(error);
+            }
             unfinished.finish(&interpreter).await?;
         }
         Ok(path)

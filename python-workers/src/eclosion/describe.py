@@ -1,7 +1,8 @@
 """Prints a flow as the JSON of its model: ``python -m eclosion.describe FILE.py:flow``.
 
 The name may be left out if the file has one flow. Whatever the file prints while it is imported goes to stderr, so that
-stdout is the JSON alone. Exit status: 0, 1 if the flow cannot be written down or imported, 2 for a wrong call.
+stdout is the JSON alone; where the file raises, that is ``{"raised": …}``, the exception as data. Exit status: 0, 1 if
+the flow cannot be written down or imported, 2 for a wrong call.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import traceback
 from typing import Any, cast
 
+from ._exceptions import remote_exception
 from ._process import runtime_path_last
 from .flow import Flow, FlowError
 
@@ -59,8 +61,10 @@ def main(arguments: list[str]) -> int:
     except (FlowError, TypeError) as why:
         print(f"the flow cannot be written down: {why}", file=sys.stderr)
         return 1
-    except Exception:
+    except Exception as why:
         traceback.print_exc()
+        # The same as data, for a program that shows the user's own frames.
+        print(json.dumps({"raised": remote_exception(why, str(pathlib.Path(arguments[0]).resolve().parent))}))
         return 1
     print(text)
     return 0

@@ -11,7 +11,6 @@ use eclosion::Places;
 use eclosion_client::Client;
 use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, StopRequest, Tree};
 use eclosion_schemas::ops::pool;
-use eclosion_schemas::view::WorkerState;
 use eclosion_schemas::{Code, Error};
 use tokio::time::Instant;
 
@@ -25,6 +24,8 @@ use crate::{daemon, exit, session};
 const START: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const WATCH: Duration = Duration::from_secs(1);
+/// Deaths that `pool` tells; the rest is behind `--json`.
+const DIED_SHOWN_MAX: usize = 3;
 /// Of the log, when the kernel ended before it was ready.
 const LOG_TAIL_BYTES: usize = 2_000;
 
@@ -216,14 +217,14 @@ pub(super) async fn pool(globals: &Globals) -> Result<u8, Error> {
         document("pool", &pool)?;
         return Ok(exit::OK);
     }
-    let alive: Vec<_> = pool.workers.iter().filter(|worker| worker.state != WorkerState::Dead).collect();
-    print(&format!("{} of at most {} workers, {} tasks wait", alive.len(), pool.workers_max, pool.waiting))?;
-    let rows = alive.iter().map(|worker| {
+    let (alive, max) = (pool.workers.len(), pool.workers_max);
+    print(&format!("{alive} of at most {max} workers, {} tasks wait", pool.waiting))?;
+    let rows = pool.workers.iter().map(|worker| {
         let task = worker.task.as_ref().map_or_else(String::new, ToString::to_string);
         let (id, pid, finished) = (&worker.worker, worker.pid, worker.finished);
         vec![id.to_string(), render::word(&worker.state), pid.to_string(), finished.to_string(), task]
     });
-    if !alive.is_empty() {
+    if alive > 0 {
         print(&table(&["worker", "state", "pid", "finished", "task"], rows))?;
     }
     let rows = pool.environments.iter().map(|environment| {
@@ -239,5 +240,8 @@ pub(super) async fn pool(globals: &Globals) -> Result<u8, Error> {
             talk(&format!("{} {}", waiting.task, render::run::pending(reason)));
         }
     }
+    // Those that had nothing in hand ended because they were told to.
+    let lost = pool.died.iter().rev().filter(|dead| dead.task.is_some()).take(DIED_SHOWN_MAX);
+    lost.flat_map(render::run::certificate).for_each(|line| talk(&line));
     Ok(exit::OK)
 }

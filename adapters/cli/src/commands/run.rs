@@ -13,6 +13,7 @@ use eclosion_schemas::ops::kernel::{Empty, Tree};
 use eclosion_schemas::ops::run::{
     Cancel, CancelRequest, GetReply, List, ListRequest, Start, StartRequest, Why, WhyRequest,
 };
+use eclosion_schemas::suggest::shell_word;
 use eclosion_schemas::view::{RunState, TaskState};
 use eclosion_schemas::{Code, Error, RunId};
 use serde_json::json;
@@ -42,6 +43,19 @@ enum Followed {
 }
 
 pub(super) async fn run(globals: &Globals, arguments: arguments::Run) -> Result<u8, Error> {
+    let flow = arguments.flow.flow.clone();
+    submitted(globals, arguments).await.map_err(|why| check_again(why, &flow))
+}
+
+/// What refuses a flow ends with the command that checks it once it is mended.
+pub(super) fn check_again(why: Error, flow: &str) -> Error {
+    match why.reason.starts_with("flow.") {
+        true => why.next(&format!("eclosion validate {}", shell_word(flow))),
+        false => why,
+    }
+}
+
+async fn submitted(globals: &Globals, arguments: arguments::Run) -> Result<u8, Error> {
     let mut request = request(globals, &arguments.flow).await?;
     request.new = arguments.new;
     if arguments.detach {
@@ -166,6 +180,9 @@ async fn watched(
         shown => shown?,
     };
     if let Some(kernel) = &session.kernel {
+        if code != exit::OK {
+            talk("the kernel in this process ends with the run; for more of it start one: eclosion up");
+        }
         stay(&session.client, kernel, signals).await?;
     }
     Ok(if is_cancelled_here { exit::INTERRUPTED } else { code })

@@ -7,6 +7,7 @@ use eclosion_schemas::ops::run::{
 use eclosion_schemas::view::RunState;
 use eclosion_schemas::{Error, RunId};
 
+use super::run::check_again;
 use crate::arguments;
 use crate::globals::Globals;
 use crate::render::{self, table};
@@ -15,14 +16,14 @@ use crate::{exit, session};
 
 /// Checks by the kernel's own rules; one is started here for the purpose if none listens.
 pub(super) async fn validate(globals: &Globals, flow: &arguments::Flow) -> Result<u8, Error> {
-    let request = super::run::request(globals, flow).await?;
+    let request = super::run::request(globals, flow).await.map_err(|why| check_again(why, &flow.flow))?;
     let session = session::attach_or_start(globals).await?;
     let checked =
         session.client.call::<Validate>(ValidateRequest { flow: request.flow, set: request.set }).await;
     if let Some(kernel) = session.kernel {
         kernel.shutdown().await;
     }
-    let plan = checked?;
+    let plan = checked.map_err(|why| check_again(why, &flow.flow))?;
     if globals.json {
         document("plan", &plan)?;
         return Ok(exit::OK);

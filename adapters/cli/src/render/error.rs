@@ -2,8 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
-use eclosion_schemas::Error;
 use eclosion_schemas::error::RemoteException;
+use eclosion_schemas::{Code, Error};
 
 use crate::exit;
 use crate::terminal::{clean, colors, document};
@@ -16,6 +16,7 @@ pub(crate) fn report(error: &Error, json: bool) {
     if error.reason == exit::OUTPUT_CLOSED {
         return;
     }
+    let error = &with_a_way_on(error);
     if json {
         // Who asked for JSON and does not read it is told on stderr all the same.
         let _ = document("error", error);
@@ -23,6 +24,26 @@ pub(crate) fn report(error: &Error, json: bool) {
     let mut stderr = std::io::stderr();
     let mark = if colors(&stderr) && stderr.is_terminal() { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
     let _ = writeln!(stderr, "{mark}: {}", clean(&text(error)));
+}
+
+/// Nobody is left without a command to run next.
+fn with_a_way_on(error: &Error) -> Error {
+    if error.help.is_some() {
+        return error.clone();
+    }
+    error.clone().next(match error.code {
+        Code::Invalid | Code::Unimplemented => "eclosion --help",
+        Code::NotFound | Code::AlreadyExists | Code::Conflict | Code::Precondition | Code::Cancelled => {
+            "eclosion runs ls"
+        }
+        Code::Deadline | Code::Exhausted | Code::SlowConsumer | Code::Unknown => "eclosion status",
+        Code::Unauthenticated
+        | Code::Denied
+        | Code::Unavailable
+        | Code::NoResponders
+        | Code::Internal
+        | Code::DataLoss => "eclosion doctor",
+    })
 }
 
 /// Everything but the word `error`.
@@ -76,7 +97,6 @@ fn frames(raised: &RemoteException) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use eclosion_schemas::Code;
     use eclosion_schemas::error::RemoteFrame;
 
     use super::*;
@@ -89,6 +109,14 @@ mod tests {
             source: "    read(path)".into(),
             user,
         }
+    }
+
+    #[test]
+    fn an_error_without_help_gets_a_command_and_one_with_help_keeps_it() {
+        let error = Error::new(Code::Unavailable, "x", "no");
+        assert_eq!(with_a_way_on(&error).help.as_deref(), Some("eclosion doctor"));
+        let helped = error.help("wait");
+        assert_eq!(with_a_way_on(&helped), helped);
     }
 
     #[test]
