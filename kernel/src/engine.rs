@@ -12,7 +12,7 @@
 //!
 //! Invariants: (1) state is a function of the folded records alone, so [`Engine::recover`] after a panic gives the
 //! state that the last incarnation had reached. (2) An effect is reported once per incarnation, in the order of ids.
-//! (3) A poisoned journal takes speculative state back: [`Engine::recover`] folds only what is written.
+//! (3) A poisoned journal takes speculative state back: [`Engine::recover`] folds only what is synced.
 
 use std::any::Any;
 use std::collections::BTreeMap;

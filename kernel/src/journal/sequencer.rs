@@ -9,7 +9,7 @@
 //! append ──► appended ──writer──► written ──syncer──► synced
 //!   │            release: effects, in-process views   release: replies, what clients see
 //!   └─ behind?  returns the foreign records instead; the actor folds them and decides again
-//! any failure ──► poisoned: held things resolve as lost, appends are refused, until the next start
+//! any failure ──► poisoned: back to what is synced; held things are lost, appends refused, until the next start
 //! ```
 //!
 //! Invariants: (1) seq is gapless and never reused. (2) `synced ≤ written ≤ appended`. (3) A held thing is released
@@ -401,6 +401,10 @@ impl Journal {
     fn advance(&self, mark: Mark, seq: Seq) {
         let released = {
             let mut inner = self.lock();
+            if inner.poisoned.is_some() {
+                // A report that was under way: what it is about was taken back.
+                return;
+            }
             match mark {
                 Mark::Written => inner.marks.written = inner.marks.written.max(seq),
                 Mark::Synced => inner.marks.synced = inner.marks.synced.max(seq).min(inner.marks.written),
@@ -419,15 +423,16 @@ impl Journal {
         }
     }
 
-    /// Turns the journal read-only for good: what is held resolves as lost, in order.
+    /// Turns the journal read-only for good: what is held resolves as lost, in order, and what was not synced is no
+    /// part of it any more.
     pub fn poison(&self, why: &str) {
         let (lost, why) = {
             let mut inner = self.lock();
             let why: Arc<str> = inner.poisoned.get_or_insert_with(|| why.into()).clone();
-            // What was appended and never written has not happened.
-            let written = inner.marks.written;
-            inner.tail.retain(|record| record.seq <= written);
-            inner.marks.appended = written;
+            // What was never synced may be gone after all, so it is shown to nobody: reads go on from what is safe.
+            let safe = inner.marks.synced;
+            inner.tail.retain(|record| record.seq <= safe);
+            (inner.marks.appended, inner.marks.written) = (safe, safe);
             inner.urgent.clear();
             let held = std::mem::take(&mut inner.held);
             (held, why)

@@ -66,6 +66,11 @@ fn a_poisoned_journal_loses_what_is_held_and_refuses_the_rest() {
     assert_eq!(lost.load(Ordering::Relaxed), 1);
     let Err(AppendError::Refused(error)) = append(&journal, 1) else { panic!("it is read-only") };
     assert_eq!(error.reason, "journal.poisoned");
+    // What is read from now on depends on nothing that could still be lost.
+    journal.mark_written(Seq(1));
+    let none = Seq(0);
+    assert_eq!(journal.marks(), Marks { appended: none, written: none, synced: none });
+    assert!(journal.after(none, &[LeaseReleased::KIND]).records.is_empty());
 }
 
 #[test]
