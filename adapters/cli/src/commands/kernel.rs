@@ -78,13 +78,13 @@ fn spawn(globals: &Globals, places: &Places, accept_loss: bool) -> Result<Child,
     let binary = std::env::current_exe().map_err(|why| failed(Path::new("/proc/self/exe"), why))?;
     let mut command = Command::new(&binary);
     // For whoever looks at the list of processes.
-    command.args(["up", "--foreground", "--instance", &places.instance]);
+    command.args(["up", "--foreground", "--json", "--instance", &places.instance]);
     globals.hand_on(&mut command);
     if accept_loss {
         command.arg("--accept-loss");
     }
     // A group of its own: Ctrl-C at this terminal is not meant for it.
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir("/");
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
     command.spawn().map_err(|why| failed(&binary, why))
 }
 
@@ -98,7 +98,7 @@ async fn ready(places: &Places, child: &mut Child) -> Result<Client, Error> {
             return Ok(client);
         }
         if let Ok(Some(status)) = child.try_wait() {
-            return Err(ended(places, status));
+            return Err(refusal(child).unwrap_or_else(|| ended(places, status)));
         }
         if Instant::now() >= deadline {
             let text = format!("the kernel (pid {}) did not get ready in time", child.id());
@@ -109,7 +109,15 @@ async fn ready(places: &Places, child: &mut Child) -> Result<Client, Error> {
     }
 }
 
-/// Its own words are in its log; their end says most.
+/// The error that it ended with, as it printed it. A kernel prints nothing else.
+fn refusal(child: &mut Child) -> Option<Error> {
+    const BYTES_MAX: u64 = 64 * 1024;
+    let mut said = String::new();
+    child.stdout.take()?.take(BYTES_MAX).read_to_string(&mut said).ok()?;
+    serde_json::from_str(said.lines().last()?).ok()
+}
+
+/// It did not say why. Its last words are in its log.
 fn ended(places: &Places, status: std::process::ExitStatus) -> Error {
     let path = daemon::log_file(places);
     let code = match status.code() {
