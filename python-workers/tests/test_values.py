@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eclosion import Refused
+from eclosion import Refused, _values
 from eclosion._values import INLINE_BYTES_MAX, encode
 from eclosion.testing import LocalStore
 
@@ -35,6 +35,15 @@ def round_trip(value: object) -> Any:
 @given(plain)
 def test_plain_data_comes_back_as_it_was(value: object) -> None:
     assert round_trip(value) == value
+
+
+@given(plain | st.just("x" * INLINE_BYTES_MAX))
+def test_plain_data_is_encoded_as_it_would_be_with_parts(value: object) -> None:
+    short, long = encode(value), _values.encode_with_parts(value)
+    assert short.body == long.body
+    first, second = LocalStore(), LocalStore()
+    assert short.stage(first) == long.stage(second)
+    assert sorted(os.listdir(first.folder)) == sorted(os.listdir(second.folder))
 
 
 @pytest.mark.parametrize(

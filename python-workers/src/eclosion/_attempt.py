@@ -1,16 +1,14 @@
 """One attempt, from its request to its outcome. Knows no sockets: the worker and the tests bring a :class:`Store`.
 
-Order: arguments are decoded, the root's code is loaded, ``random`` and numpy are seeded, the function runs, its result
-is encoded. Importing and running are user code, which a cancel may interrupt; the rest is not.
+Order: arguments are decoded, the root's code is loaded, global generators are seeded, the function runs, its result is
+encoded. Importing and running are user code, which a cancel may interrupt; the rest is not.
 """
 
 from __future__ import annotations
 
 import inspect
-import random
-import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
@@ -18,6 +16,7 @@ from . import _values
 from ._current import Current, activate
 from ._errors import Cancelled, ErrorData, Refused, TaskError, error
 from ._exceptions import one_line, remote_exception
+from ._generators import Generators
 from ._schemas import ArgumentList
 from ._threads import ThreadCounts
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from ._values import Encoded, Store
 
 _threads = ThreadCounts()
+_generators = Generators()
+_UNFINISHED = (GeneratorType, AsyncGeneratorType, CoroutineType)
 
 
 class Code(Protocol):
@@ -50,8 +51,8 @@ def current_of(
         attempt=execute.attempt,
         idempotency_key=execute.idempotency_key,
         seed=execute.seed,
-        timeout_s=None if not execute.timeout_ms else execute.timeout_ms / 1000,
-        lease=dict(execute.lease or {}),
+        timeout_s=execute.timeout_ms / 1000 if execute.timeout_ms else None,
+        lease=execute.lease,
         scratch_root=scratch_root,
         report=report,
     )
@@ -64,10 +65,10 @@ def perform(execute: Execute, current: Current, code: Code, store: Store, user: 
         arguments = {name: _argument(value, inputs) for name, value in execute.arguments.items()}
         code.switch(execute.code, execute.code_hash)
         activate(current)
-        ended = user.run(lambda: _call(code, execute, arguments))
-        if ended.raised is not None:
-            return error_of(ended.raised, execute.code, cancelled=current.cancelled)
-        return _result(ended.value)
+        value, raised = user.run(_call, code, execute, arguments)
+        if raised is not None:
+            return error_of(raised, execute.code, cancelled=current.cancelled)
+        return _result(value)
     except Refused as why:
         return why.error
     except (ValueError, OSError, msgspec.MsgspecError) as why:
@@ -76,15 +77,6 @@ def perform(execute: Execute, current: Current, code: Code, store: Store, user: 
     finally:
         activate(None)
         inputs.close()
-
-
-def seed_generators(seed: int) -> None:
-    """Seeds ``random``, and numpy's global generator if numpy was imported."""
-    random.seed(seed)
-    if "numpy" in sys.modules:
-        import numpy.random
-
-        numpy.random.seed(seed & 0xFFFF_FFFF)
 
 
 def error_of(raised: BaseException, code_root: str, *, cancelled: bool) -> ErrorData:
@@ -101,8 +93,8 @@ def error_of(raised: BaseException, code_root: str, *, cancelled: bool) -> Error
 
 def _call(code: Code, execute: Execute, arguments: dict[str, Any]) -> Any:
     function = code.resolve(execute.function)
-    _threads.limit((execute.lease or {}).get("cpu", 1))
-    seed_generators(execute.seed)
+    _threads.limit(execute.lease.get("cpu", 1))
+    _generators.seed(execute.seed)
     try:
         return function(**arguments)
     except TypeError as why:
@@ -122,28 +114,23 @@ def _unfit(name: str, function: Callable[..., Any], why: TypeError) -> Refused:
 
 def _argument(argument: ArgumentValue | ArgumentList, inputs: _values.Inputs) -> Any:
     if isinstance(argument, ArgumentList):
-        return [_values.decode(payload, inputs.open_part) for payload in argument.payloads]
+        return _values.decode_all(argument.payloads, inputs.open_part)
     return _values.decode(argument.payload, inputs.open_part)
 
 
 def _result(value: object) -> Encoded:
-    if isinstance(value, (GeneratorType, AsyncGeneratorType)):
-        _close(value)
-        raise Refused(error("unimplemented", "task.encode", "a task returned a generator", help="return list(…) of it"))
-    if isinstance(value, CoroutineType):
-        _close(value)
-        raise Refused(
-            error(
-                "unimplemented",
-                "task.encode",
-                "a task returned a coroutine",
-                help="return asyncio.run(…) of it",
-            )
-        )
+    if isinstance(value, _UNFINISHED):
+        raise _unfinished(cast("object", value))
     return _values.encode(value)
 
 
-def _close(unfinished: Any) -> None:
-    close = getattr(unfinished, "close", None)
+def _unfinished(value: Any) -> Refused:
+    close = getattr(value, "close", None)  # An asynchronous generator has none.
     if close is not None:
         close()
+    if isinstance(value, CoroutineType):
+        what, instead = "coroutine", "asyncio.run"
+    else:
+        what, instead = "generator", "list"
+    text = f"a task returned a {what}"
+    return Refused(error("unimplemented", "task.encode", text, help=f"return {instead}(…) of it"))

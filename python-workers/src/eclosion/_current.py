@@ -23,6 +23,13 @@ PROGRESS_INTERVAL_S = 0.05
 class Current:
     """The attempt that runs now."""
 
+    # What most attempts never change is the class's: one is made for every warm call.
+    _cancelled = False
+    _waiting: threading.Event | None = None
+    _scratch: pathlib.Path | None = None
+    _progress: dict[str, Any] | None = None
+    _progress_at = 0.0
+
     def __init__(
         self,
         *,
@@ -50,14 +57,9 @@ class Current:
         """What the attempt holds: ``cpu`` in cores, ``memory`` in bytes."""
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         """When the kernel cancels the attempt, on the clock of ``time.monotonic()``; None: never."""
-        self._cancelled = False
-        self._waiting: threading.Event | None = None
         self._scratch_root = scratch_root
-        self._scratch: pathlib.Path | None = None
         self._report = report
         self._lock = threading.Lock()
-        self._progress: dict[str, Any] | None = None
-        self._progress_at = 0.0
 
     @property
     def cancelled(self) -> bool:

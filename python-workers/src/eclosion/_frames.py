@@ -24,7 +24,7 @@ import socket
 import struct
 import threading
 from array import array
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -40,10 +40,18 @@ MESSAGE_BYTES_MAX = (1 << 24) - 1
 UNFINISHED_MAX = 64
 # Bytes of the header that `len` counts.
 _COUNTED = HEADER.size - 4
-_RECEIVE_BYTES = 256 * 1024
+# A read takes at most one full fragment: its memory is taken anew each time.
+_RECEIVE_BYTES = 64 * 1024
 _DESCRIPTORS_MAX = 16
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_DESCRIPTORS_MAX * 4)
+# Plain integers: `&` and `|` of the enum's members are calls into Python, dear on the path of each message.
+_RECEIVE = int(socket.MSG_CMSG_CLOEXEC)
+_RECEIVE_AT_ONCE = _RECEIVE | int(socket.MSG_DONTWAIT)
+_CUT = int(socket.MSG_CTRUNC)
+_NO_SIGNAL = int(socket.MSG_NOSIGNAL)
 
+_HEADER_BYTES = HEADER.size
+_header = HEADER.unpack_from
 _pack = msgspec.msgpack.encode
 _unpack_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -52,8 +60,8 @@ class Disconnected(ConnectionError):  # noqa: N818
     """The other end is gone, or what it sent was no frame."""
 
 
-class Frame(NamedTuple):
-    """One whole message: fragments are joined."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One whole message: fragments are joined. A struct, as it is made faster than any other class."""
 
     kind: int
     flags: int
@@ -103,38 +111,37 @@ class Decoder:
         self._descriptors: list[int] = []
         self._unfinished: dict[int, list[Frame]] = {}
 
-    def push(self, data: bytes | memoryview, descriptors: list[int] | None = None) -> list[Frame]:
+    def push(self, data: bytes, descriptors: list[int] | None = None) -> list[Frame]:
         """Returns the messages that ``data`` completes. Raises :class:`Disconnected` if it is malformed."""
         if descriptors:
             self._descriptors += descriptors
-        buffer = self._bytes
-        buffer += data
+        # Whole frames are read where they lie; only what is left of one is kept, until its rest has come.
+        held = self._bytes
+        buffer: bytes | bytearray = data
+        if held:
+            held += data
+            buffer = held
         frames: list[Frame] = []
         start = 0
-        while len(buffer) - start >= HEADER.size:
-            length, version, kind, flags, codec, stream, head, count, zero = HEADER.unpack_from(buffer, start)
+        while len(buffer) - start >= _HEADER_BYTES:
+            length, version, kind, flags, codec, stream, head, count, zero = _header(buffer, start)
             if version != VERSION or zero != 0 or length > MESSAGE_BYTES_MAX or length < _COUNTED + head:
-                raise Disconnected(f"malformed frame header {bytes(buffer[start : start + HEADER.size]).hex()}")
+                raise Disconnected(f"malformed frame header {buffer[start : start + _HEADER_BYTES].hex()}")
             end = start + 4 + length
             if len(buffer) < end:
                 break
-            body_at = start + HEADER.size + head
-            envelope = _envelope(buffer[start + HEADER.size : body_at]) if head else {}
-            frame = Frame(
-                kind,
-                flags,
-                codec,
-                stream,
-                envelope,
-                bytes(buffer[body_at:end]),
-                self._take_descriptors(count),
-            )
+            body_at = start + _HEADER_BYTES + head
+            envelope = _envelope(buffer[start + _HEADER_BYTES : body_at]) if head else {}
+            taken = self._take_descriptors(count) if count else ()
+            frame = Frame(kind, flags, codec, stream, envelope, bytes(buffer[body_at:end]), taken)
             whole = self._join(frame) if flags & MORE or self._unfinished else frame
             if whole is not None:
                 frames.append(whole)
             start = end
-        if start:
-            del buffer[:start]
+        if buffer is held:
+            del held[:start]
+        elif start < len(buffer):
+            held += buffer[start:]
         return frames
 
     def pending(self) -> int:
@@ -151,8 +158,6 @@ class Decoder:
         self._unfinished.clear()
 
     def _take_descriptors(self, count: int) -> tuple[int, ...]:
-        if not count:
-            return ()
         if len(self._descriptors) < count:
             raise Disconnected(f"a frame claims {count} descriptors, {len(self._descriptors)} came")
         taken = tuple(self._descriptors[:count])
@@ -177,7 +182,7 @@ class Decoder:
             return None
         del self._unfinished[frame.stream]
         flags = (pieces[0].flags | frame.flags) & ~MORE
-        return pieces[0]._replace(flags=flags, body=b"".join(piece.body for piece in pieces))
+        return msgspec.structs.replace(pieces[0], flags=flags, body=b"".join(piece.body for piece in pieces))
 
 
 def decode_frames(data: bytes) -> list[Frame]:
@@ -189,7 +194,7 @@ def decode_frames(data: bytes) -> list[Frame]:
     return frames
 
 
-def _envelope(data: bytearray) -> dict[str, Any]:
+def _envelope(data: bytes | bytearray) -> dict[str, Any]:
     try:
         return _unpack_map(data)
     except (msgspec.MsgspecError, RecursionError) as why:
@@ -203,7 +208,6 @@ class Channel:
         self._socket = sock
         self._decoder = Decoder()
         self._sending = threading.Lock()
-        self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self._writable = select.poll()
         self._writable.register(sock, select.POLLOUT)
 
@@ -233,21 +237,19 @@ class Channel:
     def receive(self, *, wait: bool = True) -> list[Frame]:
         """Returns the messages that the next bytes complete, perhaps none. Raises :class:`Disconnected` at the end."""
         try:
-            count, ancillary, flags, _ = self._socket.recvmsg_into(
-                [self._buffer],
-                _ANCILLARY_BYTES,
-                socket.MSG_CMSG_CLOEXEC if wait else socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT,
+            data, ancillary, flags, _ = self._socket.recvmsg(
+                _RECEIVE_BYTES, _ANCILLARY_BYTES, _RECEIVE if wait else _RECEIVE_AT_ONCE
             )
         except BlockingIOError:
             return []
         except OSError as why:
             raise Disconnected(str(why)) from None
         descriptors = descriptors_of(ancillary) if ancillary else None
-        if not count:
+        if not data:
             raise Disconnected("the other end closed the stream")
-        if flags & socket.MSG_CTRUNC:
+        if flags & _CUT:
             raise Disconnected("more descriptors came than a message may carry")
-        return self._decoder.push(self._buffer[:count], descriptors)
+        return self._decoder.push(data, descriptors)
 
     def hang_up(self) -> None:
         """Ends both directions, so that whoever is receiving sees the end. The descriptor stays until :meth:`close`."""
@@ -264,7 +266,7 @@ class Channel:
     def _send(self, data: bytes) -> None:
         with self._sending:
             try:
-                self._socket.sendall(data, socket.MSG_NOSIGNAL)
+                self._socket.sendall(data, _NO_SIGNAL)
             except OSError as why:
                 raise Disconnected(str(why)) from None
 

@@ -18,7 +18,7 @@ import ctypes
 import importlib
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ._errors import Cancelled
 
@@ -32,13 +32,6 @@ _handler_of: Callable[[int], object] = importlib.import_module("_signal").getsig
 
 
 _SIGINT = int(signal.SIGINT)
-
-
-class Ended(NamedTuple):
-    """How user code ended: with a value, or by raising."""
-
-    value: Any
-    raised: BaseException | None
 
 
 class UserCode:
@@ -56,13 +49,13 @@ class UserCode:
         if _handler_of(_SIGINT) != self._interrupted:
             signal.signal(signal.SIGINT, self._interrupted)
 
-    def run(self, function: Callable[[], Any]) -> Ended:
-        """Calls ``function`` on the main thread. Whatever it raises, an exit included, is returned and not raised."""
+    def run(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, BaseException | None]:
+        """Calls a function on the main thread; returns its value and what it raised, which may be an exit."""
         value: Any = None
         raised: BaseException | None = None
         try:
             self._enter()
-            value = function()
+            value = function(*arguments)
         except BaseException as why:
             raised = why
         left = False
@@ -72,7 +65,7 @@ class UserCode:
             except BaseException:
                 # The one exception that was on its way arrived here. What the function gave stands.
                 left = False
-        return Ended(value, raised)
+        return value, raised
 
     def cancel(self) -> bool:
         """Raises :class:`Cancelled` in the main thread if it is in user code. For other threads."""

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class ThreadCounts:
@@ -23,11 +23,13 @@ class ThreadCounts:
 
     def limit(self, cpus: int) -> None:
         """Sets every numeric library, those to be loaded included, to ``cpus`` threads."""
+        if cpus <= 1 == self._cpus:
+            return  # What most attempts ask for and find.
         cpus = max(1, cpus)
-        if cpus == self._cpus and (cpus == 1 or self._modules == len(sys.modules)):
+        if cpus == self._cpus and self._modules == len(sys.modules):
             return
         if cpus != self._cpus:
-            for variable in _VARIABLES:
+            for variable in VARIABLES:
                 os.environ[variable] = str(cpus)
         self._cpus = cpus
         if "numpy" in sys.modules:

@@ -38,6 +38,10 @@ INLINE_BYTES_MAX = 32 * 1024
 PART_EXTENSION = 1
 _WRITE_BYTES = 64 << 20
 
+_BYTES = (bytes, bytearray, memoryview)
+_encode_plain = msgspec.msgpack.Encoder().encode
+_decode_plain = msgspec.msgpack.Decoder().decode
+
 
 class PartData(TypedDict, total=False):
     stage: int
@@ -130,12 +134,16 @@ class FileContent:
 class Encoded:
     """A value ready to be staged and sent."""
 
+    __slots__ = ("body", "parts")
+
     def __init__(self, body: bytes, parts: list[Content]) -> None:
         self.body = body
         self.parts = parts
 
     def stage(self, store: Store) -> PayloadData:
         """Writes every part into a file of ``store``. May be called again, with another store."""
+        if not self.parts:
+            return {"body": self.body}
         staged: list[PartData] = []
         for index, part in enumerate(self.parts):
             token, descriptor = store.stage(part.size_bytes)
@@ -153,7 +161,7 @@ class Encoded:
                     part.close()
             finally:
                 os.close(descriptor)
-        return {"body": self.body, "parts": staged} if staged else {"body": self.body}
+        return {"body": self.body, "parts": staged}
 
     def close(self) -> None:
         """Lets go of the parts."""
@@ -164,12 +172,22 @@ class Encoded:
 
 def encode(value: object) -> Encoded:
     """Encodes a value. Raises :class:`Refused` (``task.encode``) naming what cannot travel."""
+    if isinstance(value, _BYTES) and len(data := bytes(cast("bytes", value))) > INLINE_BYTES_MAX:
+        return Encoded(_reference(0), [BytesContent("bytes", data)])
+    try:
+        body = _encode_plain(value)
+    except Exception:
+        # It has something in it that becomes a part, or that cannot travel.
+        return encode_with_parts(cast("object", value))
+    if len(body) > INLINE_BYTES_MAX:
+        return Encoded(_reference(0), [BytesContent("msgpack", body)])
+    return Encoded(body, [])
+
+
+def encode_with_parts(value: object) -> Encoded:
+    """As :func:`encode`, for what may have arrays, files or odd objects in it."""
     parts: list[Content] = []
     try:
-        data = _bytes(value)
-        if data is not None and len(data) > INLINE_BYTES_MAX:
-            parts.append(BytesContent("bytes", data))
-            return Encoded(_reference(0), parts)
         body = _body(value, parts, first=0)
         if len(body) > INLINE_BYTES_MAX:
             # The body becomes part 0, so the indexes in it shift by one: encoded again, as that is rare.
@@ -186,7 +204,7 @@ def encode(value: object) -> Encoded:
 def decode(payload: Payload, open_part: Callable[[Part], object]) -> Any:
     """Decodes a value; ``open_part`` gives what stands for a part whose codec is not ``msgpack``."""
     if not payload.parts:
-        return msgspec.msgpack.decode(payload.body)
+        return _decode_plain(payload.body)
     opened: dict[int, object] = {}
 
     def hook(code: int, data: memoryview) -> object:
@@ -203,6 +221,11 @@ def decode(payload: Payload, open_part: Callable[[Part], object]) -> Any:
 
     decoder = msgspec.msgpack.Decoder(ext_hook=hook)
     return decoder.decode(payload.body)
+
+
+def decode_all(payloads: list[Payload], open_part: Callable[[Part], object]) -> list[Any]:
+    """Decodes the values of a fan-out. As :func:`decode` of each, without a call for each that has no parts."""
+    return [decode(payload, open_part) if payload.parts else _decode_plain(payload.body) for payload in payloads]
 
 
 class Inputs:
@@ -266,13 +289,6 @@ def _body(value: object, parts: list[Content], *, first: int) -> bytes:
                 help="return plain data, dataclasses, numpy arrays, bytes or a pathlib.Path to a file",
             )
         ) from why
-
-
-def _bytes(value: object) -> bytes | None:
-    """The bytes that a value consists of; None if it is something else."""
-    if isinstance(value, bytes):
-        return value
-    return bytes(cast("bytearray", value)) if isinstance(value, (bytearray, memoryview)) else None
 
 
 def _reference(index: int) -> bytes:
