@@ -6,7 +6,10 @@ Written from the description of the journal's stored form alone; it shares no co
     python judge.py ROUND_DIR --forge K  forges a violation of kind K first, and must find it
 
 ROUND_DIR holds `journal/` (journal.db, -wal, journal.mark), `ledger/*.jsonl` and `round.json`:
-{"expected": {RUN: value}, "kills": {"worker": n, "keeper": n, "kernel": n}, "workers_max": n, "cancelled": [RUN]}.
+{"expected": {RUN: value}, "kills": {"worker": n, "keeper": n, "kernel": n}, "workers_max": n,
+ "told": {"seq": n, "finished": [TASK]}, "forgotten_ns": n}.
+`told` is what a client had been told when the power went. What the ledger has from before `forgotten_ns` the journal may
+have lost: an attempt is dispatched when its record is written, and only what was synced survives a power cut.
 """
 
 from __future__ import annotations
@@ -106,6 +109,8 @@ class Judge:
         self.ends()
         self.starts()
         self.deaths()
+        self.elsewhere()
+        self.memory()
         return self.violations
 
     def order(self) -> None:
@@ -183,16 +188,45 @@ class Judge:
 
     def starts(self) -> None:
         """H4: whatever was committed was started; starts beyond the first are explained by what the journal saw fail."""
-        starts = Counter((line["run"], line["task"]) for line in self.ledger if line["event"] == "start")
+        starts = Counter((line["run"], line["task"]) for line in self.started())
         attempts = Counter((b["run"], b["task"]) for _, b in self.of("attempt.started"))
         ended = {fence_of(b) for _, b in self.of("step.failed")}
         ended |= {fence_of(b) for _, b in self.of("worker.died") if b.get("fence")}
         explained = Counter((b["run"], b["task"]) for _, b in self.of("attempt.started") if fence_of(b) in ended)
+        remembered = Counter((line["run"], line["task"]) for line in self.started(self.about["forgotten_ns"]))
         for _, body in self.of("step.committed"):
             self.claim(starts[(body["run"], body["task"])] >= 1, f"{body['task']} was committed and never started")
-        for task, times in starts.items():
+        for task, times in remembered.items():
             self.claim(times <= attempts[task], f"{task} was started {times} times in {attempts[task]} attempts")
             self.claim(times - 1 <= explained[task], f"{task} was started {times} times, {explained[task]} explained")
+
+    def started(self, after_ns: int = 0) -> Iterator[dict[str, Any]]:
+        return (line for line in self.ledger if line["event"] == "start" and line.get("ns", after_ns) >= after_ns)
+
+    def elsewhere(self) -> None:
+        """H4: what a worker took along when it died is tried again, by another process."""
+        pids = {body["worker"]: body["pid"] for _, body in self.of("worker.started")}
+        attempts = {fence_of(body): body for _, body in self.of("attempt.started")}
+        for record, died in self.of("worker.died"):
+            lost = attempts.get(fence_of(died)) if died.get("fence") else None
+            if lost is None:
+                continue
+            what = f"{lost['task']}, lost at #{record.seq} with attempt {lost['attempt']},"
+            task = (lost["run"], lost["task"])
+            again = [at for at in self.started() if (at["run"], at["task"]) == task and at["attempt"] > lost["attempt"]]
+            self.claim(bool(again), f"{what} was not tried again")
+            same = [at["attempt"] for at in again if at["pid"] == pids.get(lost["worker"])]
+            self.claim(not same, f"{what} was tried again by the same process: attempts {same}")
+
+    def memory(self) -> None:
+        """H1: what a client was told is there, and a step that it was told to be finished is not run again."""
+        told, last = self.about["told"], self.records[-1].seq
+        self.claim(told["seq"] <= last, f"a client was told of #{told['seq']}, the journal ends with #{last}")
+        committed = {body["task"]: record.seq for record, body in self.of("step.committed")}
+        again = {line["task"] for line in self.started(self.about["forgotten_ns"])}
+        for task in told["finished"]:
+            self.claim(committed.get(task, last + 1) <= told["seq"], f"{task} was told to be finished and is not committed")
+            self.claim(not self.about["forgotten_ns"] or task not in again, f"{task} was told to be finished and ran again")
 
     def deaths(self) -> None:
         """Workers die only of what was done to them; the kernel's own death is not among it."""
@@ -202,7 +236,7 @@ class Judge:
         self.claim(unwanted <= bound, f"{unwanted} workers died, {bound} deaths are explained")
 
 
-def forge(kind: str, records: list[Record], ledger: list[dict[str, Any]]) -> None:
+def forge(kind: str, records: list[Record], ledger: list[dict[str, Any]], about: dict[str, Any]) -> None:
     """Makes a violation, with a chain that is right, so that only its own check can find it."""
     last = records[-1]
     committed = next(record for record in reversed(records) if record.kind == "step.committed")
@@ -213,9 +247,26 @@ def forge(kind: str, records: list[Record], ledger: list[dict[str, Any]]) -> Non
     elif kind == "lost-record":
         del records[len(records) // 2]
     elif kind == "spurious-start":
-        ledger.append({"event": "start", "run": committed.body["run"], "task": committed.body["task"]})
+        task = committed.body
+        ledger.append({"event": "start", "run": task["run"], "task": task["task"], "attempt": 1, "pid": 0})
+    elif kind == "same-worker":
+        forge_same_worker(records, ledger)
+    elif kind == "untrue":
+        about["told"]["seq"] = last.seq + 1
+    elif kind == "run-again":
+        about["forgotten_ns"] = min(line["ns"] for line in ledger if line["task"] in about["told"]["finished"])
     else:
         sys.exit(f"unknown forgery: {kind}")
+
+
+def forge_same_worker(records: list[Record], ledger: list[dict[str, Any]]) -> None:
+    bodies = [(record.kind, record.body) for record in records]
+    lost = {fence_of(body) for kind, body in bodies if kind == "worker.died" and body.get("fence")}
+    attempt = next(body for kind, body in bodies if kind == "attempt.started" and fence_of(body) in lost)
+    pid = next(body["pid"] for kind, body in bodies if kind == "worker.started" and body["worker"] == attempt["worker"])
+    for line in ledger:
+        if line["task"] == attempt["task"] and line["attempt"] > attempt["attempt"]:
+            line["pid"] = pid
 
 
 def main(arguments: list[str]) -> int:
@@ -224,7 +275,7 @@ def main(arguments: list[str]) -> int:
     ledger = list(read_ledger(directory / "ledger"))
     about = json.loads((directory / "round.json").read_text())
     if arguments[1:2] == ["--forge"]:
-        forge(arguments[2], records, ledger)
+        forge(arguments[2], records, ledger, about)
     violations = Judge(records, mark, ledger, about).judge()
     for violation in violations:
         print(f"VIOLATION {violation}")

@@ -35,13 +35,19 @@ def items(ledger: str, width: int) -> list[int]:
     return list(range(1, width + 1))
 
 
+def is_open(gate: str, task: str) -> bool:
+    return (Path(gate) / "all").exists() or (Path(gate) / task).exists()
+
+
 def work(ledger: str, item: int, work_ms: int, gate: str = "") -> int:
     # Printed first: whoever finds the start in the ledger may look for the line.
     print(f"working on {item}", flush=True)
     note(ledger, "start")
     here = current()
+    # Removed after the outcome; whoever is killed does not get there.
+    (here.scratch / "half").write_text("done")
     deadline = time.monotonic() + work_ms / 1000
-    while time.monotonic() < deadline or (gate and not Path(gate).exists()):
+    while time.monotonic() < deadline or (gate and not is_open(gate, here.task)):
         here.progress(0.5, 1.0, "working")
         if here.wait_cancelled(0.01):
             break
@@ -59,3 +65,11 @@ def finish(ledger: str, items: list[int]) -> int:
     note(ledger, "start")
     note(ledger, "end")
     return sum(items)
+
+
+def hold(ledger: str) -> None:
+    """No task of the flow: a call that lasts until it is cancelled."""
+    note(ledger, "called")
+    while not current().wait_cancelled(10):
+        pass
+    note(ledger, "cancelled")

@@ -1,4 +1,19 @@
-//! What a round may do to a kernel.
+//! What a round may do to a kernel. The number of a fault is its seed: `cargo crash --seed 13` cuts the power.
+//!
+//! | seed | fault | what must be seen |
+//! |---|---|---|
+//! | 0 | a worker is killed | certificate with signal, task, attempt, last lines; tried again by another process |
+//! | 1, 2 | the kernel is killed, once and in its recovery | the next one takes the workers over |
+//! | 3 | the keeper is killed | every attempt is lost and tried again |
+//! | 4 | a client that follows is killed | its session ends, the run goes on |
+//! | 5–11 | an actor, the listener, a session, the syncer panics | the next incarnation answers what was waiting |
+//! | 12 | the kernel is killed and not started again | after the grace no process, socket, segment or temporary file |
+//! | 13 | the power is cut while steps finish | everything that a follower was told is there |
+//! | 14 | the disk takes writes and fails syncs | read-only, and it says so; reads go on |
+//! | 15 | a bit of the WAL flips | refused with file and way out, and the way out works |
+//! | 16 | clients in the middle of calls are killed | their calls are cancelled, their workers serve the run |
+//!
+//! 13 and 14 need a disk of their own, so root and loop devices; elsewhere they are skipped and counted.
 
 use crate::seed::Seed;
 
@@ -16,10 +31,20 @@ pub(crate) enum Fault {
     ClientKilled,
     /// A panic of one actor, with a message waiting behind it.
     Panic(&'static str),
+    /// SIGKILL of the kernel, and no other comes within the grace.
+    Abandoned,
+    /// The file system under the state directory is shut down, and every process with it.
+    PowerCut,
+    /// The device under the file system dies; the kernel lives.
+    SyncFails,
+    /// One bit of the journal's WAL is not what it was.
+    BitFlipped,
+    /// SIGKILL of clients whose calls hold every worker, or wait for one.
+    CallersKilled,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::WorkerKilled,
         Self::KernelKilled,
         Self::KernelKilledTwice,
@@ -32,10 +57,19 @@ impl Fault {
         Self::Panic("/listener"),
         Self::Panic("/session"),
         Self::Panic("/journal/syncer"),
+        Self::Abandoned,
+        Self::PowerCut,
+        Self::SyncFails,
+        Self::BitFlipped,
+        Self::CallersKilled,
     ];
+
+    pub(crate) fn needs_disk(self) -> bool {
+        matches!(self, Self::PowerCut | Self::SyncFails)
+    }
 }
 
-/// The first rounds take the faults one by one, so that a dozen rounds meet each; later ones mix two or three.
+/// The first rounds take the faults one by one, so that as many rounds meet each; later ones mix two or three.
 pub(crate) fn choose(seed: u64, dice: &mut Seed) -> Vec<Fault> {
     let all = Fault::ALL;
     match usize::try_from(seed) {

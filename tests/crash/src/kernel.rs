@@ -1,36 +1,57 @@
 //! One kernel process of one round: started, killed, started again, stopped.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use eclosion_client::Client;
 use eclosion_schemas::ops::kernel::{Empty, Status, Stop, StopRequest};
+use tokio::process::Child;
 
-use crate::round::Failure;
+use crate::failure::{Failure, ensure};
+use crate::leftovers;
+use crate::watch::Watch;
 
 /// Whatever takes longer than this hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long workers outlive a killed kernel; longer than any round takes to start the next one.
 const GRACE_MS: u64 = 30_000;
+/// The same on every machine.
+pub(crate) const WORKERS_MAX: usize = 2;
 
 #[derive(Debug)]
 pub(crate) struct Kernel {
     directory: PathBuf,
+    state: PathBuf,
+    grace_ms: u64,
     child: Option<Child>,
 }
 
 impl Kernel {
-    pub(crate) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), child: None }
+    /// `state` may be on a disk of its own; everything else is below `directory`.
+    pub(crate) fn new(directory: &Path, state: &Path) -> Self {
+        Self { directory: directory.to_owned(), state: state.to_owned(), grace_ms: GRACE_MS, child: None }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("run/k.sock")
     }
 
+    pub(crate) fn instance(&self) -> PathBuf {
+        self.state.join("default")
+    }
+
     pub(crate) fn journal(&self) -> PathBuf {
-        self.directory.join("state/default/journal")
+        self.instance().join("journal")
+    }
+
+    /// Of the keepers that are started from now on; `None` is the usual one.
+    pub(crate) fn set_grace(&mut self, grace_ms: Option<u64>) {
+        self.grace_ms = grace_ms.unwrap_or(GRACE_MS);
     }
 
     /// The binary in one of its roles, with this round's places.
@@ -38,65 +59,82 @@ impl Kernel {
         let mut command = Command::new(binary());
         command
             .args(arguments)
-            .env("ECLOSION_STATE_DIR", self.directory.join("state"))
+            .env("ECLOSION_STATE_DIR", &self.state)
             .env("ECLOSION_RUNTIME_DIR", self.directory.join("run"))
             .env("ECLOSION_CACHE_DIR", cache())
             .env("ECLOSION_LISTEN", self.socket())
             .env("ECLOSION_SOCKET", self.socket())
-            .env("ECLOSION_GRACE_MS", GRACE_MS.to_string())
+            .env("ECLOSION_GRACE_MS", self.grace_ms.to_string())
+            .env("ECLOSION_WORKERS_MAX", WORKERS_MAX.to_string())
+            .env("RUST_LOG", "info")
             .stdin(Stdio::null());
         command
+    }
+
+    /// Says a command as a person would, and gives what they would see.
+    pub(crate) async fn say(&self, arguments: &[&str]) -> Result<Output, Failure> {
+        let mut command = tokio::process::Command::from(self.command(arguments));
+        let said = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+        Ok(said.map_err(|_| Failure::new(format!("eclosion {arguments:?} hangs")))??)
     }
 
     /// Starts the kernel and attaches a client once it answers.
     pub(crate) async fn start(&mut self) -> Result<Client, Failure> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
-        let child = self.command(&["up", "--foreground"]).stdout(Stdio::null()).stderr(log).spawn()?;
-        self.child = Some(child);
+        let mut command = tokio::process::Command::from(self.command(&["up", "--foreground"]));
+        self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn()?);
         self.attach().await
     }
 
-    /// A client, once the kernel is ready.
+    /// A client, once the kernel is ready: it says so in its log, which is watched.
     pub(crate) async fn attach(&mut self) -> Result<Client, Failure> {
+        let watch = Watch::on(&self.directory)?;
         let ready = async {
             loop {
                 if let Ok(client) = Client::connect(&self.socket()).await
                     && let Ok(status) = client.call::<Status>(Empty {}).await
                     && status.state == "ready"
                 {
-                    return client;
+                    return Ok::<_, Failure>(client);
                 }
-                // A kernel that is not there yet cannot tell that it will be.
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                watch.changed().await?;
             }
         };
         match tokio::time::timeout(PATIENCE, ready).await {
-            Ok(client) => Ok(client),
+            Ok(client) => client,
             Err(_) => Err(Failure::new(format!("the kernel does not get ready:\n{}", self.log_tail()))),
         }
     }
 
     /// SIGKILL, and waits for the corpse.
-    pub(crate) fn kill(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn kill(&mut self) -> Result<(), Failure> {
         if let Some(mut child) = self.child.take() {
-            child.kill()?;
-            child.wait()?;
+            child.kill().await?;
         }
         Ok(())
+    }
+
+    /// SIGKILL of everything that was ever started under this kernel, as when the power goes.
+    pub(crate) async fn kill_all(&mut self) -> Result<(), Failure> {
+        self.kill().await?;
+        leftovers::kill_all(&self.directory).map_err(Failure::new)
     }
 
     /// Asks it to stop; it must end with 0.
     pub(crate) async fn stop(&mut self, client: &Client) -> Result<(), Failure> {
         client.call::<Stop>(StopRequest { now: false }).await?;
+        self.stopped().await
+    }
+
+    /// It was asked to stop; it must end with 0.
+    pub(crate) async fn stopped(&mut self) -> Result<(), Failure> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
-        let waited = tokio::task::spawn_blocking(move || wait(&mut child)).await.map_err(Failure::new)?;
-        match waited? {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => {
-                Err(Failure::new(format!("the kernel ended with {status}:\n{}", self.log_tail())))
-            }
-            None => Err(Failure::new(format!("the kernel does not stop:\n{}", self.log_tail()))),
-        }
+        let Ok(status) = tokio::time::timeout(PATIENCE, child.wait()).await else {
+            child.kill().await?;
+            return Err(Failure::new(format!("the kernel does not stop:\n{}", self.log_tail())));
+        };
+        let status = status?;
+        ensure(status.success(), || format!("the kernel ended with {status}:\n{}", self.log_tail()))
     }
 
     fn log(&self) -> PathBuf {
@@ -112,28 +150,9 @@ impl Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        // A failed round leaves nothing running either.
-        for pid in crate::leftovers::processes(&self.directory) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
-        }
-        if let Some(child) = &mut self.child {
-            let _ = child.wait();
-        }
+        // A failed round leaves nothing running either; whoever is left, the next round is not about.
+        let _ = leftovers::kill_all(&self.directory);
     }
-}
-
-fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
-    let until = std::time::Instant::now() + PATIENCE;
-    while std::time::Instant::now() < until {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill()?;
-    Ok(None)
 }
 
 fn workspace() -> PathBuf {

@@ -1,6 +1,7 @@
 //! Kills the real kernel with real Python at each of its joints, and has an independent judge look at what is left.
 //!
 //! ```text
+//! eclosion-crash              every fault once
 //! eclosion-crash N            N rounds, each with a seed of its own, printed
 //! eclosion-crash --seed S     one round again
 //! eclosion-crash --list       what a round may do
@@ -13,29 +14,36 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this binary talks to whoever runs it")]
 
+mod account;
+mod failure;
 mod fault;
 mod kernel;
+mod ledger;
 mod leftovers;
 mod round;
 mod seed;
+mod strikes;
+mod verdict;
+mod watch;
 
 use std::process::ExitCode;
 
+use eclosion_test_disk::FaultyDisk;
+
+use failure::Failure;
 use fault::Fault;
 use seed::Seed;
-
-const ROUNDS: u64 = 12;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let seeds: Vec<u64> = match words[..] {
         ["--list"] => {
-            Fault::ALL.iter().for_each(|fault| println!("{fault:?}"));
+            Fault::ALL.iter().enumerate().for_each(|(seed, fault)| println!("{seed} {fault:?}"));
             return ExitCode::SUCCESS;
         }
         ["--seed", seed] => seed.parse().into_iter().collect(),
-        [] => (0..ROUNDS).collect(),
+        [] => (0..Fault::ALL.len() as u64).collect(),
         [rounds] => rounds.parse().map(|rounds: u64| (0..rounds).collect()).unwrap_or_default(),
         _ => Vec::new(),
     };
@@ -44,6 +52,15 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     rounds(&seeds)
+}
+
+/// What became of all rounds.
+#[derive(Default)]
+struct Totals {
+    passed: usize,
+    failed: usize,
+    /// Faults that this machine cannot do.
+    skipped: usize,
 }
 
 fn rounds(seeds: &[u64]) -> ExitCode {
@@ -55,18 +72,44 @@ fn rounds(seeds: &[u64]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut failed = 0;
+    let mut totals = Totals::default();
     for &seed in seeds {
-        let mut dice = Seed::new(seed);
-        let faults = fault::choose(seed, &mut dice);
-        match runtime.block_on(round::run(seed, &faults, &mut dice)) {
-            Ok(summary) => println!("round {seed}: ok, {faults:?}, {summary}"),
-            Err(why) => {
-                failed += 1;
-                println!("round {seed}: FAILED, {faults:?}\n  {why}\n  again: cargo crash --seed {seed}");
-            }
+        runtime.block_on(one(seed, &mut totals));
+    }
+    println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
+    if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn one(seed: u64, totals: &mut Totals) {
+    let mut dice = Seed::new(seed);
+    let mut faults = fault::choose(seed, &mut dice);
+    let disk = disk_for(&mut faults, totals);
+    if faults.is_empty() {
+        return;
+    }
+    let began = std::time::Instant::now();
+    match round::run(seed, &faults, &mut dice, disk).await {
+        Ok(summary) => {
+            totals.passed += 1;
+            println!("round {seed}: ok in {:.1} s, {faults:?}, {summary}", began.elapsed().as_secs_f64());
+        }
+        Err(why) => {
+            totals.failed += 1;
+            println!("round {seed}: FAILED, {faults:?}\n  {why}\n  again: cargo crash --seed {seed}");
         }
     }
-    println!("{} passed, {failed} failed", seeds.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A disk, if one of the faults needs it; without one those are taken out, and that is said.
+fn disk_for(faults: &mut Vec<Fault>, totals: &mut Totals) -> Option<FaultyDisk> {
+    if !faults.iter().any(|fault| fault.needs_disk()) {
+        return None;
+    }
+    let made = FaultyDisk::new().map_err(Failure::from);
+    if let Err(why) = &made {
+        let skipped: Vec<_> = faults.extract_if(.., |fault| fault.needs_disk()).collect();
+        totals.skipped += skipped.len();
+        println!("SKIPPED {skipped:?}: {why}");
+    }
+    made.ok()
 }

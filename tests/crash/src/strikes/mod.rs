@@ -1,0 +1,8 @@
+//! How each fault is done, and what must be seen of it at once. What can only be seen in the end, the judge sees.
+
+mod abandon;
+pub(crate) mod callers;
+mod damage;
+mod disk;
+mod kills;
+mod panics;
