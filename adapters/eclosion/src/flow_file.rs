@@ -125,7 +125,9 @@ fn undescribed(path: &Path, name: &str, output: &Output) -> Error {
     };
     let mut error = Error::invalid("flow.python", format!("{path} cannot be imported"));
     if raised.kind == "ModuleNotFoundError" {
-        error = error.help("the file is imported with `python3`, before there is an environment: import what only tasks need inside them");
+        error = error.help(
+            "the file is imported with `python3`, before there is an environment: what tasks alone need, import inside them",
+        );
     }
     error.remote = Some(Box::new(raised));
     error
