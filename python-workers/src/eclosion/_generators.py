@@ -1,8 +1,8 @@
 """The global generators of random numbers, ``random`` and numpy's: each attempt begins with both seeded alike.
 
 One that is not imported yet is seeded when it is, by a finder that stands before all others: a task that draws no
-numbers pays nothing, where seeding would be a tenth of a small call. What draws while it is imported itself is not
-seeded: modules are imported once, and attempts that find them imported must draw the same.
+numbers pays nothing, where seeding would be a tenth of a small call. What a module draws while it is imported is
+promised nothing: it is imported once, by whichever attempt comes first.
 """
 
 from __future__ import annotations
