@@ -17,7 +17,7 @@ use eclosion_test_disk::FaultyDisk;
 use crate::account::Account;
 use crate::failure::{Failure, ensure};
 use crate::fault::Fault;
-use crate::kernel::{Kernel, PATIENCE, source};
+use crate::kernel::{Kernel, PATIENCE, WORKERS_MAX, source};
 use crate::ledger::Ledger;
 use crate::seed::Seed;
 use crate::strikes::callers::Callers;
@@ -181,6 +181,11 @@ impl Round {
         self.until("a task of the second layer runs", |run| !running(run).is_empty()).await.map(drop)
     }
 
+    pub(crate) async fn every_worker_works(&mut self) -> Result<(), Failure> {
+        let all = |run: &GetReply| running(run).len() == WORKERS_MAX;
+        self.until("every worker works for the run", all).await.map(drop)
+    }
+
     /// Workers that compute, by their pids.
     pub(crate) async fn busy(&self) -> Result<BTreeMap<u32, String>, Failure> {
         let status = self.client.call::<pool::Status>(pool::StatusRequest {}).await?;
@@ -204,4 +209,10 @@ pub(crate) fn running(run: &GetReply) -> BTreeMap<String, u32> {
     let tasks = run.tasks.iter().filter(|task| task.state == TaskState::Running);
     let second = tasks.filter(|task| task.task.as_str().starts_with("second"));
     second.map(|task| (task.task.to_string(), task.attempt.0)).collect()
+}
+
+/// How many tasks of the second layer have no result yet.
+pub(crate) fn unfinished(run: &GetReply) -> usize {
+    let second = run.tasks.iter().filter(|task| task.task.as_str().starts_with("second"));
+    second.filter(|task| task.state != TaskState::Succeeded).count()
 }

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use crate::failure::{Failure, ensure};
 use crate::kernel::{Kernel, PATIENCE, WORKERS_MAX, source};
 use crate::ledger::Ledger;
-use crate::round::{Round, running, sessions};
+use crate::round::{Round, sessions};
 
 /// Processes in the middle of `eclosion call pool.call`: one for each worker, and one that waits for one.
 pub(crate) struct Callers {
@@ -84,7 +84,7 @@ impl Round {
         }
         self.ledger.count("cancelled", WORKERS_MAX).await?;
         self.sessions_end(callers.sessions_before).await?;
-        self.until("every worker works for the run", |run| running(run).len() == WORKERS_MAX).await?;
+        self.every_worker_works().await?;
         let called = self.ledger.lines().iter().filter(|line| line.event == "called").count();
         ensure(called == WORKERS_MAX, || format!("{called} calls were begun, one for nobody"))
     }

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::account::finished;
 use crate::failure::{Failure, ensure};
-use crate::kernel::{PATIENCE, source};
-use crate::round::{Round, running};
+use crate::kernel::{PATIENCE, WORKERS_MAX, source};
+use crate::round::{Round, running, unfinished};
 use crate::seed::Seed;
 
 impl Round {
@@ -15,8 +15,10 @@ impl Round {
     pub(crate) async fn cut_power(&mut self, dice: &mut Seed) -> Result<(), Failure> {
         let run = self.get().await?;
         self.account.told.hear_run(&run);
-        let tasks: Vec<String> = running(&run).into_keys().collect();
-        let wanted = 1 + dice.below(tasks.len() as u64) as usize;
+        // Whatever strikes next finds every worker at work.
+        let spare = unfinished(&run).saturating_sub(WORKERS_MAX);
+        let tasks: Vec<String> = running(&run).into_keys().take(spare).collect();
+        let wanted = tasks.len() - dice.below(tasks.len() as u64) as usize;
         self.follow(&tasks, wanted).await?;
         self.disk()?.cut_power()?;
         self.kernel.kill_all().await?;
@@ -58,6 +60,7 @@ impl Round {
 
     /// Writes are taken and syncs fail: the kernel turns read-only, says so, and goes on reading.
     pub(crate) async fn fail_sync(&mut self) -> Result<(), Failure> {
+        self.every_worker_works().await?;
         let before = self.busy().await?;
         self.account.told.hear_run(&self.get().await?);
         self.disk()?.fail()?;
