@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Invariants: (1) seq is gapless and never reused. (2) `synced ≤ written ≤ appended`. (3) A held thing is released
-//! exactly once: with `Ok` when its mark has reached its seq, with [`Lost`] when the journal was poisoned first.
+//! exactly once: with `Ok` when its mark has reached its seq, with [`Lost`] when the journal was poisoned first. At one
+//! mark they are released one after the other, in the order of their seqs: nothing shows an older state after a newer.
 //! (4) Append is a compare: it succeeds only if the actor has folded every record of its kinds. (5) The tail keeps
 //! what is not written, and what a registered folder has not folded, up to [`TAIL_RECORDS_MAX`] (older ones are read
 //! from the store).
@@ -23,6 +24,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,6 +68,8 @@ impl Lost {
 }
 
 type Release = Box<dyn FnOnce(Result<(), Lost>) + Send>;
+/// By what it depends on, and in the order in which it came.
+type Held = BTreeMap<(Seq, u64), Release>;
 
 /// What to append, and what the appender has seen.
 #[derive(Debug)]
@@ -111,7 +115,9 @@ struct Inner {
     /// Oldest first; consecutive seqs ending with `marks.appended`.
     tail: VecDeque<Arc<Record>>,
     last_of_kind: BTreeMap<&'static str, Seq>,
-    held: [BTreeMap<(Seq, u64), Release>; 2],
+    held: [Held; 2],
+    /// Somebody lets out what is due at this mark; what becomes due meanwhile waits its turn.
+    releasing: [bool; 2],
     /// What is held for *synced* while somebody waits for it.
     urgent: BTreeSet<Seq>,
     /// What the syncer knew of when it went to sleep.
@@ -152,6 +158,7 @@ impl Journal {
             tail: VecDeque::new(),
             last_of_kind: BTreeMap::new(),
             held: [BTreeMap::new(), BTreeMap::new()],
+            releasing: [false; 2],
             urgent: BTreeSet::new(),
             syncer_sleeps: None,
             tickets: 0,
@@ -290,7 +297,7 @@ impl Journal {
     ) {
         let outcome = {
             let mut inner = self.lock();
-            if inner.reached(mark) >= seq {
+            if inner.reached(mark) >= seq && !inner.releasing[mark as usize] {
                 Ok(())
             } else if let Some(why) = &inner.poisoned {
                 Err(Lost(Arc::clone(why)))
@@ -399,7 +406,7 @@ impl Journal {
     }
 
     fn advance(&self, mark: Mark, seq: Seq) {
-        let released = {
+        {
             let mut inner = self.lock();
             if inner.poisoned.is_some() {
                 // A report that was under way: what it is about was taken back.
@@ -411,16 +418,29 @@ impl Journal {
             }
             inner.trim();
             let reached = inner.reached(mark);
-            let later = inner.held[mark as usize].split_off(&(reached.next(), 0));
             match mark {
                 Mark::Written => self.rouse_syncer(&mut inner),
                 Mark::Synced => inner.urgent = inner.urgent.split_off(&reached.next()),
             }
-            std::mem::replace(&mut inner.held[mark as usize], later)
-        };
-        for release in released.into_values() {
-            release(Ok(()));
+            if std::mem::replace(&mut inner.releasing[mark as usize], true) {
+                return;
+            }
         }
+        while let Some(due) = self.due(mark) {
+            for release in due.into_values() {
+                let_out(release);
+            }
+        }
+    }
+
+    /// What may be let out now; `None`, and nobody lets anything out any more, if that is nothing.
+    fn due(&self, mark: Mark) -> Option<Held> {
+        let mut inner = self.lock();
+        let next = inner.reached(mark).next();
+        let later = inner.held[mark as usize].split_off(&(next, 0));
+        let due = std::mem::replace(&mut inner.held[mark as usize], later);
+        inner.releasing[mark as usize] = !due.is_empty();
+        (!due.is_empty()).then_some(due)
     }
 
     /// Turns the journal read-only for good: what is held resolves as lost, in order, and what was not synced is no
@@ -551,6 +571,13 @@ impl Inner {
         {
             self.tail.pop_front();
         }
+    }
+}
+
+/// What panics must not take those along that come after it, nor the thread that writes.
+fn let_out(release: Release) {
+    if catch_unwind(AssertUnwindSafe(|| release(Ok(())))).is_err() {
+        tracing::error!("what was held panicked when it was let out");
     }
 }
 

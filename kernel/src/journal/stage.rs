@@ -81,6 +81,8 @@ impl<S: Stage> ractor::Actor for StageActor<S> {
         let stage = Arc::clone(stage);
         let work = move || {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.work()));
+            // Whoever hears of the end may open the store again.
+            drop(stage);
             // The actor may have been killed meanwhile.
             let _ = ended.send(outcome);
         };

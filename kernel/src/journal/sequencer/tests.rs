@@ -116,3 +116,29 @@ fn a_rested_syncer_serves_those_who_do_not_wait() {
     journal.hold_relaxed(Seq(1), |outcome| outcome.unwrap());
     assert_eq!(journal.wait_unsynced(Instant::now(), Duration::from_secs(3600)), Some(Seq(1)));
 }
+
+#[test]
+fn what_becomes_due_while_older_things_are_let_out_waits_its_turn() {
+    let journal = Arc::new(journal());
+    append(&journal, 0).unwrap();
+    append(&journal, 1).unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let note = |n: u64| {
+        let order = Arc::clone(&order);
+        move |_| order.lock().unwrap().push(n)
+    };
+    journal.hold(Mark::Written, Seq(1), {
+        let (journal, newer) = (Arc::clone(&journal), note(3));
+        // As an actor would on its own thread, while the writer lets out what is due.
+        move |_| {
+            std::thread::scope(|scope| _ = scope.spawn(|| journal.hold(Mark::Written, Seq(2), newer)).join())
+        }
+    });
+    journal.hold(Mark::Written, Seq(1), |_| panic!("by what was held"));
+    journal.hold(Mark::Written, Seq(1), note(1));
+    journal.hold(Mark::Written, Seq(2), note(2));
+    journal.mark_written(Seq(2));
+    assert_eq!((order.lock().unwrap().clone(), journal.held()), (vec![1, 2, 3], [0, 0]));
+    journal.hold(Mark::Written, Seq(2), note(4));
+    assert_eq!(order.lock().unwrap().last(), Some(&4));
+}
