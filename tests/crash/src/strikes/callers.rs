@@ -76,11 +76,13 @@ impl Round {
         let run = waits.await?;
         let started = run.tasks.iter().any(|task| task.attempt.0 > 0);
         ensure(!started, || format!("a task was started on a worker that a call holds: {run:?}"))?;
-        for client in &mut callers.clients {
-            client.start_kill()?;
+        // The one that waits first: whoever is killed with it must not hand it a worker while it dies.
+        if let Some(mut waiting) = callers.clients.pop() {
+            waiting.kill().await?;
         }
+        self.sessions_end(callers.sessions_before + callers.clients.len()).await?;
         for client in &mut callers.clients {
-            client.wait().await?;
+            client.kill().await?;
         }
         self.ledger.count("cancelled", WORKERS_MAX).await?;
         self.sessions_end(callers.sessions_before).await?;
