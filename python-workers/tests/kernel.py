@@ -71,13 +71,13 @@ class Link:
         self._arrived: list[Frame] = []
         self._next_stream = 2
 
-    def welcome(self, resume: int | None = None) -> dict[str, Any]:
-        """Takes HELLO, says WELCOME; returns HELLO's body."""
+    def welcome(self, *resume: int) -> dict[str, Any]:
+        """Takes HELLO, says WELCOME with the streams of what is wanted; returns HELLO's body."""
         hello = self.take(frames.HELLO)
         assert hello.envelope["role"] == "worker"
         envelope: dict[str, Any] = {"server": "test", "instance": "t", "epoch": 1, "api": 1, "role": "worker"}
-        if resume is not None:
-            envelope["resume"] = resume
+        if resume:
+            envelope["resume"] = list(resume)
         self.channel.send(frames.WELCOME, 0, envelope)
         return msgspec.msgpack.decode(hello.body)
 
@@ -87,7 +87,9 @@ class Link:
         self.socket.sendall(data)
         return stream
 
-    def call(self, function: str, code: pathlib.Path, /, **fields: Any) -> tuple[int, bytes]:
+    def call(
+        self, function: str, code: pathlib.Path, /, safe_below: dict[str, int] | None = None, **fields: Any
+    ) -> tuple[int, bytes]:
         """A fresh stream, and the frames that ask for an attempt on it."""
         request: dict[str, Any] = {
             "run": "r1",
@@ -103,7 +105,10 @@ class Link:
             **fields,
         }
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        return stream, frames.encode(frames.CALL, stream, {"method": "task.execute"}, encode(request))
+        envelope: dict[str, Any] = {"method": "task.execute"}
+        if safe_below is not None:
+            envelope["safe_below"] = safe_below
+        return stream, frames.encode(frames.CALL, stream, envelope, encode(request))
 
     def take(self, *kinds: int, stream: int | None = None) -> Frame:
         """The next frame of one of these types, serving the store's calls on the way."""

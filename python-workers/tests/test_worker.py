@@ -28,7 +28,7 @@ def test_says_who_it_is(tmp_path: pathlib.Path) -> None:
         hello = worker.link.welcome()
     assert hello["worker"] == "w-1-1"
     assert hello["pid"] == worker.process.pid
-    assert hello["running"] is None
+    assert hello["attempts"] == []
     assert hello["start_ticks"] > 0
     assert hello["boot_id"]
 

@@ -190,7 +190,7 @@ def test_a_computing_worker_is_adopted_and_reports_to_the_next_kernel(
     started(worker.link, stream)
     worker.link.close()
     link = worker.adopt()
-    assert link.welcome(resume=2)["running"] == fence
+    assert link.welcome(2)["attempts"] == [fence]
     gate.touch()
     assert link.result(2) == [worker.process.pid, 1]
 
@@ -218,16 +218,46 @@ def test_an_outcome_waits_for_the_next_kernel_and_its_parts_are_staged_anew(
     gate.touch()
     kernel.until(done.exists)
     link = worker.adopt()
-    assert link.welcome(resume=2)["running"] is not None
+    assert len(link.welcome(2)["attempts"]) == 1
     (part,) = link.payload(2)["parts"]
     assert worker.store.staged == 1
     # This kernel dies too, after the outcome was sent: it is sent again, its part in a file of the third.
     link.close()
     link = worker.adopt()
-    assert link.welcome(resume=6)["running"] is not None
+    assert len(link.welcome(6)["attempts"]) == 1
     (again,) = link.payload(6)["parts"]
     assert worker.store.staged == 2
     assert worker.store.read(again["stage"]) == worker.store.read(part["stage"])
+
+
+def test_outcomes_are_kept_until_a_call_says_that_they_are_safe(worker: kernel.Worker, code: Write) -> None:
+    root = code(WAITING)
+    fences = [{"epoch": 1, "counter": counter} for counter in range(1, 5)]
+    for fence in fences[:3]:
+        stream = worker.link.execute("steps:quick", root, fence=fence, safe_below=fences[0])
+        assert worker.link.result(stream) == 1
+    worker.link.close()
+    link = worker.adopt()
+    assert link.welcome(2, 4, 6)["attempts"] == fences[:3]
+    assert [link.result(stream) for stream in (2, 4, 6)] == [1, 1, 1]
+    link._next_stream = 8  # pyright: ignore[reportPrivateUsage]
+    assert link.result(link.execute("steps:quick", root, fence=fences[3], safe_below=fences[2])) == 1
+    link.close()
+    assert worker.adopt().welcome()["attempts"] == fences[2:]
+
+
+def test_a_call_that_has_not_begun_is_given_back_and_one_that_has_goes_on(
+    worker: kernel.Worker, code: Write, tmp_path: pathlib.Path
+) -> None:
+    root, gate = code(WAITING), tmp_path / "gate"
+    first = worker.link.execute("steps:wait_for", root, arguments={"path": kernel.value(str(gate))})
+    started(worker.link, first)
+    second = worker.link.execute("steps:quick", root)
+    for stream in (first, second):
+        worker.link.channel.send(frames.CANCEL, stream, {"rung": 0})
+    assert worker.link.error(second)["reason"] == "task.returned"
+    gate.touch()
+    assert worker.link.result(first) == [worker.process.pid, 1]
 
 
 def test_an_outcome_that_nobody_wants_is_dropped_and_the_worker_serves_on(worker: kernel.Worker, code: Write) -> None:
@@ -244,7 +274,7 @@ def test_an_idle_worker_is_adopted_after_and_before_the_end_of_its_stream(worker
     root = code(WAITING)
     worker.link.close()
     link = worker.adopt()
-    assert link.welcome()["running"] is None
+    assert link.welcome()["attempts"] == []
     assert link.result(link.execute("steps:quick", root)) == 1
     old = link
     link = worker.adopt()
@@ -268,7 +298,7 @@ def test_an_argument_is_opened_again_by_the_next_kernel(worker: kernel.Worker, c
             break
     worker.link.close()
     link = worker.adopt()
-    link.welcome(resume=4)
+    link.welcome(4)
     assert link.result(4) == sum(range(2000))
 
 

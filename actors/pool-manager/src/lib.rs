@@ -12,4 +12,4 @@ pub mod view;
 pub use actor::PoolManager;
 pub use options::PoolOptions;
 pub use ports::{EnvironmentBuilder, Launcher};
-pub use state::{Command, Effect, Pool};
+pub use state::{AHEAD_PATIENCE_MS, Command, Effect, Pool};

@@ -25,6 +25,8 @@ pub struct PoolOptions {
     pub weights: BTreeMap<Tenant, u32>,
     /// Wishes held; above it they are refused and sent again later.
     pub wishes_max: usize,
+    /// Attempts that may wait at a worker behind the one that it computes; only such as are known to be quick.
+    pub ahead_max: u32,
 }
 
 impl PoolOptions {
@@ -40,6 +42,7 @@ impl PoolOptions {
             aging_ms: 30_000,
             weights: BTreeMap::new(),
             wishes_max: 262_144,
+            ahead_max: 4,
         }
     }
 

@@ -4,10 +4,12 @@
 //! environment:  requested ─► building ─built─► ready ─launches fail─► failed ─newer wish─► requested
 //! worker:       requested ─up─► idle ⇄ computing ─over, not released─► cancelling ─idle─► idle
 //!                   └──────────────┴──────┴── down ──┴─► dead            idle ─stopping─► dead (wanted)
+//! attempt:      started ─► [waits at the worker behind others] ─► computed; stopped if the worker gives it back
 //! wish:         taken ─[needs more than the default lease: attempt.waiting ─► lease.granted]─► attempt.started
 //! ```
 //!
-//! Invariants: (1) A worker computes at most one attempt, and a fence belongs to one worker. (2) Fences only grow.
+//! Invariants: (1) A worker computes at most one attempt, and a fence belongs to one worker. Only quick ones wait
+//! behind it, of which none needs a lease or has a time-out, so that to wait there costs nothing. (2) Fences only grow.
 //! (3) One wish is answered at most once: the last wish answered for a task is remembered until its run is finished.
 //! (4) No attempt of a cancelled or finished run is started. (5) Workers alive ≤ `workers_max`.
 //! (6) Every effect owed hangs on a worker, an environment or a wanted lease, and goes with it.
@@ -47,6 +49,12 @@ pub use line::Line;
 
 /// Dead workers that readers are still shown.
 pub const DEAD_KEPT_MAX: usize = 32;
+/// A task that took no more than this is quick: to hand it over costs as much as to compute it.
+const QUICK_MS: u64 = 2;
+/// Tasks that are remembered as quick.
+const QUICK_KEPT_MAX: usize = 1_024;
+/// A worker that has computed one attempt for this long is given nothing more; what waits there it gives back.
+pub const AHEAD_PATIENCE_MS: u64 = 20;
 
 /// See the head of this file.
 #[derive(Debug, Clone)]
@@ -139,7 +147,7 @@ pub struct State {
     pub(crate) idle: BTreeMap<EnvironmentId, BTreeSet<WorkerId>>,
     /// Who computes what; derived from `workers`.
     pub(crate) fences: BTreeMap<Fence, WorkerId>,
-    /// Attempts that hold a worker; derived from `workers`.
+    /// Attempts given to workers; derived from `workers`.
     pub(crate) running: BTreeMap<Tenant, u32>,
     /// Leases asked for, by the wish that needs them.
     pub(crate) leases: BTreeMap<EffectId, WantedLease>,
@@ -148,6 +156,8 @@ pub struct State {
     /// Of `leases`, those that are granted or refused and not yet used or passed on.
     pub(crate) resolved: BTreeSet<EffectId>,
     pub(crate) dead: VecDeque<Dead>,
+    /// Tasks of flows that took no time to speak of, the last time.
+    pub(crate) quick: BTreeSet<TaskOfFlow>,
     pub(crate) fence_counter: u64,
     pub(crate) worker_counter: u64,
     /// Raised whenever a run is cancelled or finished or an environment fails: wishes may have become pointless.
@@ -159,9 +169,17 @@ pub struct State {
 pub(crate) struct Run {
     pub(crate) tenant: Tenant,
     pub(crate) environment: EnvironmentId,
+    pub(crate) flow: Arc<str>,
     pub(crate) cancelling: bool,
     /// The last wish answered for each task.
     pub(crate) answered: BTreeMap<TaskId, EffectId>,
+}
+
+/// A task, whichever of its instances, in all runs of flows of one name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TaskOfFlow {
+    pub(crate) flow: Arc<str>,
+    pub(crate) task: String,
 }
 
 #[derive(Debug, Clone)]
@@ -195,11 +213,19 @@ pub(crate) struct Worker {
     pub(crate) environment: EnvironmentId,
     pub(crate) pid: u32,
     pub(crate) phase: WorkerPhase,
+    /// When it began to compute the first of them, or to have nothing.
     pub(crate) since: Timestamp,
-    pub(crate) computing: Option<Computing>,
+    /// Attempts, oldest first: it computes the first, and the others wait there.
+    pub(crate) given: VecDeque<Computing>,
     /// The order to stop it.
     pub(crate) stopping: Option<EffectId>,
     pub(crate) finished: u64,
+}
+
+impl Worker {
+    pub(crate) fn computing(&self) -> Option<&Computing> {
+        self.given.front()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,6 +295,12 @@ impl State {
     /// Whether this environment has failed after the wish was made.
     pub(crate) fn failed_for(&self, environment: &EnvironmentId, wish: EffectId) -> bool {
         self.failure_of(environment).is_some_and(|(at, _)| wish.seq < at)
+    }
+
+    /// `None` for a run that is over.
+    pub(crate) fn task_of_flow(&self, run: &RunId, task: &TaskId) -> Option<TaskOfFlow> {
+        let name = task.as_str().split('[').next().unwrap_or_default();
+        Some(TaskOfFlow { flow: Arc::clone(&self.runs.get(run)?.flow), task: name.to_owned() })
     }
 
     pub(crate) fn running_of(&self, tenant: &Tenant) -> u32 {

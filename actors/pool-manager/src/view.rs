@@ -99,7 +99,7 @@ fn doing(environment: &Environment, now: Timestamp) -> String {
 }
 
 pub(crate) fn worker_view(id: &WorkerId, worker: &Worker, epoch: Epoch) -> WorkerView {
-    let computing = worker.computing.as_ref();
+    let computing = worker.computing();
     WorkerView {
         worker: id.clone(),
         environment: worker.environment.clone(),
@@ -114,7 +114,7 @@ pub(crate) fn worker_view(id: &WorkerId, worker: &Worker, epoch: Epoch) -> Worke
 }
 
 fn worker_state(worker: &Worker, epoch: Epoch) -> WorkerState {
-    match (worker.phase, &worker.computing) {
+    match (worker.phase, worker.computing()) {
         (WorkerPhase::Requested { .. }, _) => WorkerState::Starting,
         (WorkerPhase::Up { epoch: attached }, _) if attached != epoch => WorkerState::Adopting,
         (_, Some(Computing { over: true, .. })) => WorkerState::Stopping,
@@ -157,7 +157,7 @@ fn waiting(
         let adopting =
             alive.clone().filter(|(_, worker)| worker_state(worker, epoch) == WorkerState::Adopting);
         reasons.extend(adopting.map(|(id, _)| PendingReason::Adoption { worker: id.clone() }));
-        let busy = alive.filter(|(_, worker)| worker.computing.is_some()).map(|(id, _)| id.clone()).collect();
+        let busy = alive.filter(|(_, worker)| !worker.given.is_empty()).map(|(id, _)| id.clone()).collect();
         reasons.push(PendingReason::Worker { busy, max: options.workers_max, ahead });
     }
     let task = TaskRef::new(wish.execute.run.clone(), wish.execute.task.clone());

@@ -3,7 +3,7 @@
 //! ```text
 //! launch ─► keeper: spawn ─► Spawned + stream ─┐
 //!           keeper: Survivor + stream ─────────┴─► holder `/workers/ID` ─► HELLO ─► pool.worker_up
-//! execute ─► stream ─► outcome ─► step.commit / step.fail; stale ─► pool.worker_idle
+//! execute ─► stream ─► outcome ─► step.commit / step.fail; stale, or given back ─► pool.worker_idle
 //! the stream ends, the keeper says how ─► pool.worker_down
 //! ```
 //!
@@ -12,8 +12,8 @@
 //! It stands outside the six and outlives their incarnations: after a panic the pool manager finds its workers here by
 //! [`Launcher::live`]. It decides nothing; it says what happened, until it is heard.
 //!
-//! Invariants: (1) a worker in the table is alive, or its death is about to be reported. (2) Fences given to a worker
-//! grow; what is not above the last one is known and done. (3) A worker's death is reported after its stream was read
+//! Invariants: (1) a worker in the table is alive, or its death is about to be reported. (2) A fence given to a
+//! worker is given to it once; what is known is done. (3) A worker's death is reported after its stream was read
 //! to its end, so an outcome that it sent is never overtaken. (4) An outcome is acknowledged to the link only once the
 //! DAG tracker has answered.
 
@@ -30,11 +30,11 @@ use eclosion_bus::{Address, Subject};
 use eclosion_environments::Environments;
 use eclosion_ipc::Welcome;
 use eclosion_ipc::worker::{
-    Acknowledged, Care, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports,
+    Acknowledged, Care, KnownFences, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports,
 };
 use eclosion_kernel::Kernel;
 use eclosion_kernel::kernel::HOLDERS;
-use eclosion_pool_manager::Launcher;
+use eclosion_pool_manager::{AHEAD_PATIENCE_MS, Launcher};
 use eclosion_process::{How, Keeper, KeeperConfig, KeeperEvent, KnownWorker, Rung, SpawnWorker};
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::flow::EnvironmentSpec;
@@ -89,10 +89,11 @@ struct Shared {
 /// One worker that is alive, or about to be.
 struct Entry {
     link: Option<WorkerHandle>,
-    /// What it computes.
-    running: Option<Running>,
-    /// The highest fence that it was given.
-    last: Fence,
+    /// What it was given and has not concluded; it computes the first.
+    attempts: BTreeMap<Fence, AtWorker>,
+    known: KnownFences,
+    /// Somebody looks whether what waits here gets its turn.
+    watched: bool,
     /// How its process ended, once the keeper has said so.
     exit: watch::Sender<Option<Exit>>,
     /// It has said hello, or died before it could.
@@ -102,9 +103,9 @@ struct Entry {
 /// Told once an outcome is safe, or nobody wants it; the worker keeps its copy until then.
 type Safe = oneshot::Sender<()>;
 
-/// An attempt that a worker computes.
-struct Running {
-    fence: Fence,
+/// An attempt that a worker computes, or is to compute.
+#[derive(Default)]
+struct AtWorker {
     /// Of a survivor only the fence is known, until the pool manager has executed it once more.
     about: Option<(TaskRef, Attempt)>,
     /// The outcome of a survivor that came before that.
@@ -121,8 +122,9 @@ impl Entry {
     fn new() -> Self {
         Self {
             link: None,
-            running: None,
-            last: Fence::default(),
+            attempts: BTreeMap::new(),
+            known: KnownFences::default(),
+            watched: false,
             exit: watch::Sender::new(None),
             settled: watch::Sender::new(false),
         }
@@ -130,18 +132,27 @@ impl Entry {
 }
 
 impl Entry {
-    fn computes(&self, fence: Fence) -> bool {
-        self.running.as_ref().is_some_and(|running| running.fence == fence)
+    fn has(&self, fence: Fence) -> bool {
+        self.attempts.contains_key(&fence)
+    }
+
+    fn take(&mut self, fence: Fence, about: &(TaskRef, Attempt)) {
+        self.known.note(fence);
+        self.attempts.insert(fence, AtWorker { about: Some(about.clone()), early: None });
     }
 
     /// What a survivor's attempt is about. Gives its outcome, if that came first.
     fn learn(&mut self, fence: Fence, about: &(TaskRef, Attempt)) -> Option<(Outcome, Safe)> {
-        let running =
-            self.running.as_mut().filter(|running| running.fence == fence && running.about.is_none())?;
-        running.about = Some(about.clone());
-        let early = running.early.take()?;
-        self.running = None;
+        let attempt = self.attempts.get_mut(&fence).filter(|attempt| attempt.about.is_none())?;
+        attempt.about = Some(about.clone());
+        let early = attempt.early.take()?;
+        self.attempts.remove(&fence);
         Some(early)
+    }
+
+    /// A survivor's attempts that are over: their outcomes were heard by an earlier kernel.
+    fn forget_unwanted(&mut self, said: &[Fence], wanted: &[Fence]) {
+        self.attempts.retain(|fence, _| !said.contains(fence) || wanted.contains(fence));
     }
 }
 
@@ -467,7 +478,7 @@ impl WorkerHost {
             let link = {
                 let workers = lock(&self.0.workers);
                 let Some(entry) = workers.get(&worker) else { return };
-                if !entry.computes(fence) && !self.calls(fence) {
+                if !entry.has(fence) && !self.calls(fence) {
                     return;
                 }
                 entry.link.clone()
@@ -492,21 +503,57 @@ impl WorkerHost {
         }
     }
 
+    /// Sees to it that nothing waits long behind one attempt: it is had back, and another worker may have it.
+    fn watch(&self, worker: &WorkerId, entry: &mut Entry) {
+        if entry.attempts.len() < 2 || std::mem::replace(&mut entry.watched, true) {
+            return;
+        }
+        let (host, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            let mut first = None;
+            while let Some(now_first) = host.look_after(&worker, first) {
+                first = Some(now_first);
+                tokio::time::sleep(Duration::from_millis(AHEAD_PATIENCE_MS)).await;
+            }
+        });
+    }
+
+    /// Takes back what waits if the same attempt is still the first. Gives the first, `None` once nothing waits.
+    fn look_after(&self, worker: &WorkerId, was_first: Option<Fence>) -> Option<Fence> {
+        let (fences, link) = {
+            let mut workers = lock(&self.0.workers);
+            let entry = workers.get_mut(worker)?;
+            entry.watched = entry.attempts.len() > 1;
+            let fences: Vec<_> = entry.attempts.keys().copied().collect();
+            entry.watched.then(|| (fences, entry.link.clone()))?
+        };
+        let first = fences.first().copied();
+        if let (true, Some(link)) = (first == was_first, link) {
+            // The one that has begun goes on; that it is the first is likely, and not known here.
+            fences.into_iter().for_each(|fence| _ = link.take_back(fence));
+        }
+        first
+    }
+
     /// An attempt has its outcome. Of one that is over already, nobody wants to know.
     fn concluded(&self, worker: &WorkerId, fence: Fence, outcome: Outcome, safe: Safe) {
         let about = {
             let mut workers = lock(&self.0.workers);
-            let Some(slot) = workers.get_mut(worker).map(|entry| &mut entry.running) else { return };
-            match slot.take_if(|running| running.fence == fence) {
-                Some(Running { about: Some(about), .. }) => about,
-                Some(Running { about: None, .. }) => {
-                    *slot = Some(Running { fence, about: None, early: Some((outcome, safe)) });
+            let Some(entry) = workers.get_mut(worker) else { return };
+            match entry.attempts.remove(&fence) {
+                Some(AtWorker { about: Some(about), .. }) => about,
+                Some(AtWorker { about: None, .. }) => {
+                    let early = Some((outcome, safe));
+                    entry.attempts.insert(fence, AtWorker { about: None, early });
                     return;
                 }
                 None => return,
             }
         };
-        self.deliver(worker, about, fence, outcome, safe);
+        match outcome.is_returned() {
+            true => self.idle(worker, fence),
+            false => self.deliver(worker, about, fence, outcome, safe),
+        }
     }
 
     /// Records what an attempt printed, and takes its outcome to the DAG tracker.
@@ -566,12 +613,11 @@ impl Launcher for WorkerHost {
         let (link, early) = {
             let mut workers = lock(&self.0.workers);
             let Some(entry) = workers.get_mut(worker) else { return };
-            if execute.fence <= entry.last {
+            if entry.known.has(execute.fence) {
                 (None, entry.learn(execute.fence, &about))
             } else {
-                entry.last = execute.fence;
-                entry.running =
-                    Some(Running { fence: execute.fence, about: Some(about.clone()), early: None });
+                entry.take(execute.fence, &about);
+                self.watch(worker, entry);
                 (entry.link.clone(), None)
             }
         };
@@ -589,9 +635,12 @@ impl Launcher for WorkerHost {
         let (computing, early) = {
             let mut workers = lock(&self.0.workers);
             let Some(entry) = workers.get_mut(worker) else { return };
-            entry.last = entry.last.max(fence);
-            let over = entry.running.take_if(|running| running.fence == fence && running.early.is_some());
-            (entry.computes(fence), over.and_then(|over| over.early))
+            entry.known.note(fence);
+            let early = entry.attempts.get_mut(&fence).and_then(|attempt| attempt.early.take());
+            if early.is_some() {
+                entry.attempts.remove(&fence);
+            }
+            (entry.has(fence), early)
         };
         drop(early);
         if !computing {
@@ -623,7 +672,7 @@ impl WorkerReports for Reports {
     /// What a survivor computes is always wanted here: whether it is stale, the DAG tracker says.
     fn up(&self, hello: &WorkerHello) -> bool {
         let Ok(kernel) = self.host.kernel().cloned() else { return false };
-        if hello.running.is_some_and(Fence::is_of_call) {
+        if hello.attempts.iter().any(|fence| fence.is_of_call()) {
             // Its caller died with an earlier kernel, and nothing says when it would be done.
             let (host, worker) = (self.host.clone(), self.worker.clone());
             tokio::spawn(async move { host.kill(&worker).await });
@@ -632,9 +681,9 @@ impl WorkerReports for Reports {
         let settled = {
             let mut workers = lock(&self.host.0.workers);
             let Some(entry) = workers.get_mut(&self.worker) else { return false };
-            if let Some(fence) = hello.running {
-                entry.last = entry.last.max(fence);
-                entry.running = Some(Running { fence, about: None, early: None });
+            for fence in &hello.attempts {
+                entry.known.note(*fence);
+                entry.attempts.insert(*fence, AtWorker::default());
             }
             entry.settled.clone()
         };
@@ -643,12 +692,19 @@ impl WorkerReports for Reports {
             pid: hello.pid,
             start_ticks: hello.start_ticks,
             boot_id: hello.boot_id.clone(),
-            running: hello.running,
+            attempts: hello.attempts.clone(),
         };
         let host = self.host.clone();
         tokio::spawn(async move {
-            if until_heard::<WorkerUp>(kernel.bus(), request.clone()).await.is_err() {
-                host.kill(&request.worker).await;
+            match until_heard::<WorkerUp>(kernel.bus(), request.clone()).await {
+                Ok(reply) => {
+                    let mut workers = lock(&host.0.workers);
+                    let entry = workers.get_mut(&request.worker);
+                    entry
+                        .into_iter()
+                        .for_each(|entry| entry.forget_unwanted(&request.attempts, &reply.wanted));
+                }
+                Err(_) => host.kill(&request.worker).await,
             }
             settled.send_replace(true);
         });
@@ -666,8 +722,8 @@ impl WorkerReports for Reports {
         let Ok(kernel) = self.host.kernel() else { return };
         let about = {
             let workers = lock(&self.host.0.workers);
-            let running = workers.get(&self.worker).and_then(|entry| entry.running.as_ref());
-            running.filter(|running| running.fence == fence).and_then(|running| running.about.clone())
+            let attempt = workers.get(&self.worker).and_then(|entry| entry.attempts.get(&fence));
+            attempt.and_then(|attempt| attempt.about.clone())
         };
         let Some((task, _)) = about else { return };
         let subject = format!("run/{}/task/{}/report", task.run, task.task);

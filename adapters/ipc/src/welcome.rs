@@ -17,7 +17,7 @@ pub struct Welcome {
 }
 
 impl Welcome {
-    pub(crate) fn frame(&self, role: Role, resume: Option<StreamId>) -> Frame {
+    pub(crate) fn frame(&self, role: Role, resume: Vec<StreamId>) -> Frame {
         Frame::new(FrameType::Welcome, StreamId::CONNECTION).with_envelope(Envelope {
             server: Some(self.server.clone()),
             instance: Some(self.instance.clone()),
@@ -28,7 +28,7 @@ impl Welcome {
             role: Some(role),
             limits: Some(self.limits),
             describe_hash: Some(self.describe_hash.clone()),
-            resume,
+            resume: (!resume.is_empty()).then_some(resume),
             ..Envelope::default()
         })
     }

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Invariants:
-//! 1. An outcome is kept until somebody has acknowledged it: by the worker, because nothing follows a journaled attempt
-//!    before that; and by the link, which ends only after the last acknowledgement (P-EXEC-1).
+//! 1. An outcome is kept until somebody has acknowledged it: by the worker, because it is told which are safe only after
+//!    that; and by the link, which ends only after the last acknowledgement (P-EXEC-1).
 //! 2. A fence that was executed is not executed again (P-EXEC-2); [`attempts`] is the book of them.
 //! 3. Parts reach nobody before they were sealed: hashed by the kernel, never by the worker (P-ART-1).
 //! 4. A worker that breaks the protocol is cut off; its holder is told why.
@@ -39,7 +39,7 @@ use eclosion_schemas::{Code, Error, Fence, Payload, Role, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use self::attempts::Attempts;
-pub use self::attempts::Care;
+pub use self::attempts::{Care, KnownFences};
 use self::files::Files;
 pub use self::handle::WorkerHandle;
 use crate::connection::{End, Reader, Received, Socket, Writer};
@@ -56,9 +56,9 @@ pub struct WorkerHello {
     /// With the pid and the boot, a name for the process that is never used twice.
     pub start_ticks: u64,
     pub boot_id: String,
-    /// What it computes, or has computed and not been told to forget.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running: Option<Fence>,
+    /// What it computes, and what it has computed and not been told that it is safe; oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Fence>,
 }
 
 /// How an attempt ended.
@@ -69,6 +69,14 @@ pub struct Outcome {
     /// The bytes `[from, to)` of the worker's output files that belong to the attempt.
     pub stdout: (u64, u64),
     pub stderr: (u64, u64),
+}
+
+impl Outcome {
+    /// It has not begun, and will not: whoever wants it done gives it to another worker.
+    #[must_use]
+    pub fn is_returned(&self) -> bool {
+        self.result.as_ref().is_err_and(|error| error.reason == outcome::RETURNED)
+    }
 }
 
 /// How a link ended.
@@ -88,7 +96,7 @@ pub type Acknowledged = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the worker's holder makes of what the worker says. Called on the link's own task: it returns at once.
 pub trait WorkerReports: Send + Sync + 'static {
-    /// The worker is there. Returns whether the outcome of what it runs, if it runs something, is still wanted.
+    /// The worker is there. Returns whether the outcomes of what it runs or has run are still wanted.
     fn up(&self, hello: &WorkerHello) -> bool;
 
     fn report(&self, fence: Fence, report: TaskReport);
@@ -113,8 +121,8 @@ pub struct WorkerLink {
     welcome: Arc<Welcome>,
     /// Outcomes on their way to being safe; at most as many as attempts at the worker.
     delivering: Vec<(Fence, Acknowledged)>,
-    /// The stream of an attempt that ran before this link began: its files were staged through another.
-    resumed: Option<StreamId>,
+    /// The streams of attempts that ran before this link began: their files were staged through another.
+    resumed: Vec<StreamId>,
 }
 
 /// What link and handles have in common.
@@ -130,8 +138,8 @@ pub(crate) struct State {
     is_up: bool,
     draining: bool,
     closed: Option<Error>,
-    /// Outcomes that did not come from the worker: attempts that were cancelled before they were sent.
-    withdrawn: Vec<Fence>,
+    /// Outcomes that did not come from the worker: of attempts that were taken back before they were sent.
+    withdrawn: Vec<(Fence, Outcome)>,
     /// The link's task.
     task: Option<Waker>,
 }
@@ -166,7 +174,7 @@ impl WorkerLink {
             reports,
             welcome,
             delivering: Vec::new(),
-            resumed: None,
+            resumed: Vec::new(),
         };
         Ok((link, handle))
     }
@@ -201,10 +209,10 @@ impl WorkerLink {
         let late = || Error::new(Code::Deadline, "hello.late", "the worker did not say HELLO");
         let hello = tokio::time::timeout(HELLO, self.hello()).await.unwrap_or_else(|_| Err(Some(late())))?;
         let is_wanted = self.reports.up(&hello);
-        let wanted = hello.running.filter(|_| is_wanted);
+        let wanted = if is_wanted { hello.attempts.as_slice() } else { &[] };
         let mut state = self.shared.locked();
-        self.resumed = wanted.map(|fence| state.attempts.resume(fence));
-        let welcome = self.welcome.frame(Role::Worker, self.resumed);
+        self.resumed = wanted.iter().map(|fence| state.attempts.resume(*fence)).collect();
+        let welcome = self.welcome.frame(Role::Worker, self.resumed.clone());
         state.writer.push(welcome, Vec::new());
         state.is_up = true;
         state.pump();
@@ -222,7 +230,14 @@ impl WorkerLink {
         if received.frame.kind != FrameType::Hello {
             return Err(Some(Error::invalid("hello.missing", "a worker begins with HELLO")));
         }
-        received.frame.decode().map_err(|why| Some(Error::from(why)))
+        let hello: WorkerHello = received.frame.decode().map_err(|why| Some(Error::from(why)))?;
+        if hello.attempts.len() > attempts::KEPT_MAX + 1 {
+            return Err(Some(Error::invalid(
+                "hello.attempts",
+                "a worker that names more attempts than it may keep",
+            )));
+        }
+        Ok(hello)
     }
 
     /// Ready with the reason at the end of the stream.
@@ -260,8 +275,8 @@ impl WorkerLink {
         for (frame, descriptors) in answers {
             state.writer.push(frame, descriptors);
         }
-        for fence in std::mem::take(&mut state.withdrawn) {
-            let outcome = self.reports.outcome(fence, outcome::withdrawn());
+        for (fence, outcome) in std::mem::take(&mut state.withdrawn) {
+            let outcome = self.reports.outcome(fence, outcome);
             self.delivering.push((fence, outcome));
             // Polled for the first time with the next turn.
             task.waker().wake_by_ref();
@@ -336,8 +351,13 @@ impl WorkerLink {
     fn on_outcome(&mut self, frame: &Frame) -> Result<(), Error> {
         // Decoded before the book is told, so that an attempt that ends malformed is counted as unfinished.
         let outcome = outcome::read(frame)?;
-        let Some(fence) = self.shared.locked().attempts.ended(frame.stream) else { return Ok(()) };
-        let is_resumed = self.resumed == Some(frame.stream);
+        let fence = {
+            let mut state = self.shared.locked();
+            let Some(fence) = state.attempts.ended(frame.stream) else { return Ok(()) };
+            state.pump();
+            fence
+        };
+        let is_resumed = self.resumed.contains(&frame.stream);
         let staged = self.files.staged_of(&outcome, is_resumed);
         let safe = if outcome::is_named(&outcome) {
             self.reports.outcome(fence, outcome)

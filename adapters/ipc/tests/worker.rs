@@ -269,7 +269,13 @@ async fn watched<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn hello(running: Option<Fence>) -> WorkerHello {
-    WorkerHello { worker: "w-3-1".parse().unwrap(), pid: 42, start_ticks: 7, boot_id: "b".into(), running }
+    WorkerHello {
+        worker: "w-3-1".parse().unwrap(),
+        pid: 42,
+        start_ticks: 7,
+        boot_id: "b".into(),
+        attempts: running.into_iter().collect(),
+    }
 }
 
 fn fence(counter: u64) -> Fence {
@@ -331,32 +337,63 @@ async fn what_user_code_raised_is_an_outcome_too() {
 }
 
 #[tokio::test]
-async fn attempts_wait_for_hello_and_for_the_acknowledgement_of_the_one_before() {
+async fn attempts_wait_for_hello_and_say_which_outcomes_are_safe() {
     let mut scene = Scene::begin();
     scene.handle.execute(&execute(1), Care::Journaled).unwrap();
     scene.handle.execute(&execute(2), Care::Journaled).unwrap();
     assert!(scene.worker.hears_nothing().await);
     scene.greet(None).await;
     let (first, _) = scene.worker.hear().await;
+    let (second, _) = scene.worker.hear().await;
+    assert_eq!((second.decode(), second.envelope.safe_below), (Ok(execute(2)), Some(fence(1))));
     scene.worker.reply(first.stream, &payload(Vec::new()));
     let (_, _, safe) = scene.outcome().await;
-    assert!(scene.worker.hears_nothing().await);
     safe.send(()).unwrap();
-    assert_eq!(scene.worker.hear().await.0.decode(), Ok(execute(2)));
+    scene.worker.reply(second.stream, &payload(Vec::new()));
+    let (_, _, _unsafe) = scene.outcome().await;
+    scene.handle.execute(&execute(3), Care::Journaled).unwrap();
+    let (third, _) = scene.worker.hear().await;
+    assert_eq!((third.decode(), third.envelope.safe_below), (Ok(execute(3)), Some(fence(2))));
 }
 
 #[tokio::test]
 async fn an_outcome_said_again_after_an_adoption_is_reported_and_the_attempt_is_not_executed_again() {
     let mut scene = Scene::begin();
-    let resume = scene.greet(Some(fence(5))).await.envelope.resume.unwrap();
+    let resume = scene.greet(Some(fence(5))).await.envelope.resume.as_ref().unwrap()[0];
     scene.handle.execute(&execute(5), Care::Journaled).unwrap();
     scene.worker.reply(resume, &payload(Vec::new()));
     let (of, _, safe) = scene.outcome().await;
     assert_eq!(of, fence(5));
     scene.handle.execute(&execute(6), Care::Journaled).unwrap();
-    assert!(scene.worker.hears_nothing().await);
+    let (next, _) = scene.worker.hear().await;
+    assert_eq!((next.decode(), next.envelope.safe_below), (Ok(execute(6)), Some(fence(5))));
     drop(safe);
-    assert_eq!(scene.worker.hear().await.0.decode(), Ok(execute(6)));
+}
+
+#[tokio::test]
+async fn what_has_not_begun_can_be_had_back_wherever_it_waits() {
+    let mut scene = Scene::greeted().await;
+    for counter in 1..=5 {
+        scene.handle.execute(&execute(counter), Care::Journaled).unwrap();
+    }
+    for _ in 1..=4 {
+        scene.worker.hear().await;
+    }
+    assert!(scene.handle.take_back(fence(5)));
+    let (of, outcome, _safe) = scene.outcome().await;
+    assert!(of == fence(5) && outcome.is_returned());
+    assert!(scene.handle.take_back(fence(4)));
+    let (cancel, _) = scene.worker.hear().await;
+    assert_eq!((cancel.kind, cancel.envelope.rung), (FrameType::Cancel, Some(0)));
+    assert!(!scene.handle.take_back(fence(5)));
+}
+
+#[tokio::test]
+async fn a_worker_that_claims_more_than_it_may_keep_is_cut_off() {
+    let mut scene = Scene::begin();
+    let hello = WorkerHello { attempts: (1..=64).map(fence).collect(), ..hello(None) };
+    scene.worker.say(&Frame::new(FrameType::Hello, StreamId::CONNECTION).msgpack(&hello).unwrap());
+    assert_eq!(scene.closed().await.why.unwrap().reason, "hello.attempts");
 }
 
 #[tokio::test]
@@ -384,7 +421,9 @@ async fn a_worker_that_goes_leaves_the_names_of_what_it_had() {
     let mut scene = Scene::greeted().await;
     scene.handle.execute(&execute(1), Care::Journaled).unwrap();
     scene.handle.execute(&execute(2), Care::Journaled).unwrap();
-    scene.worker.hear().await;
+    for _ in 1..=2 {
+        scene.worker.hear().await;
+    }
     let (stage, _file) = scene.worker.stage(1, 10).await;
     scene.worker.stream.shutdown(std::net::Shutdown::Both).unwrap();
     let end = scene.closed().await;
@@ -440,7 +479,7 @@ async fn a_resumed_attempt_names_files_that_it_staged_before() {
     let blobs = Arc::new(Blobs::default());
     let (stage, _file) = blobs.stage(10).unwrap();
     let mut scene = Scene::with(Arc::clone(&blobs));
-    let resume = scene.greet(Some(fence(5))).await.envelope.resume.unwrap();
+    let resume = scene.greet(Some(fence(5))).await.envelope.resume.as_ref().unwrap()[0];
     scene.worker.reply(resume, &payload(vec![part(stage, 10)]));
     assert!(scene.outcome().await.1.result.unwrap().parts[0].digest.is_some());
 }
@@ -460,9 +499,13 @@ async fn a_request_for_a_file_is_refused_in_its_own_stream() {
 #[tokio::test]
 async fn a_cancel_climbs_at_the_worker_and_takes_back_what_was_not_sent() {
     let mut scene = Scene::greeted().await;
-    scene.handle.execute(&execute(1), Care::Journaled).unwrap();
-    scene.handle.execute(&execute(2), Care::Journaled).unwrap();
+    for counter in 1..=5 {
+        scene.handle.execute(&execute(counter), Care::Journaled).unwrap();
+    }
     let (call, _) = scene.worker.hear().await;
+    for _ in 2..=4 {
+        scene.worker.hear().await;
+    }
     for rung in [1, 2] {
         assert!(scene.handle.cancel(fence(1), rung));
         let (cancel, _) = scene.worker.hear().await;
@@ -471,10 +514,10 @@ async fn a_cancel_climbs_at_the_worker_and_takes_back_what_was_not_sent() {
             (FrameType::Cancel, call.stream, Some(rung))
         );
     }
-    assert!(scene.handle.cancel(fence(2), 1));
+    assert!(scene.handle.cancel(fence(5), 1));
     let (of, outcome, _safe) = scene.outcome().await;
-    assert_eq!((of, outcome.result.unwrap_err().reason.as_str()), (fence(2), "task.cancelled"));
-    assert!(!scene.handle.cancel(fence(3), 1));
+    assert_eq!((of, outcome.result.unwrap_err().reason.as_str()), (fence(5), "task.cancelled"));
+    assert!(!scene.handle.cancel(fence(6), 1));
 }
 
 #[tokio::test]

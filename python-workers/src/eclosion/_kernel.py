@@ -2,9 +2,9 @@
 
     absent --connect, HELLO--> connected --WELCOME--> welcomed --lost--> absent
 
-``stream`` is where the attempt's reports and outcome go; None if no kernel wants them. A welcome may name it anew
-(``resume``). One thread reads the channel at a time (``worker.py`` says which) and calls :meth:`connect`, :meth:`lost`,
-:meth:`welcome` and :meth:`answer`; the main thread waits in the others.
+``streams`` says where the reports and the outcome of an attempt go; an attempt that is missing there is wanted by no
+kernel. A welcome names the streams anew (``resume``). One thread reads the channel at a time (``worker.py`` says which)
+and calls :meth:`connect`, :meth:`lost`, :meth:`welcome` and :meth:`answer`; the main thread waits in the others.
 
 Invariants:
 1. Only the reading thread closes a channel. Whoever else finds it ended hangs it up, which the reader sees.
@@ -28,6 +28,16 @@ from ._frames import Channel, Disconnected, Frame
 if TYPE_CHECKING:
     import socket
 
+    from ._schemas import Fence
+
+Key = tuple[int, int]
+
+
+def key_of(fence: Fence) -> Key:
+    """A fence in the order of fences."""
+    return fence.epoch, fence.counter
+
+
 # For a file to be made or opened. A large one is preallocated, which takes a slow disk a while.
 ASK_TIMEOUT_S = 120
 
@@ -41,22 +51,29 @@ class Kernel:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self.channel: Channel | None = None
-        self.stream: int | None = None
+        self.streams: dict[Key, int] = {}
+        """Of the attempts that are computed or kept, by :func:`key_of` their fences."""
+        self.running: Key | None = None
+        """The attempt that is computed."""
         self.resume = False
-        """An outcome that was sent before is wanted once more."""
+        """Outcomes that were sent before are wanted once more."""
+        self._said: list[Key] = []
         self._welcomed = False
         self._pending: dict[int, queue.SimpleQueue[Frame | None]] = {}
         self._next_stream = 1
 
     # The reading thread.
 
-    def connect(self, stream: socket.socket, envelope: dict[str, Any], hello: dict[str, Any]) -> None:
+    def connect(
+        self, stream: socket.socket, envelope: dict[str, Any], hello: dict[str, Any], attempts: list[Fence]
+    ) -> None:
         """Takes a fresh stream and says HELLO on it. An end of it is met by the next read."""
         channel = Channel(stream)
         with self._changed:
             self.channel = channel
+            self._said = [key_of(fence) for fence in attempts]
         try:
-            channel.send(frames.HELLO, 0, envelope, _encode(hello))
+            channel.send(frames.HELLO, 0, envelope, _encode({**hello, "attempts": attempts}))
         except Disconnected:
             channel.hang_up()
 
@@ -71,13 +88,15 @@ class Kernel:
         if channel is not None:
             channel.close()
 
-    def welcome(self, resume: int | None, *, running: bool, held: bool) -> None:
-        """The kernel has said on which stream it wants what this worker ``running`` or ``held``, if it does."""
+    def welcome(self, resume: list[int], *, kept: bool) -> None:
+        """The kernel has said on which streams it wants the attempts that HELLO named, if it does.
+
+        ``kept`` says that outcomes are kept.
+        """
         with self._changed:
-            if running or held:
-                self.stream = resume
+            self.streams = dict(zip(self._said, resume, strict=False))
             self._welcomed = True
-            self.resume = held and resume is not None
+            self.resume = kept and bool(resume)
             self._changed.notify_all()
 
     def answer(self, frame: Frame) -> None:
@@ -102,19 +121,20 @@ class Kernel:
 
     # The main thread; `report` by any.
 
-    def wanted(self, failed: Channel | None) -> tuple[Channel, int] | None:
-        """Waits for a kernel's welcome on another channel than ``failed``; None if it does not want the outcome."""
+    def wanted(self, attempt: Key | None, failed: Channel | None) -> tuple[Channel, int] | None:
+        """Waits for a kernel's welcome on another channel than ``failed``; None if it does not want the attempt."""
         with self._changed:
             # No deadline: without a kernel there is nothing else to do, and the lifeline's end ends the process.
             self._changed.wait_for(lambda: self._welcomed and self.channel is not failed)
-            self.resume = False
-            if self.channel is None or self.stream is None:
+            stream = None if attempt is None else self.streams.get(attempt)
+            if self.channel is None or stream is None:
                 return None
-            return self.channel, self.stream
+            return self.channel, stream
 
     def report(self, value: dict[str, Any]) -> None:
         """Sends a report of the attempt if the kernel is there and keeps up."""
-        channel, stream = self.channel, self.stream
+        channel, running = self.channel, self.running
+        stream = None if running is None else self.streams.get(running)
         if channel is None or not self._welcomed or stream is None:
             return
         try:
@@ -130,7 +150,7 @@ class Kernel:
         """As a store does. If the kernel goes meanwhile, the next one is asked."""
         failed: Channel | None = None
         while True:
-            wanted = self.wanted(failed)
+            wanted = self.wanted(self.running, failed)
             if wanted is None:
                 raise Refused(error("cancelled", "task.cancelled", "no kernel wants this attempt any more"))
             try:

@@ -310,14 +310,17 @@ class Envelope(_Wire, kw_only=True):
     on_full: str | None = None
     # ERROR: the error's own reason, for a reader that leaves the body alone. GOAWAY: why.
     reason: str | None = None
-    # WELCOME to a worker: the stream on which the running attempt's outcome is still wanted.
-    resume: StreamId | None = None
+    # WELCOME to a worker: for each attempt that its HELLO named, the stream on which its outcome is wanted.
+    resume: list[StreamId] | None = None
     # HELLO: the role wished for. WELCOME: the role given.
     role: Role | None = None
-    # CANCEL to a worker: 1 trips the token, 2 raises in the main thread.
+    # CANCEL to a worker: 0 takes an attempt back that has not begun, 1 trips the token, 2 raises in the main
+    # thread.
     rung: int | None = None
     # PONG of a worker: what it computes.
     running: Fence | None = None
+    # CALL to a worker: outcomes of attempts whose fence is below this are safe.
+    safe_below: Fence | None = None
     # `name@hash` of the body's schema.
     schema: str | None = None
     # A journal position, with its epoch.
@@ -780,9 +783,9 @@ TaskReport = ReportProgress | ReportMetric
 class WorkerUpRequest(_Wire, kw_only=True):
     """A worker's holder has its connection: newly started, or of an earlier kernel and adopted."""
 
+    # What it computes, and what it has computed and was not told that it is safe; oldest first.
+    attempts: list[Fence] = []
     boot_id: str
     pid: int
-    # What it says it is computing.
-    running: Fence | None = None
     start_ticks: int
     worker: WorkerId

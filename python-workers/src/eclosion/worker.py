@@ -14,8 +14,9 @@ watcher's epoll set.
 Invariants:
 1. One thread reads at a time: ``_main_reads`` says which, and changes under ``_reading``; frames are dispatched under
    it.
-2. The last outcome is kept until the next CALL comes, with its parts as open files. After a new HELLO it is handed over
-   again if WELCOME asks for it (``resume``), with parts staged anew: the new kernel does not know the old tokens.
+2. An outcome is kept until a CALL says that it is safe (``safe_below``), with its parts as open files. After a new
+   HELLO those that are kept are handed over again if WELCOME asks for them (``resume``), with parts staged anew: the
+   new kernel does not know the old tokens. Calls that wait then are dropped, as the next kernel sends its own.
 3. The end of the stream ends nothing: user code goes on and the outcome waits. The end of the lifeline ends the process
    at once, as then nobody is left who would.
 4. Reports are lossy, outcomes are not: a report is dropped if the kernel is gone or does not keep up.
@@ -49,7 +50,7 @@ from ._code import Code
 from ._errors import ErrorData, Refused, error
 from ._frames import Disconnected, Frame
 from ._interrupts import UserCode
-from ._kernel import Kernel
+from ._kernel import Kernel, Key, key_of
 from ._output import Output
 from ._process import boot_id, runtime_path_last, start_thread, start_ticks
 from ._schemas import Execute
@@ -60,10 +61,11 @@ if TYPE_CHECKING:
 
     from ._current import Current
     from ._frames import Channel
+    from ._schemas import Fence
 
 CLIENT = "eclosion-python/0.1.0"
 API = 1
-# Calls that wait behind the running one; the kernel sends the next when the last is committed.
+# Calls that wait behind the running one.
 WAITING_MAX = 4
 # The keeper is gone: nobody is left to report to.
 EXIT_ORPHANED = 75
@@ -78,14 +80,22 @@ class Call(NamedTuple):
 
     stream: int
     execute: Execute
+    safe_below: Key | None
+    """Outcomes of attempts below it are safe; None: all of them."""
 
 
-class Outcome(NamedTuple):
+class Outcome:
     """How an attempt ended, as long as it may have to be told again."""
 
-    execute: Execute
-    envelope: dict[str, Any]
-    ended: Encoded | ErrorData
+    __slots__ = ("ended", "envelope", "fence", "key", "sent")
+
+    def __init__(self, fence: Fence, envelope: dict[str, Any], ended: Encoded | ErrorData) -> None:
+        self.fence = fence
+        self.key = key_of(fence)
+        self.envelope = envelope
+        self.ended = ended
+        self.sent: Channel | None = None
+        """Where it was told last."""
 
 
 class Worker:
@@ -114,7 +124,7 @@ class Worker:
         self._calls: deque[Call] = deque()
         self._running: Call | None = None
         self._current: Current | None = None
-        self._held: Outcome | None = None
+        self._kept: deque[Outcome] = deque()
         self._leaving = False
         self._handlers: dict[int, Callable[[Frame], None]] = {
             frames.CALL: self._on_call,
@@ -166,9 +176,10 @@ class Worker:
                 self._dispatch(frame)
 
     def _attempt(self, call: Call) -> None:
-        self._drop_held()
+        self._drop_safe(call.safe_below)
         self._running = call
-        self._kernel.stream = call.stream
+        key = self._kernel.running = key_of(call.execute.fence)
+        self._kernel.streams[key] = call.stream
         report = _Reports(self._kernel, self._user)
         current = self._current = current_of(call.execute, self._scratch_root, report)
         self._output.begin()
@@ -176,17 +187,19 @@ class Worker:
         ended = perform(call.execute, current, self._code, self._kernel, self._user)
         current.flush()
         report.close()
-        self._held = Outcome(call.execute, self._output.end(), ended)
-        self._hand_over(self._held)
+        outcome = Outcome(call.execute.fence, self._output.end(), ended)
+        self._kept.append(outcome)
+        self._hand_over(outcome)
         current.clean()
         self._current = None
         self._running = None
+        self._kernel.running = None
         self._user.install()
 
     def _hand_over(self, outcome: Outcome) -> None:
         """Sends an outcome once a kernel wants it, or drops it if the kernel does not. Then main reads again."""
         failed: Channel | None = None
-        while (wanted := self._kernel.wanted(failed)) is not None:
+        while (wanted := self._kernel.wanted(outcome.key, failed)) is not None:
             channel, stream = wanted
             try:
                 kind, envelope, body = self._outcome_frame(outcome)
@@ -197,11 +210,13 @@ class Worker:
                 continue
             # Before it is sent, as the next call may be the answer to it and would wake the watcher.
             self._main_reads_again()
+            outcome.sent = channel
             try:
                 channel.send(kind, stream, envelope, body, flags=frames.END)
             except Disconnected:
                 channel.hang_up()  # The next kernel asks for what is held.
             return
+        self._drop(outcome)
         self._main_reads_again()
 
     def _outcome_frame(self, outcome: Outcome) -> tuple[int, dict[str, Any], bytes]:
@@ -219,14 +234,22 @@ class Worker:
         return frames.ERROR, {**outcome.envelope, "reason": ended.get("reason", "")}, _encode(ended)
 
     def _hand_over_again(self) -> None:
-        if self._held is not None:
-            self._watcher_reads()
-            self._hand_over(self._held)
+        self._kernel.resume = False
+        for outcome in list(self._kept):
+            if outcome.sent is not self._kernel.channel:
+                self._watcher_reads()
+                self._hand_over(outcome)
 
-    def _drop_held(self) -> None:
-        held, self._held = self._held, None
-        if held is not None and isinstance(held.ended, Encoded):
-            held.ended.close()
+    def _drop_safe(self, below: Key | None) -> None:
+        for outcome in list(self._kept):
+            if below is None or outcome.key < below:
+                self._drop(outcome)
+
+    def _drop(self, outcome: Outcome) -> None:
+        self._kept.remove(outcome)
+        self._kernel.streams.pop(outcome.key, None)
+        if isinstance(outcome.ended, Encoded):
+            outcome.ended.close()
 
     def _watcher_reads(self) -> None:
         with self._reading:
@@ -302,11 +325,12 @@ class Worker:
         """Takes a fresh stream and says HELLO on it."""
         if self._kernel.channel is not None:
             self._lost()
-        running = self._running.execute.fence if self._running is not None else None
-        if running is None and self._held is not None:
-            running = self._held.execute.fence
+        running = self._running
+        attempts = [outcome.fence for outcome in list(self._kept)]
+        if running is not None and running.execute.fence not in attempts:
+            attempts.append(running.execute.fence)
         envelope = {"client": CLIENT, "api": API, "role": "worker"}
-        self._kernel.connect(stream, envelope, {**self._identity, "running": running})
+        self._kernel.connect(stream, envelope, self._identity, attempts)
         channel = self._kernel.channel
         if channel is not None and not self._main_reads:
             self._epoll.register(channel.fileno(), select.EPOLLIN)
@@ -326,9 +350,9 @@ class Worker:
             self._refuse(frame, error("unimplemented", "frame.type", f"a worker takes no frame of type {frame.kind}"))
 
     def _on_welcome(self, frame: Frame) -> None:
-        resume = frame.envelope.get("resume")
-        self._kernel.welcome(resume, running=self._running is not None, held=self._held is not None)
-        if resume is None and self._current is not None:
+        resume = frame.envelope.get("resume", [])
+        self._kernel.welcome(resume, kept=bool(self._kept))
+        if not resume and self._current is not None:
             # Nobody wants what is being computed.
             self._current.cancel()
 
@@ -351,19 +375,24 @@ class Worker:
         except (msgspec.MsgspecError, RecursionError) as why:
             self._refuse(frame, error("invalid", "task.malformed", f"the call cannot be read: {why}"))
             return
-        self._calls.append(Call(frame.stream, execute))
+        safe = frame.envelope.get("safe_below")
+        below = None if safe is None else (safe["epoch"], safe["counter"])
+        self._calls.append(Call(frame.stream, execute, below))
 
     def _on_cancel(self, frame: Frame) -> None:
-        running, current = self._running, self._current
-        if running is not None and current is not None and self._kernel.stream == frame.stream:
-            current.cancel()
-            if frame.envelope.get("rung", 1) >= 2:
+        rung = frame.envelope.get("rung", 1)
+        running, current = self._kernel.running, self._current
+        if running is not None and self._kernel.streams.get(running) == frame.stream:
+            if rung >= 1 and current is not None:
+                current.cancel()
+            if rung >= 2:
                 self._user.cancel()
             return
         for call in self._calls:
             if call.stream == frame.stream:
                 self._calls.remove(call)
-                self._refuse(frame, error("cancelled", "task.cancelled", "cancelled before it started"))
+                reason = "task.returned" if rung == 0 else "task.cancelled"
+                self._refuse(frame, error("cancelled", reason, "taken back before it began"))
                 return
 
     def _on_reply(self, frame: Frame) -> None:

@@ -77,9 +77,11 @@ envelope! {
     limits: Limits,
     /// WELCOME: the hash of the table of operations, so that a client may keep what it knows of it.
     describe_hash: String,
-    /// WELCOME to a worker: the stream on which the running attempt's outcome is still wanted.
-    resume: StreamId,
-    /// CANCEL to a worker: 1 trips the token, 2 raises in the main thread.
+    /// WELCOME to a worker: for each attempt that its HELLO named, the stream on which its outcome is wanted.
+    resume: Vec<StreamId>,
+    /// CALL to a worker: outcomes of attempts whose fence is below this are safe.
+    safe_below: Fence,
+    /// CANCEL to a worker: 0 takes an attempt back that has not begun, 1 trips the token, 2 raises in the main thread.
     rung: u8,
     /// The bytes `[from, to)` of the worker's output files that belong to the attempt.
     stdout: [u64; 2],

@@ -91,14 +91,20 @@ pub struct WorkerUpRequest {
     pub pid: u32,
     pub start_ticks: u64,
     pub boot_id: String,
-    /// What it says it is computing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running: Option<Fence>,
+    /// What it computes, and what it has computed and was not told that it is safe; oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Fence>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerUpReply {
+    /// The attempts that it was given and that are not over; nobody waits for the outcome of another.
+    pub wanted: Vec<Fence>,
 }
 
 operation!(WorkerUp {
     request: WorkerUpRequest,
-    reply: Taken,
+    reply: WorkerUpReply,
     name: "pool.worker_up",
     address: ADDRESS,
     role: Service,
@@ -110,7 +116,7 @@ operation!(WorkerUp {
         pid: 4242,
         start_ticks: 1,
         boot_id: "b".into(),
-        running: None
+        attempts: Vec::new(),
     },
 });
 

@@ -151,7 +151,7 @@ fn golden_bodies_are_the_types_that_they_are_called_by() {
         named("data-reports").iter().map(|frame| frame.decode().unwrap()).collect();
     assert_eq!(reports.len(), 2);
     let hello: WorkerUpRequest = named("hello-worker-running")[0].decode().unwrap();
-    assert_eq!(hello.running.unwrap().counter, 17);
+    assert_eq!(hello.attempts[0].counter, 17);
     let raised: Error = named("error-raised")[0].to_error();
     assert_eq!(raised.remote.unwrap().cause.unwrap().kind, "builtins.KeyError");
     assert_eq!(named("reply-stage")[0].descriptors, 1);

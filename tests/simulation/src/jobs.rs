@@ -12,6 +12,8 @@ use crate::rng::Rng;
 /// All that the machine of a simulation has for leases.
 pub(crate) const CPU_MILLIS: u64 = 8_000;
 pub(crate) const MEMORY_BYTES: u64 = 1_000;
+/// A function that takes less than a millisecond, as a rule.
+pub(crate) const QUICK: &str = "sim:quick";
 /// An environment with this requirement cannot be built.
 pub(crate) const UNRESOLVABLE: &str = "unresolvable";
 
@@ -50,7 +52,10 @@ impl Job {
         let mut flow = task(rng, first.task("t0", "sim:work"), &mut tasks, "t0");
         for index in 1..=rng.range(0, 7) {
             let name = format!("t{index}");
-            flow = task(rng, flow.task(name.clone(), "sim:work"), &mut tasks, &name);
+            flow = match rng.per_mille(150) {
+                true => many(rng, flow.task(name.clone(), QUICK), &mut tasks, &name),
+                false => task(rng, flow.task(name.clone(), "sim:work"), &mut tasks, &name),
+            };
         }
         let spec = flow.build()?;
         let tenant = Tenant::new(if rng.per_mille(500) { "ada" } else { "bob" });
@@ -63,6 +68,20 @@ impl Job {
             cancel_at_us: rng.per_mille(150).then(|| at_us + rng.range(1_000, 2_000_000)),
         })
     }
+}
+
+/// More than there are workers, each quick.
+fn many(
+    rng: &mut Rng,
+    task: eclosion_dag_tracker::builder::Task,
+    tasks: &mut BTreeMap<String, Shape>,
+    name: &str,
+) -> eclosion_dag_tracker::builder::Task {
+    let width = u32::try_from(rng.range(6, 20)).unwrap_or(6);
+    let parents: Vec<_> = tasks.keys().next_back().cloned().into_iter().collect();
+    let task = parents.iter().fold(task, |task, parent| task.after(parent.clone()));
+    tasks.insert(name.to_owned(), Shape { parents, width: Some(width) });
+    task.each(json!((0..width).collect::<Vec<_>>())).retries(2)
 }
 
 fn environment(rng: &mut Rng) -> EnvironmentSpec {

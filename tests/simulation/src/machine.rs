@@ -1,7 +1,7 @@
 //! The machine of a simulated world: worker processes, which outlive a kernel, and their holders, which do not.
 //!
-//! A process computes one attempt after the other, keeps its last outcome until the next call, and may crash, hang,
-//! raise, be killed, or commit twice. Its holder reports to the kernel until it is answered; after a kernel was killed,
+//! A process computes one attempt after the other, keeps each outcome until it was told that it is safe, and may crash,
+//! hang, raise, be killed, or commit twice. What waits behind an attempt that takes long its holder gives back. Its holder reports to the kernel until it is answered; after a kernel was killed,
 //! the next one's holders find the processes that still live.
 //!
 //! The ledger is the processes' own and knows nothing of the journal: every start of an attempt, and every reason for
@@ -9,14 +9,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use eclosion_pool_manager::{Command as PoolCommand, Pool};
+use eclosion_pool_manager::{AHEAD_PATIENCE_MS, Command as PoolCommand, Pool};
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::error::{Code, Error};
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
 
-use crate::jobs::UNRESOLVABLE;
+use crate::jobs::{QUICK, UNRESOLVABLE};
 use crate::world::{Event, Party, World, output_of};
 
 mod reports;
@@ -29,6 +29,8 @@ pub(crate) enum MachineEvent {
     Up(WorkerId, u64),
     Computed(WorkerId, u64, Fence, Ending),
     Exit(WorkerId, u64, Death),
+    /// The attempt that was computed then may have taken long.
+    Patience(WorkerId, u64, Fence),
     /// The ladder has come to an end.
     Cancelled(WorkerId, u64, Fence),
 }
@@ -56,13 +58,20 @@ pub(crate) struct Process {
     /// Another number for every process, so that what was planned for one does not meet another.
     birth: u64,
     booting: bool,
-    /// The highest fence that it was given or told to cancel.
-    known: Fence,
+    /// What it was given or told to cancel, as its holder knows.
+    known: BTreeSet<Fence>,
     pub(crate) current: Option<Execute>,
     waiting: VecDeque<Execute>,
-    /// What it computed last, until the next call.
-    outcome: Option<(Execute, Outcome)>,
+    /// What it has computed, until a call says that it is safe.
+    outcomes: Vec<Kept>,
     stopping: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    execute: Execute,
+    outcome: Outcome,
+    safe: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -78,7 +87,7 @@ impl Process {
 
     /// Every task that it knows something of.
     fn tasks(&self) -> Vec<(TaskRef, Fence)> {
-        let outcome = self.outcome.iter().map(|(execute, _)| execute);
+        let outcome = self.outcomes.iter().map(|kept| &kept.execute);
         let all = self.current.iter().chain(&self.waiting).chain(outcome);
         all.map(|execute| (Self::task(execute), execute.fence)).collect()
     }
@@ -106,10 +115,10 @@ impl World {
         let process = Process {
             birth,
             booting: true,
-            known: Fence::default(),
+            known: BTreeSet::new(),
             current: None,
             waiting: VecDeque::new(),
-            outcome: None,
+            outcomes: Vec::new(),
             stopping: false,
         };
         self.machine.processes.insert(worker.clone(), process);
@@ -128,11 +137,16 @@ impl World {
 
     pub(crate) fn execute(&mut self, worker: &WorkerId, execute: Execute) {
         let Some(process) = self.machine.processes.get_mut(worker) else { return };
-        if execute.fence <= process.known {
+        if !process.known.insert(execute.fence) {
             return;
         }
-        process.known = execute.fence;
+        process.outcomes.retain(|kept| !kept.safe);
         process.waiting.push_back(execute);
+        if let Some(current) = &process.current {
+            let patience = MachineEvent::Patience(worker.clone(), process.birth, current.fence);
+            self.checks.counts.ahead += 1;
+            self.after(AHEAD_PATIENCE_MS * 1_000, Event::Machine(patience));
+        }
         self.compute_next(worker);
     }
 
@@ -148,15 +162,16 @@ impl World {
             }
             return;
         };
-        process.outcome = None;
         process.current = Some(execute.clone());
         let task = Process::task(&execute);
         self.machine.starts.entry(task.clone()).or_default().push(execute.fence);
         self.say(|| format!("{worker} starts {task} under {}", execute.fence));
         self.check_start(&execute);
-        let takes_us = match self.rng.range(0, 10) {
+        let chance = self.rng.range(0, 10)
+            + if execute.function == QUICK { 4 * u64::from(self.rng.per_mille(930)) } else { 0 };
+        let takes_us = match chance {
             0 => self.rng.range(100_000, 2_500_000),
-            1..=4 => self.rng.range(1_000, 100_000),
+            1..=3 => self.rng.range(1_000, 100_000),
             _ => self.rng.range(10, 1_000),
         };
         let ending = match self.rng.range(0, 1_000) {
@@ -173,11 +188,11 @@ impl World {
 
     pub(crate) fn cancel(&mut self, worker: &WorkerId, fence: Fence) {
         let Some(process) = self.machine.processes.get_mut(worker) else { return };
-        process.known = process.known.max(fence);
+        process.known.insert(fence);
         let mut computing = process.current.iter().chain(&process.waiting);
         let computing = computing.find(|execute| execute.fence == fence).cloned();
         let computed =
-            process.outcome.iter().map(|(execute, _)| execute).find(|execute| execute.fence == fence);
+            process.outcomes.iter().map(|kept| &kept.execute).find(|execute| execute.fence == fence);
         if let Some(execute) = computing {
             self.check_cancel(&execute);
             self.machine.excuse(Process::task(&execute), fence);
@@ -226,7 +241,10 @@ impl World {
     /// The keeper hands every survivor of an earlier kernel to a new holder.
     pub(crate) fn attach_survivors(&mut self) {
         for worker in self.machine.processes.keys().cloned().collect::<Vec<_>>() {
-            let process = &self.machine.processes[&worker];
+            let Some(process) = self.machine.processes.get_mut(&worker) else { continue };
+            // Calls that had not begun went with the stream, and the new holder knows of what is said to it alone.
+            process.waiting.clear();
+            process.known = process.tasks().into_iter().map(|(_, fence)| fence).collect();
             if !process.booting {
                 self.checks.counts.adopted += 1;
                 self.hello(&worker);
@@ -237,15 +255,36 @@ impl World {
     /// It says what it computes; what it has computed before comes after that.
     fn hello(&mut self, worker: &WorkerId) {
         let Some(process) = self.machine.processes.get(worker) else { return };
-        let outcome = process.outcome.clone();
-        let current = process.current.as_ref().map(|execute| execute.fence);
-        let running = current.or(outcome.as_ref().map(|(execute, _)| execute.fence));
+        let kept = process.outcomes.clone();
+        let attempts = process.tasks().into_iter().map(|(_, fence)| fence).collect();
         let from = Party::Holder(worker.clone());
-        self.report_after(0, Report { from: from.clone(), kind: ReportKind::Up(worker.clone(), running) });
-        if let Some((execute, outcome)) = outcome {
+        self.report_after(0, Report { from: from.clone(), kind: ReportKind::Up(worker.clone(), attempts) });
+        for Kept { execute, outcome, .. } in kept {
             let kind = ReportKind::Outcome(worker.clone(), Box::new(execute), outcome);
-            self.report_after(1, Report { from, kind });
+            self.report_after(1, Report { from: from.clone(), kind });
         }
+    }
+
+    /// What has waited behind one attempt for this long is better off elsewhere.
+    fn give_back(&mut self, worker: &WorkerId, fence: Fence) {
+        let Some(process) = self.machine.processes.get_mut(worker) else { return };
+        if process.current.as_ref().is_none_or(|current| current.fence != fence) {
+            return;
+        }
+        for execute in std::mem::take(&mut process.waiting) {
+            self.checks.counts.returned += 1;
+            let kind = ReportKind::Idle(worker.clone(), execute.fence);
+            self.report_after(0, Report { from: Party::Holder(worker.clone()), kind });
+        }
+    }
+
+    /// Its outcome was answered: the next call will say so.
+    fn safe(&mut self, worker: &WorkerId, fence: Fence) {
+        let kept = self.machine.processes.get_mut(worker).map(|process| &mut process.outcomes);
+        kept.into_iter()
+            .flatten()
+            .filter(|kept| kept.execute.fence == fence)
+            .for_each(|kept| kept.safe = true);
     }
 }
 
@@ -255,6 +294,7 @@ impl World {
             MachineEvent::Up(worker, birth)
             | MachineEvent::Computed(worker, birth, ..)
             | MachineEvent::Exit(worker, birth, _)
+            | MachineEvent::Patience(worker, birth, _)
             | MachineEvent::Cancelled(worker, birth, _) => (worker.clone(), *birth),
         };
         let Some(process) = self.machine.processes.get_mut(&worker).filter(|process| process.birth == birth)
@@ -268,6 +308,7 @@ impl World {
             }
             MachineEvent::Computed(_, _, fence, ending) => self.computed(&worker, fence, ending),
             MachineEvent::Exit(_, _, death) => self.end_process(&worker, death),
+            MachineEvent::Patience(_, _, fence) => self.give_back(&worker, fence),
             MachineEvent::Cancelled(_, _, fence) => self.cancelled(&worker, fence),
         }
     }
@@ -295,7 +336,7 @@ impl World {
 
     fn finish(&mut self, worker: &WorkerId, execute: Execute, outcome: Outcome) {
         let Some(process) = self.machine.processes.get_mut(worker) else { return };
-        process.outcome = Some((execute.clone(), outcome.clone()));
+        process.outcomes.push(Kept { execute: execute.clone(), outcome: outcome.clone(), safe: false });
         let kind = ReportKind::Outcome(worker.clone(), Box::new(execute), outcome);
         self.report_after(0, Report { from: Party::Holder(worker.clone()), kind });
     }

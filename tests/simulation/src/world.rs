@@ -97,6 +97,10 @@ pub struct Report {
     pub panics: u64,
     pub workers_killed: u64,
     pub adopted: u64,
+    /// Attempts given to a worker behind another.
+    pub ahead: u64,
+    /// Of those, such as were given back because the other took long.
+    pub returned: u64,
 }
 
 /// What was found, with what happened before it.

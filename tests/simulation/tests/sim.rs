@@ -31,7 +31,7 @@ fn keeps_every_promise_in_every_world() {
         sum.kernels_killed > 100 && sum.power_cuts > 50 && sum.panics > 100 && sum.adopted > 20,
         "{sum:?}"
     );
-    assert!(sum.commits > 1_000, "{sum:?}");
+    assert!(sum.commits > 1_000 && sum.ahead > 100 && sum.returned > 10, "{sum:?}");
 }
 
 fn add(sum: &mut Report, report: &Report) {
@@ -44,6 +44,8 @@ fn add(sum: &mut Report, report: &Report) {
     sum.panics += report.panics;
     sum.workers_killed += report.workers_killed;
     sum.adopted += report.adopted;
+    sum.ahead += report.ahead;
+    sum.returned += report.returned;
 }
 
 #[test]

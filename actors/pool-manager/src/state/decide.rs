@@ -101,10 +101,11 @@ fn worker_up(
         return Err(Error::not_found("worker.unknown", message).help("end it: its attempt went elsewhere"));
     };
     line.found(&request.worker);
-    let taken = Decision::reply(pool::Taken {});
+    let wanted = worker.given.iter().map(|computing| computing.fence).collect();
+    let reply = Decision::reply(pool::WorkerUpReply { wanted });
     match worker.phase {
-        WorkerPhase::Up { epoch } if epoch == reads.epoch() => Ok(taken),
-        _ => Ok(taken.event(WorkerStarted {
+        WorkerPhase::Up { epoch } if epoch == reads.epoch() => Ok(reply),
+        _ => Ok(reply.event(WorkerStarted {
             worker: request.worker.clone(),
             pid: request.pid,
             start_ticks: request.start_ticks,
@@ -123,13 +124,21 @@ fn worker_down(state: &State, request: &pool::WorkerDownRequest, now: Timestamp)
             died.certificate.free_memory_bytes = request.free_memory_bytes;
             died.certificate.last_lines.clone_from(&request.last_lines);
             died.wanted |= request.wanted;
-            taken.event(died)
+            taken.events(buried(worker, died))
         }
     }
 }
 
+/// What waited at the worker had not begun: it was stopped, and only the first attempt was lost with it.
+pub(super) fn buried(worker: &Worker, died: WorkerDied) -> Vec<AnyEvent> {
+    let waiting = worker.given.iter().skip(1);
+    let stopped =
+        waiting.map(|ahead| AttemptStopped { worker: died.worker.clone(), fence: ahead.fence }.into());
+    stopped.collect::<Vec<_>>().into_iter().chain([died.into()]).collect()
+}
+
 pub(super) fn death(id: &WorkerId, worker: &Worker, death: Death, now: Timestamp) -> WorkerDied {
-    let computing = worker.computing.as_ref();
+    let computing = worker.computing();
     WorkerDied {
         worker: id.clone(),
         certificate: DeathCertificate {
@@ -197,7 +206,7 @@ fn survivors(
             }
             WorkerPhase::Up { .. } => {
                 let text = "it did not survive the kernel that had started it";
-                died.push(death(id, worker, unseen(text), now).into());
+                died.extend(buried(worker, death(id, worker, unseen(text), now)));
             }
         }
     }

@@ -8,7 +8,7 @@ pub(super) fn apply(state: &mut State, record: &Record) {
         RunStarted::KIND => with(record, |event: &RunStarted| run_started(state, event)),
         RunCancelling::KIND => with(record, |event: &RunCancelling| run_cancelling(state, event, own)),
         RunFinished::KIND => with(record, |event: &RunFinished| run_finished(state, event, own)),
-        StepCommitted::KIND => with(record, |event: &StepCommitted| free(state, event.fence, record.at)),
+        StepCommitted::KIND => with(record, |event| step_committed(state, event, record.at)),
         StepFailed::KIND => with(record, |event: &StepFailed| step_failed(state, event, record)),
         LeaseGranted::KIND => with(record, |event| lease_granted(state, event)),
         LeaseRefused::KIND => with(record, |event| lease_refused(state, event)),
@@ -38,6 +38,7 @@ fn run_started(state: &mut State, event: &RunStarted) {
     let run = Run {
         tenant: event.tenant.clone(),
         environment: event.environment.clone(),
+        flow: event.flow.name.as_str().into(),
         cancelling: false,
         answered: BTreeMap::new(),
     };
@@ -79,8 +80,26 @@ fn of_run(leases: &BTreeMap<EffectId, WantedLease>, run: &RunId) -> Vec<EffectId
 }
 
 fn fences_of(state: &State, run: &RunId) -> Vec<Fence> {
-    let computing = state.workers.values().filter_map(|worker| worker.computing.as_ref());
-    computing.filter(|computing| computing.task.run == *run).map(|computing| computing.fence).collect()
+    let given = state.workers.values().flat_map(|worker| &worker.given);
+    given.filter(|computing| computing.task.run == *run).map(|computing| computing.fence).collect()
+}
+
+fn step_committed(state: &mut State, event: &StepCommitted, at: Timestamp) {
+    let worker = state.fences.get(&event.fence).and_then(|id| state.workers.get(id));
+    let first = worker.filter(|worker| worker.computing().is_some_and(|first| first.fence == event.fence));
+    let took_ms = first.map(|worker| at.since_ms(worker.since));
+    if let (Some(took_ms), Some(task)) = (took_ms, state.task_of_flow(&event.run, &event.task)) {
+        learn(&mut state.quick, task, took_ms);
+    }
+    free(state, event.fence, at);
+}
+
+fn learn(quick: &mut BTreeSet<TaskOfFlow>, task: TaskOfFlow, took_ms: u64) {
+    if took_ms > QUICK_MS {
+        quick.remove(&task);
+    } else if quick.insert(task) && quick.len() > QUICK_KEPT_MAX {
+        quick.pop_first();
+    }
 }
 
 fn step_failed(state: &mut State, event: &StepFailed, record: &Record) {
@@ -94,7 +113,8 @@ fn step_failed(state: &mut State, event: &StepFailed, record: &Record) {
 /// The attempt is over; its worker has to be brought to let go of it.
 fn let_go(state: &mut State, fence: Fence, effect: EffectId) {
     let Some(id) = state.fences.get(&fence) else { return };
-    let Some(computing) = state.workers.get_mut(id).and_then(|worker| worker.computing.as_mut()) else {
+    let given = state.workers.get_mut(id).map(|worker| &mut worker.given);
+    let Some(computing) = given.into_iter().flatten().find(|computing| computing.fence == fence) else {
         return;
     };
     if !computing.over {
@@ -105,14 +125,17 @@ fn let_go(state: &mut State, fence: Fence, effect: EffectId) {
     }
 }
 
-/// The worker has nothing in hand any more.
+/// The worker has let go of it, and goes on with what it was given next.
 fn free(state: &mut State, fence: Fence, at: Timestamp) {
     let Some(id) = state.fences.remove(&fence) else { return };
     let Some(worker) = state.workers.get_mut(&id) else { return };
-    let Some(computing) = worker.computing.take() else { return };
+    let Some(place) = worker.given.iter().position(|computing| computing.fence == fence) else { return };
+    let Some(computing) = worker.given.remove(place) else { return };
     worker.finished += 1;
-    worker.since = at;
-    if worker.stopping.is_none() {
+    if place == 0 {
+        worker.since = at;
+    }
+    if worker.given.is_empty() && worker.stopping.is_none() {
         state.idle.entry(worker.environment.clone()).or_default().insert(id);
     }
     end(state, &computing);
@@ -141,8 +164,10 @@ fn attempt_started(state: &mut State, event: &AttemptStarted, record: &Record) {
     }
     let task = TaskRef::new(event.run.clone(), event.task.clone());
     let effect = EffectId { seq: record.seq, n: 0 };
-    worker.since = record.at;
-    worker.computing = Some(Computing {
+    if worker.given.is_empty() {
+        worker.since = record.at;
+    }
+    worker.given.push_back(Computing {
         task: task.clone(),
         tenant: tenant.clone(),
         attempt: event.attempt,
@@ -327,7 +352,7 @@ fn worker_requested(state: &mut State, event: &WorkerRequested, record: &Record)
         pid: 0,
         phase: WorkerPhase::Requested { effect },
         since: record.at,
-        computing: None,
+        given: VecDeque::new(),
         stopping: None,
         finished: 0,
     };
@@ -345,7 +370,7 @@ fn worker_started(state: &mut State, event: &WorkerStarted, record: &Record) {
     }
     worker.phase = WorkerPhase::Up { epoch: record.epoch };
     worker.pid = event.pid;
-    if worker.computing.is_none() && worker.stopping.is_none() {
+    if worker.given.is_empty() && worker.stopping.is_none() {
         state.idle.entry(worker.environment.clone()).or_default().insert(event.worker.clone());
     }
 }
@@ -380,7 +405,7 @@ fn worker_died(state: &mut State, event: &WorkerDied) {
     if let Some(effect) = worker.stopping {
         state.outstanding.remove(&effect);
     }
-    if let Some(computing) = &worker.computing {
+    for computing in &worker.given {
         state.fences.remove(&computing.fence);
         end(state, computing);
     }

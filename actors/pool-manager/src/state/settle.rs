@@ -6,7 +6,7 @@
 
 use eclosion_schemas::ops::pool::Wish;
 
-use super::decide::death;
+use super::decide::{buried, death};
 use super::line::{Place, Rank, asks_for};
 use super::*;
 
@@ -75,6 +75,19 @@ fn fail_calls(state: &State, line: &mut Line) {
 /// Workers that may be given something now, by environment.
 type Idle = BTreeMap<EnvironmentId, Vec<WorkerId>>;
 
+/// What one call has given, which the state learns of by its own events.
+#[derive(Default)]
+struct Turn {
+    added: BTreeMap<Tenant, u32>,
+    served: BTreeMap<(EnvironmentId, Tenant), Rank>,
+}
+
+impl Turn {
+    fn added_of(&self, tenant: &Tenant) -> u32 {
+        self.added.get(tenant).copied().unwrap_or_default()
+    }
+}
+
 struct Due<'a> {
     options: &'a PoolOptions,
     state: &'a State,
@@ -98,7 +111,7 @@ impl Due<'_> {
         line.missing.retain(|id, _| state.workers.contains_key(id));
         for (id, _) in line.missing.iter().filter(|(_, until)| **until <= now) {
             if let Some(worker) = state.workers.get(id) {
-                self.push(death(id, worker, unseen("its holder was gone"), now));
+                self.events.extend(buried(worker, death(id, worker, unseen("its holder was gone"), now)));
             }
         }
     }
@@ -179,30 +192,81 @@ impl Due<'_> {
     }
 
     fn attempts(&mut self, line: &mut Line, idle: &mut Idle) {
-        // Counts that this call has added to; the state learns of them by its own events.
-        let mut added: BTreeMap<Tenant, u32> = BTreeMap::new();
-        let mut served: BTreeMap<(EnvironmentId, Tenant), Rank> = BTreeMap::new();
+        let mut turn = Turn::default();
         for (environment, workers) in idle {
-            while self.events.len() < STARTS_MAX {
-                let Some(worker) = workers.last() else { break };
-                let Some((tenant, rank)) = self.next_in_line(line, environment, &added, &served) else {
+            while let Some(worker) = workers.last() {
+                if !self.give(line, environment, worker, &mut turn, false) {
                     break;
-                };
-                let wish = rank.2;
-                let fence = Fence {
-                    epoch: self.epoch,
-                    counter: self.state.fence_counter + 1 + line.answered.len() as u64,
-                };
-                let running =
-                    self.state.running_of(&tenant) + added.get(&tenant).copied().unwrap_or_default();
-                let Some(started) = self.started(line, wish, fence, worker, running) else { break };
-                self.push(started);
-                line.answered.push((wish, fence));
-                *added.entry(tenant.clone()).or_default() += 1;
-                served.insert((environment.clone(), tenant), rank);
+                }
                 workers.pop();
             }
         }
+        let waited: Vec<_> = line.environments().map(|(environment, _)| environment.clone()).collect();
+        for environment in waited {
+            let mut busy = self.busy_workers(line, &environment);
+            while let Some((given, worker)) = busy.pop_first() {
+                if !self.give(line, &environment, &worker, &mut turn, true) {
+                    break;
+                }
+                if given + 1 < self.options.ahead_max as usize + 1 {
+                    busy.insert((given + 1, worker));
+                }
+            }
+        }
+    }
+
+    /// Workers behind whose attempt others may wait, those with the fewest first.
+    fn busy_workers(&self, line: &Line, environment: &EnvironmentId) -> BTreeSet<(usize, WorkerId)> {
+        let takes = |worker: &Worker| {
+            let first = worker.computing().filter(|first| !first.over);
+            first.is_some()
+                && worker.environment == *environment
+                && worker.stopping.is_none()
+                && worker.given.len() < self.options.ahead_max as usize + 1
+                && self.now.since_ms(worker.since) < AHEAD_PATIENCE_MS
+        };
+        let busy = self
+            .state
+            .workers
+            .iter()
+            .filter(|(id, worker)| takes(worker) && self.is_attached(id) && !line.is_reserved(id));
+        busy.map(|(id, worker)| (worker.given.len(), id.clone())).collect()
+    }
+
+    /// Starts an attempt of the wish whose turn it is; false if there is none, or it is not quick and has to be.
+    fn give(
+        &mut self,
+        line: &mut Line,
+        environment: &EnvironmentId,
+        worker: &WorkerId,
+        turn: &mut Turn,
+        quick: bool,
+    ) -> bool {
+        if self.events.len() >= STARTS_MAX {
+            return false;
+        }
+        let Some((tenant, rank)) = self.next_in_line(line, environment, turn) else { return false };
+        let wish = rank.2;
+        if quick && !line.wish(wish).is_some_and(|wish| self.is_quick(wish)) {
+            return false;
+        }
+        let counter = self.state.fence_counter + 1 + line.answered.len() as u64;
+        let fence = Fence { epoch: self.epoch, counter };
+        let running = self.state.running_of(&tenant) + turn.added_of(&tenant);
+        let Some(started) = self.started(line, wish, fence, worker, running, quick) else { return false };
+        self.push(started);
+        line.answered.push((wish, fence));
+        *turn.added.entry(tenant.clone()).or_default() += 1;
+        turn.served.insert((environment.clone(), tenant), rank);
+        true
+    }
+
+    fn is_quick(&self, wish: &Wish) -> bool {
+        let Wish { id, execute, .. } = wish;
+        let task = self.state.task_of_flow(&execute.run, &execute.task);
+        execute.timeout_ms.is_none()
+            && !self.state.leases.contains_key(id)
+            && task.is_some_and(|task| self.state.quick.contains(&task))
     }
 
     fn started(
@@ -212,10 +276,12 @@ impl Due<'_> {
         fence: Fence,
         worker: &WorkerId,
         running: u32,
+        quick: bool,
     ) -> Option<AttemptStarted> {
         let Wish { execute, tenant, .. } = line.wish(wish)?;
+        let why = if quick { "computes quick tasks" } else { "was idle" };
         let reason = format!(
-            "{worker} was idle; next of tenant {tenant}, which had {running} running at weight {}",
+            "{worker} {why}; next of tenant {tenant}, which had {running} running at weight {}",
             self.options.weight(tenant)
         );
         Some(AttemptStarted {
@@ -231,22 +297,16 @@ impl Due<'_> {
     }
 
     /// The wish whose turn it is, of those that this call has not served.
-    fn next_in_line(
-        &self,
-        line: &Line,
-        environment: &EnvironmentId,
-        added: &BTreeMap<Tenant, u32>,
-        served: &BTreeMap<(EnvironmentId, Tenant), Rank>,
-    ) -> Option<(Tenant, Rank)> {
+    fn next_in_line(&self, line: &Line, environment: &EnvironmentId, turn: &Turn) -> Option<(Tenant, Rank)> {
         let heads = line.tenants(environment)?.iter().filter_map(|(tenant, ranks)| {
-            let after = served.get(&(environment.clone(), tenant.clone()));
+            let after = turn.served.get(&(environment.clone(), tenant.clone()));
             let head = match after {
                 None => ranks.first(),
                 Some(rank) => {
                     ranks.range((std::ops::Bound::Excluded(*rank), std::ops::Bound::Unbounded)).next()
                 }
             }?;
-            let running = self.state.running_of(tenant) + added.get(tenant).copied().unwrap_or_default();
+            let running = self.state.running_of(tenant) + turn.added_of(tenant);
             Some((tenant, *head, running))
         });
         let share =

@@ -135,7 +135,7 @@ impl World {
             pid: 42,
             start_ticks: 1,
             boot_id: "b".into(),
-            running: None,
+            attempts: Vec::new(),
         }))
     }
 
@@ -236,7 +236,7 @@ impl World {
         let computing: BTreeMap<Fence, WorkerId> = state
             .workers
             .iter()
-            .filter_map(|(id, worker)| Some((worker.computing.as_ref()?.fence, id.clone())))
+            .flat_map(|(id, worker)| worker.given.iter().map(|given| (given.fence, id.clone())))
             .collect();
         assert_eq!(computing, state.fences);
         let running: u32 = state.running.values().sum();
@@ -244,7 +244,7 @@ impl World {
         let idle: BTreeSet<_> = state.idle.values().flatten().cloned().collect();
         let free = state.workers.iter().filter(|(_, worker)| {
             let up = matches!(worker.phase, WorkerPhase::Up { .. });
-            up && worker.computing.is_none() && worker.stopping.is_none()
+            up && worker.given.is_empty() && worker.stopping.is_none()
         });
         assert_eq!(idle, free.map(|(id, _)| id.clone()).collect());
         assert_eq!(self.restart().engine.digest(), self.engine.digest());

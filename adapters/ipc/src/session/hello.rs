@@ -19,7 +19,7 @@ impl Session {
         let hello = tokio::time::timeout(wait, self.hello()).await;
         let frame = hello.map_err(|_| Over::Refused(late(wait)))??;
         self.admit(&frame.envelope).map_err(Over::Refused)?;
-        self.send(self.welcome.frame(self.role, None));
+        self.send(self.welcome.frame(self.role, Vec::new()));
         Ok(())
     }
 

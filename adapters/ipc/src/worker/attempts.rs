@@ -5,9 +5,9 @@
 //!                └ withdraw ──────────────────────────────────▲
 //! ```
 //!
-//! A journaled attempt has the worker for itself, from being sent until its outcome is safe: the worker keeps an outcome
-//! only until the next call reaches it. Calls whose caller waits here are sent ahead, so that the worker never waits for
-//! the next.
+//! Attempts are sent ahead, so that the worker never waits for the next. It keeps the outcome of a journaled one until it
+//! is told that it is safe: every call says below which fence they all are. That bounds what it keeps, because no more
+//! is sent than it may keep.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -18,13 +18,17 @@ use eclosion_schemas::{Code, Error, Fence, Retry, codec};
 
 /// Attempts that may wait for one worker.
 const WAITING_MAX: usize = 64;
-/// Calls at the worker: one in hand, and what it lets queue.
+/// Attempts at the worker: one in hand, and what it lets queue.
 const SENT_MAX: usize = 4;
+/// Journaled attempts at the worker, and outcomes that it keeps.
+pub(super) const KEPT_MAX: usize = 8;
+/// Fences that are remembered one by one; older ones are known as a whole.
+const KNOWN_MAX: usize = 256;
 
 /// What becomes of an outcome if nobody has acknowledged it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Care {
-    /// The worker keeps it; nothing else reaches the worker before.
+    /// The worker keeps it until it is acknowledged.
     Journaled,
     /// It is lost with its caller.
     Call,
@@ -36,8 +40,7 @@ pub(crate) struct Attempts {
     sent: BTreeMap<StreamId, (Fence, Care)>,
     unacknowledged: BTreeSet<Fence>,
     last_stream: u32,
-    /// The newest journaled fence that was executed or cancelled here; they only grow.
-    newest: Option<Fence>,
+    known: KnownFences,
 }
 
 #[derive(Debug)]
@@ -85,19 +88,28 @@ impl Attempts {
 
     /// The call that may be sent now.
     pub(crate) fn next(&mut self) -> Option<Frame> {
-        let is_alone = self.sent.is_empty() && self.unacknowledged.is_empty();
-        let may_go = match self.waiting.front()?.care {
-            Care::Journaled => is_alone,
-            Care::Call => {
-                let journaled = self.sent.values().any(|(_, care)| *care == Care::Journaled);
-                !journaled && self.unacknowledged.is_empty() && self.sent.len() < SENT_MAX
-            }
-        };
+        let care = self.waiting.front()?.care;
+        let is_kept = care == Care::Journaled;
+        let may_go = self.sent.len() < SENT_MAX && !(is_kept && self.kept() >= KEPT_MAX);
         let Waiting { fence, care, body } = self.waiting.pop_front_if(|_| may_go)?;
         let stream = self.open(fence, care);
         let call = Frame::new(FrameType::Call, stream).with_body(WireCodec::Msgpack, body);
-        let method = Some(EXECUTE.to_owned());
-        Some(call.with_envelope(Envelope { method, ..Envelope::default() }))
+        let (method, safe_below) = (Some(EXECUTE.to_owned()), self.oldest_unsafe());
+        Some(call.with_envelope(Envelope { method, safe_below, ..Envelope::default() }))
+    }
+
+    fn kept(&self) -> usize {
+        self.unacknowledged.len() + self.journaled().count()
+    }
+
+    fn journaled(&self) -> impl Iterator<Item = Fence> {
+        let journaled = self.sent.values().filter(|(_, care)| *care == Care::Journaled);
+        journaled.map(|(fence, _)| *fence)
+    }
+
+    /// Below this, every outcome is safe. `None` for a worker that serves calls alone.
+    fn oldest_unsafe(&self) -> Option<Fence> {
+        self.unacknowledged.iter().copied().chain(self.journaled()).min()
     }
 
     /// An attempt that the worker has had before this link: its outcome is to come on the stream returned.
@@ -144,7 +156,7 @@ impl Attempts {
 
     fn is_known(&self, fence: Fence, care: Care) -> bool {
         match care {
-            Care::Journaled => self.newest.is_some_and(|newest| fence <= newest),
+            Care::Journaled => self.known.has(fence),
             Care::Call => {
                 self.waiting.iter().any(|waiting| waiting.fence == fence)
                     || self.sent.values().any(|(sent, _)| *sent == fence)
@@ -154,7 +166,7 @@ impl Attempts {
 
     fn note(&mut self, fence: Fence, care: Care) {
         if care == Care::Journaled {
-            self.newest = self.newest.max(Some(fence));
+            self.known.note(fence);
         }
     }
 
@@ -164,6 +176,30 @@ impl Attempts {
         let stream = StreamId(self.last_stream);
         self.sent.insert(stream, (fence, care));
         stream
+    }
+}
+
+/// Fences that were executed or cancelled: what is known is done.
+///
+/// They come in order as a rule. After a restart those of an earlier kernel may come late, so they are known one by one,
+/// and only what is older than the last few hundred as a whole.
+#[derive(Debug, Default)]
+pub struct KnownFences {
+    newest: BTreeSet<Fence>,
+    through: Option<Fence>,
+}
+
+impl KnownFences {
+    #[must_use]
+    pub fn has(&self, fence: Fence) -> bool {
+        self.through.is_some_and(|through| fence <= through) || self.newest.contains(&fence)
+    }
+
+    pub fn note(&mut self, fence: Fence) {
+        self.newest.insert(fence);
+        if self.newest.len() > KNOWN_MAX {
+            self.through = self.through.max(self.newest.pop_first());
+        }
     }
 }
 
@@ -201,31 +237,55 @@ mod tests {
         attempts.next().map(|frame| frame.stream.0)
     }
 
-    #[test]
-    fn nothing_follows_a_journaled_attempt_before_its_outcome_is_safe() {
-        let mut attempts = Attempts::default();
-        admit(&mut attempts, 1, Care::Journaled).unwrap();
-        admit(&mut attempts, 2, Care::Call).unwrap();
-        admit(&mut attempts, 3, Care::Journaled).unwrap();
-        assert_eq!((next(&mut attempts), next(&mut attempts)), (Some(2), None));
-        assert_eq!(attempts.ended(StreamId(2)), Some(fence(1)));
-        assert_eq!(next(&mut attempts), None);
-        attempts.acknowledged(fence(1));
-        assert_eq!((next(&mut attempts), next(&mut attempts)), (Some(4), None));
-        attempts.ended(StreamId(4));
-        assert_eq!(next(&mut attempts), Some(6));
+    fn safe_below(attempts: &mut Attempts) -> Option<Fence> {
+        attempts.next().unwrap().envelope.safe_below
     }
 
     #[test]
-    fn calls_are_sent_ahead_up_to_what_the_worker_lets_queue() {
-        let mut attempts = Attempts::default();
-        for counter in 1..=6 {
-            admit(&mut attempts, counter, Care::Call).unwrap();
+    fn attempts_are_sent_ahead_up_to_what_the_worker_lets_queue() {
+        for care in [Care::Call, Care::Journaled] {
+            let mut attempts = Attempts::default();
+            for counter in 1..=6 {
+                admit(&mut attempts, counter, care).unwrap();
+            }
+            let sent: Vec<_> = std::iter::from_fn(|| next(&mut attempts)).collect();
+            assert_eq!(sent, [2, 4, 6, 8]);
+            attempts.ended(StreamId(4));
+            assert_eq!(next(&mut attempts), Some(10));
         }
-        let sent: Vec<_> = std::iter::from_fn(|| next(&mut attempts)).collect();
-        assert_eq!(sent, [2, 4, 6, 8]);
+    }
+
+    #[test]
+    fn a_call_says_below_which_fence_every_outcome_is_safe() {
+        let mut attempts = Attempts::default();
+        admit(&mut attempts, 1, Care::Journaled).unwrap();
+        assert_eq!(safe_below(&mut attempts), Some(fence(1)));
+        admit(&mut attempts, 2, Care::Journaled).unwrap();
+        assert_eq!(safe_below(&mut attempts), Some(fence(1)));
+        attempts.ended(StreamId(2));
         attempts.ended(StreamId(4));
-        assert_eq!(next(&mut attempts), Some(10));
+        attempts.acknowledged(fence(2));
+        admit(&mut attempts, 3, Care::Journaled).unwrap();
+        assert_eq!(safe_below(&mut attempts), Some(fence(1)));
+        attempts.acknowledged(fence(1));
+        admit(&mut attempts, 4, Care::Journaled).unwrap();
+        assert_eq!(safe_below(&mut attempts), Some(fence(3)));
+    }
+
+    #[test]
+    fn no_more_is_sent_than_the_worker_may_keep() {
+        let mut attempts = Attempts::default();
+        for counter in 1..=10 {
+            admit(&mut attempts, counter, Care::Journaled).unwrap();
+        }
+        let mut sent = 0;
+        while let Some(stream) = next(&mut attempts) {
+            sent += 1;
+            attempts.ended(StreamId(stream));
+        }
+        assert_eq!(sent, KEPT_MAX);
+        attempts.acknowledged(fence(1));
+        assert!(next(&mut attempts).is_some());
     }
 
     #[test]
@@ -237,32 +297,34 @@ mod tests {
         attempts.acknowledged(fence(5));
         for counter in [5, 4] {
             admit(&mut attempts, counter, Care::Journaled).unwrap();
-            assert_eq!(next(&mut attempts), None, "{counter}");
+            assert_eq!(next(&mut attempts).is_some(), counter == 4, "{counter}");
         }
     }
 
     #[test]
-    fn a_resumed_attempt_is_known_and_has_the_worker_for_itself() {
+    fn a_resumed_attempt_is_known_and_an_older_one_that_was_lost_is_not() {
         let mut attempts = Attempts::default();
         assert_eq!(attempts.resume(fence(7)), StreamId(2));
-        admit(&mut attempts, 7, Care::Journaled).unwrap();
-        admit(&mut attempts, 8, Care::Journaled).unwrap();
-        assert_eq!(next(&mut attempts), None);
-        attempts.ended(StreamId(2));
-        attempts.acknowledged(fence(7));
-        assert_eq!(next(&mut attempts), Some(4));
+        for counter in [7, 8, 6] {
+            admit(&mut attempts, counter, Care::Journaled).unwrap();
+        }
+        assert_eq!(attempts.oldest_unsafe(), Some(fence(7)));
+        assert_eq!((next(&mut attempts), next(&mut attempts)), (Some(4), Some(6)));
+        assert_eq!(attempts.fence(StreamId(6)), Some(fence(6)));
+        assert_eq!((next(&mut attempts), attempts.oldest_unsafe()), (None, Some(fence(6))));
     }
 
     #[test]
     fn a_cancel_meets_an_attempt_where_it_is() {
         let mut attempts = Attempts::default();
-        admit(&mut attempts, 1, Care::Journaled).unwrap();
-        admit(&mut attempts, 2, Care::Journaled).unwrap();
-        next(&mut attempts);
+        for counter in 1..=5 {
+            admit(&mut attempts, counter, Care::Journaled).unwrap();
+        }
+        while next(&mut attempts).is_some() {}
         assert_eq!(attempts.cancel(fence(1)), Met::AtWorker(StreamId(2)));
-        assert_eq!(attempts.cancel(fence(2)), Met::Waiting);
-        assert_eq!(attempts.cancel(fence(3)), Met::Nothing);
-        assert_eq!(attempts.close(), [fence(1)]);
+        assert_eq!(attempts.cancel(fence(5)), Met::Waiting);
+        assert_eq!(attempts.cancel(fence(6)), Met::Nothing);
+        assert_eq!(attempts.close(), [1, 2, 3, 4].map(fence));
     }
 
     #[test]

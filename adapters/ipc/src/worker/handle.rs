@@ -6,8 +6,8 @@ use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId};
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{Code, Error, Fence};
 
-use super::Shared;
 use super::attempts::{Care, Met};
+use super::{Shared, outcome};
 
 /// A cheap handle; it outlives its link, and then refuses.
 #[derive(Clone)]
@@ -41,11 +41,21 @@ impl WorkerHandle {
     pub fn cancel(&self, fence: Fence, rung: u8) -> bool {
         let mut state = self.0.locked();
         match state.attempts.cancel(fence) {
-            Met::Waiting => state.withdrawn.push(fence),
-            Met::AtWorker(stream) => {
-                let envelope = Envelope { rung: Some(rung), ..Envelope::default() };
-                state.writer.push(Frame::new(FrameType::Cancel, stream).with_envelope(envelope), Vec::new());
-            }
+            Met::Waiting => state.withdrawn.push((fence, outcome::cancelled())),
+            Met::AtWorker(stream) => state.writer.push(cancel(stream, rung), Vec::new()),
+            Met::Nothing => return false,
+        }
+        self.0.flush_now(state);
+        true
+    }
+
+    /// Asks for an attempt back that has not begun; its outcome then says so ([`Outcome::is_returned`](super::Outcome)).
+    /// One that has begun goes on. False if there is no such attempt, or its outcome has come.
+    pub fn take_back(&self, fence: Fence) -> bool {
+        let mut state = self.0.locked();
+        match state.attempts.cancel(fence) {
+            Met::Waiting => state.withdrawn.push((fence, outcome::returned())),
+            Met::AtWorker(stream) => state.writer.push(cancel(stream, 0), Vec::new()),
             Met::Nothing => return false,
         }
         self.0.flush_now(state);
@@ -77,6 +87,10 @@ impl WorkerHandle {
     pub fn is_closed(&self) -> bool {
         self.0.locked().closed.is_some()
     }
+}
+
+fn cancel(stream: StreamId, rung: u8) -> Frame {
+    Frame::new(FrameType::Cancel, stream).with_envelope(Envelope { rung: Some(rung), ..Envelope::default() })
 }
 
 impl std::fmt::Debug for WorkerHandle {

@@ -10,6 +10,9 @@ use eclosion_schemas::{Code, Error, Part, Payload, Retry};
 
 use super::Outcome;
 
+/// The reason of an outcome that says: it was given back before it began.
+pub(super) const RETURNED: &str = "task.returned";
+
 /// Smaller files are hashed where we are: handing them over would cost as much.
 const INLINE_BYTES: u64 = 64 * 1024;
 
@@ -34,9 +37,17 @@ pub(super) fn is_named(outcome: &Outcome) -> bool {
 }
 
 /// Of an attempt that was cancelled before the worker had it.
-pub(super) fn withdrawn() -> Outcome {
-    let error = Error::new(Code::Cancelled, "task.cancelled", "the attempt was cancelled before it began");
-    Outcome { result: Err(error), stdout: (0, 0), stderr: (0, 0) }
+pub(super) fn cancelled() -> Outcome {
+    without_output("task.cancelled", "the attempt was cancelled before it began")
+}
+
+/// Of an attempt that another worker may have.
+pub(super) fn returned() -> Outcome {
+    without_output(RETURNED, "the attempt was given back before it began")
+}
+
+fn without_output(reason: &str, text: &str) -> Outcome {
+    Outcome { result: Err(Error::new(Code::Cancelled, reason, text)), stdout: (0, 0), stderr: (0, 0) }
 }
 
 /// Gives every staged part its name. `staged` are the stages that the attempt may name, with their lengths.

@@ -108,15 +108,15 @@ fn connection() -> Result<Vec<(&'static str, Vec<Frame>)>> {
         describe_hash: Some("5f1d".into()),
         ..Envelope::default()
     };
-    let resume = Envelope { role: Some(Role::Worker), resume: Some(KERNEL), ..welcome.clone() };
+    let resume = Envelope { role: Some(Role::Worker), resume: Some(vec![KERNEL]), ..welcome.clone() };
     let born = pool::WorkerUpRequest {
         worker: worker_id()?,
         pid: 4242,
         start_ticks: 123_456_789,
         boot_id: "2f9c".into(),
-        running: None,
+        attempts: Vec::new(),
     };
-    let survivor = pool::WorkerUpRequest { running: Some(fence()), ..born.clone() };
+    let survivor = pool::WorkerUpRequest { attempts: vec![fence()], ..born.clone() };
     let pong = Envelope { running: Some(fence()), gil_lag_ms: Some(12), ..Envelope::default() };
     let goaway = Envelope { reason: Some("kernel.stopping".into()), ..Envelope::default() };
     let python = || hello("eclosion-python/0.1.0", Role::Worker);

@@ -19,7 +19,7 @@ pub(crate) struct Report {
 
 #[derive(Debug, Clone)]
 pub(super) enum ReportKind {
-    Up(WorkerId, Option<Fence>),
+    Up(WorkerId, Vec<Fence>),
     Down(WorkerId, Death),
     Idle(WorkerId, Fence),
     Outcome(WorkerId, Box<Execute>, Outcome),
@@ -76,6 +76,7 @@ impl World {
                 self.end_process(&worker, death);
             }
             ReportKind::Outcome(worker, execute, _) => {
+                self.safe(&worker, execute.fence);
                 let reply = answer.ok().and_then(|reply| reply.downcast::<CommitReply>().ok());
                 if reply.is_none_or(|reply| *reply == CommitReply::Stale) {
                     // It was over before this came, and nobody needed to cancel it.
@@ -98,12 +99,12 @@ enum Told {
 
 fn command(kind: ReportKind) -> Told {
     match kind {
-        ReportKind::Up(worker, running) => Told::Pool(PoolCommand::WorkerUp(pool::WorkerUpRequest {
+        ReportKind::Up(worker, attempts) => Told::Pool(PoolCommand::WorkerUp(pool::WorkerUpRequest {
             worker,
             pid: 4_242,
             start_ticks: 1,
             boot_id: "b".into(),
-            running,
+            attempts,
         })),
         ReportKind::Down(worker, death) => Told::Pool(PoolCommand::WorkerDown(pool::WorkerDownRequest {
             worker,
