@@ -64,9 +64,9 @@ impl Round {
         let before = self.busy().await?;
         self.account.told.hear_run(&self.get().await?);
         self.disk()?.fail()?;
-        // Whether the first of them happened, nobody can know; the second is refused.
-        self.is_refused("unknown").await?;
-        self.is_refused("unavailable").await?;
+        // Whether the first of them happened, nobody can know, unless another sync has failed before it.
+        self.is_refused(&["unknown", "unavailable"]).await?;
+        self.is_refused(&["unavailable"]).await?;
         self.says_so().await?;
         self.still_reads().await?;
         let after = self.busy().await?;
@@ -85,13 +85,13 @@ impl Round {
     }
 
     /// A change is refused: with a code, a reason, whether to try again, and the next command.
-    async fn is_refused(&self, code: &str) -> Result<(), Failure> {
+    async fn is_refused(&self, codes: &[&str]) -> Result<(), Failure> {
         let flow = source("flow/flow.toml");
         let refused =
             self.kernel.say(&["run", &flow.to_string_lossy(), "--detach", "--new", "--json"]).await?;
         let error: Value = serde_json::from_slice(&refused.stdout)?;
         let help = error["help"].as_str().unwrap_or_default();
-        let named = error["code"] == code && error["reason"] == "journal.poisoned";
+        let named = codes.iter().any(|code| error["code"] == *code) && error["reason"] == "journal.poisoned";
         let advised = error["retry"]["policy"] == "never" && help.starts_with("eclosion status");
         ensure(refused.status.code() == Some(5) && named && advised, || {
             format!("a change on a dead disk: {}, {error}", refused.status)
