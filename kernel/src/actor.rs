@@ -44,6 +44,13 @@ pub trait Actor: Send + Sync + 'static {
         None
     }
 
+    /// Whether an effect need not wait for *written*: it asks a journaled actor, whose own records come behind those that
+    /// the effect follows from, and what that actor does with the world waits for those. Not for an effect that anybody
+    /// else sees.
+    fn stays_inside(&self, _effect: &EffectOf<Self>) -> bool {
+        false
+    }
+
     /// What the actor does first in an incarnation, before any effect is performed: look for survivors.
     fn adopt(&self, _context: &Context<CommandOf<Self>>) -> Option<CommandOf<Self>> {
         None

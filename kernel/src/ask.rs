@@ -50,12 +50,6 @@ impl<C: Send + 'static> Asks<C> {
         Self { pending: Arc::default(), commands }
     }
 
-    /// Hands the actor a command of its own.
-    pub(crate) fn command(&self, command: C) {
-        // Nobody takes commands any more once the shell is gone for good.
-        let _ = self.commands.send(command);
-    }
-
     /// One ask for all of `ids`; it is caused by the first of them.
     pub(crate) fn ask<O>(
         &self,
@@ -73,7 +67,8 @@ impl<C: Send + 'static> Asks<C> {
         let mut pending = self.lock();
         let task = tokio::spawn(async move {
             if let Some(command) = answered(until_answered::<O>(&bus, first, request).await) {
-                asks.command(command);
+                // Nobody takes commands any more once the shell is gone for good.
+                let _ = asks.commands.send(command);
             }
             // What was asked anew meanwhile is another's.
             let own = tokio::task::id();

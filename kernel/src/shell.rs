@@ -6,7 +6,8 @@
 //! ```text
 //! pre_start   recover: fold everything of its kinds; publish; reads are served from here on
 //! Run         take (control lane first) ─► engine ─► hold {reply, publications} at synced or written,
-//!                                                   hold {effects, views} at written; a batch at a time
+//!                                                   hold {effects, views} at written; a batch at a time;
+//!                                                   what another journaled actor is asked for goes at once
 //! panic       ractor reports it; what is held stands in the journal; the message in hand goes back to the mailbox
 //! ```
 //!
@@ -310,6 +311,11 @@ impl<A: Actor> Life<A> {
     }
 
     fn hold_effects(&self, depends_on: Seq, effects: Vec<(EffectId, EffectOf<A>)>) {
+        let stays_inside = |(_, effect): &(_, EffectOf<A>)| self.parts.actor.stays_inside(effect);
+        let (inside, effects): (Vec<_>, Vec<_>) = effects.into_iter().partition(stays_inside);
+        if !inside.is_empty() {
+            perform(&self.parts, &inside);
+        }
         if effects.is_empty() {
             return;
         }
@@ -392,7 +398,7 @@ impl<A: Actor> Life<A> {
     }
 }
 
-/// On the thread that reports *written*: a performer that panics must not take the journal's writer along.
+/// Also on the thread that reports *written*: a performer that panics must not take the journal's writer along.
 fn perform<A: Actor>(parts: &Parts<A>, effects: &[(EffectId, EffectOf<A>)]) {
     let performed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         parts.actor.perform(effects, &parts.context);
@@ -463,11 +469,6 @@ impl<C: Send + 'static> Context<C> {
         O::Request: Clone + Sync,
     {
         self.asks.ask::<O>(&self.bus, vec![id], request, answered);
-    }
-
-    /// Hands the actor a command of its own.
-    pub fn command(&self, command: C) {
-        self.asks.command(command);
     }
 
     #[must_use]

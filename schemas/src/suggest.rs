@@ -2,6 +2,11 @@
 
 /// The nearest of `known` to `word`, if it is near enough to be a slip: at most a third of its letters differ.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // It may come from outside, and comparing costs its length. No name of ours is nearly as long.
+    const WORD_BYTES_MAX: usize = 256;
+    if word.len() > WORD_BYTES_MAX {
+        return None;
+    }
     let allowed = (word.chars().count() / 3).max(1);
     known
         .into_iter()

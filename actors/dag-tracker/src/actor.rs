@@ -204,6 +204,10 @@ impl Actor for DagActor {
         Some(pool::ADDRESS)
     }
 
+    fn stays_inside(&self, _effect: &Effect) -> bool {
+        true
+    }
+
     fn adopt(&self, context: &Context<Command>) -> Option<Command> {
         self.reach.get_or_init(|| Reach { bus: context.bus.clone(), journal: Arc::clone(&context.journal) });
         None

@@ -13,8 +13,8 @@ use eclosion_kernel::journal::Record;
 use eclosion_kernel::view::Views;
 use eclosion_schemas::error::Error;
 use eclosion_schemas::events::{
-    AttemptStarted, AttemptStopped, StepCommitted, StepFailed, WorkerDied, WorkerRequested, WorkerStarted,
-    WorkerStopping,
+    AttemptStarted, AttemptStopped, Event, StepCommitted, StepFailed, WorkerDied, WorkerRequested,
+    WorkerStarted, WorkerStopping,
 };
 use eclosion_schemas::ops::arbitration;
 use eclosion_schemas::ops::pool::{
@@ -167,6 +167,10 @@ impl Actor for PoolManager {
         }
     }
 
+    fn stays_inside(&self, effect: &Effect) -> bool {
+        matches!(effect, Effect::Acquire(_) | Effect::Release(_))
+    }
+
     fn adopt(&self, _: &Context<Command>) -> Option<Command> {
         Some(Command::Survivors(self.launcher.live().into_iter().collect::<BTreeSet<_>>()))
     }
@@ -178,11 +182,23 @@ impl Actor for PoolManager {
         for worker in &changed {
             publish_worker(worker, records, outputs);
         }
-        let now = records.last().map_or(Timestamp(0), |record| record.at);
-        let environments = view::environments(state, now);
-        let (environment_views, shown) = (self.environments.clone(), view::shown(state));
         outputs.view(move || {
             changed.into_iter().for_each(|worker| workers.publish(worker.worker.clone(), worker));
+        });
+        if records.is_empty() || records.iter().any(|record| !is_of_an_attempt(record)) {
+            self.publish_who_is_there(state, records, outputs);
+        }
+    }
+}
+
+impl PoolManager {
+    /// Workers and environments come and go by many kinds of records, and there are few: what is gone is found by
+    /// comparing.
+    fn publish_who_is_there(&self, state: &State, records: &[Arc<Record>], outputs: &mut Outputs) {
+        let now = records.last().map_or(Timestamp(0), |record| record.at);
+        let (environments, shown) = (view::environments(state, now), view::shown(state));
+        let (workers, environment_views) = (self.workers.clone(), self.environments.clone());
+        outputs.view(move || {
             if workers.len() > shown.len() {
                 let gone = workers.snapshot().into_iter().filter(|worker| !shown.contains(&worker.worker));
                 gone.for_each(|worker| workers.remove(&worker.worker));
@@ -196,6 +212,12 @@ impl Actor for PoolManager {
             });
         });
     }
+}
+
+/// These change a worker that is there, and nothing else that is shown.
+fn is_of_an_attempt(record: &Record) -> bool {
+    [AttemptStarted::KIND, AttemptStopped::KIND, StepCommitted::KIND, StepFailed::KIND]
+        .contains(&&*record.kind)
 }
 
 /// The workers that these records are about; all of them, when an incarnation begins.

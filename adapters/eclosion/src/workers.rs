@@ -43,7 +43,7 @@ use eclosion_schemas::ops::pool::{
 };
 use eclosion_schemas::ops::task::{Commit, CommitReply, CommitRequest, Execute, Fail, FailRequest};
 use eclosion_schemas::view::TaskReport;
-use eclosion_schemas::{Attempt, EnvironmentId, Error, Fence, TaskRef, WorkerId};
+use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Fence, TaskRef, WorkerId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::output::{OutputFiles, Part, Stream};
@@ -244,6 +244,10 @@ impl WorkerHost {
         }
     }
 
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
+    }
+
     /// No worker is alive, of this kernel or an earlier one.
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.0.workers).is_empty()
@@ -262,6 +266,9 @@ impl WorkerHost {
         let mut slot = self.0.keeper.lock().await;
         if let Some(keeper) = &*slot {
             return Ok(keeper.clone());
+        }
+        if self.is_stopping() {
+            return Err(Error::new(Code::Unavailable, "kernel.stopping", "the kernel is stopping"));
         }
         let epoch = self.kernel()?.journal().epoch();
         let (keeper, events) = Keeper::connect_or_start(&self.0.config.keeper, epoch).await?;
@@ -322,7 +329,7 @@ impl WorkerHost {
 
     /// The keeper is gone: so are the lifelines, and nobody can wait for the workers any more.
     async fn lost(&self, text: &str) {
-        if self.0.stopping.load(Ordering::Relaxed) {
+        if self.is_stopping() {
             tracing::debug!(text, "the keeper has ended, as it was told");
         } else {
             tracing::error!(text, "the keeper is gone; every worker is ended and its attempt tried again");
@@ -424,7 +431,7 @@ impl WorkerHost {
             peak_rss_bytes,
             free_memory_bytes: free_memory_bytes(),
             last_lines: self.0.config.outputs.last_lines(worker),
-            wanted: self.0.stopping.load(Ordering::Relaxed),
+            wanted: self.is_stopping(),
         };
         let (host, worker) = (self.clone(), worker.clone());
         self.0.reporting.send_modify(|deaths| *deaths += 1);
@@ -598,7 +605,8 @@ impl Launcher for WorkerHost {
     fn launch(&self, worker: &WorkerId, environment: &EnvironmentId, python: &str, spec: &EnvironmentSpec) {
         {
             let mut workers = lock(&self.0.workers);
-            if workers.contains_key(worker) {
+            // While the kernel stops, what is still owed is left to the next one.
+            if self.is_stopping() || workers.contains_key(worker) {
                 return;
             }
             workers.insert(worker.clone(), Entry::new());

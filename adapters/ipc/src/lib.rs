@@ -15,7 +15,6 @@ pub mod connection;
 pub mod listener;
 mod ready;
 pub mod session;
-mod suggest;
 pub mod welcome;
 pub mod worker;
 

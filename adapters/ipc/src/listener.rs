@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use eclosion_schemas::frame::{Frame, StreamId};
+use eclosion_schemas::frame::{Frame, Limits, StreamId};
 use eclosion_schemas::{Code, Error, Retry, Role};
 use interprocess::local_socket::tokio::{Listener as Socket, Stream};
 use interprocess::local_socket::traits::tokio::Listener as _;
@@ -43,7 +43,7 @@ pub struct ListenOptions {
 impl ListenOptions {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), connections_max: 256 }
+        Self { path: path.into(), connections_max: Limits::DEFAULT.connections as usize }
     }
 }
 

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use eclosion_schemas::{Epoch, Seq};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use crate::Position;
 use crate::chain::genesis;
 use crate::error::{Damage, Failure, database, io};
 
 /// `PRAGMA user_version` of the tables below.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+/// Knew no `rows_seq`: each row was put into its table together with its record.
+const FORMAT_OF_COMPLETE_ROWS: i64 = 1;
 /// "ECLJ", so that `file` and others can tell what it is.
 const APPLICATION_ID: i64 = 0x4543_4c4a;
 /// A checkpoint of the whole WAL waits this long for readers and for a checkpoint under way.
@@ -75,7 +77,7 @@ fn format(connection: &Connection) -> rusqlite::Result<i64> {
 
 fn check_format(connection: Connection) -> Result<Connection, Failure> {
     match format(&connection).map_err(database("opening"))? {
-        FORMAT => Ok(connection),
+        FORMAT | FORMAT_OF_COMPLETE_ROWS => Ok(connection),
         found => Err(Failure::Format { found, known: FORMAT }),
     }
 }
@@ -149,6 +151,35 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, Failure> {
 pub(crate) fn epoch(connection: &Connection) -> Result<Epoch, Failure> {
     let read = connection.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0));
     read.map(Epoch).map_err(database("reading"))
+}
+
+/// The last record whose rows are all in their table; `None` if that is the last one there is.
+pub(crate) fn rows_seq(connection: &Connection) -> Result<Option<Seq>, Failure> {
+    let sql = "SELECT value FROM meta WHERE key = 'rows_seq'";
+    let read = connection.query_row(sql, [], |row| row.get::<_, i64>(0)).optional();
+    read.map(|seq| seq.map(|seq| Seq(seq.cast_unsigned()))).map_err(database("reading"))
+}
+
+/// From now on rows follow their records, of which `last` is the last.
+pub(crate) fn let_rows_follow(connection: &Connection, last: Seq) -> Result<(), Failure> {
+    let begin = || {
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        set_rows_seq(connection, last)?;
+        connection.pragma_update(None, "user_version", FORMAT)?;
+        connection.execute_batch("COMMIT")
+    };
+    begin().map_err(database("opening"))
+}
+
+/// From now on each row is put into its table together with its record.
+pub(crate) fn keep_rows_complete(connection: &Connection) -> Result<(), Failure> {
+    let kept = connection.execute("DELETE FROM meta WHERE key = 'rows_seq'", []);
+    kept.map(drop).map_err(database("opening"))
+}
+
+pub(crate) fn set_rows_seq(connection: &Connection, seq: Seq) -> rusqlite::Result<()> {
+    let mut set = connection.prepare_cached("REPLACE INTO meta (key, value) VALUES ('rows_seq', ?1)")?;
+    set.execute([seq.0.cast_signed()]).map(drop)
 }
 
 pub(crate) fn raise_epoch(connection: &Connection, epoch: Epoch) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock           held (flock) for as long as a kernel lives on DIR; names its pid
-//! DIR/journal.db     tables `meta`, `events`, `rows`, in WAL mode with synchronous=NORMAL
+//! DIR/journal.db     tables `meta`, `events`, `rows`, in WAL mode with synchronous=NORMAL; rows follow their records
 //! DIR/journal.db-wal what is written; kept for ever, emptied by checkpoints only
 //! DIR/journal.mark   what is synced: last seq and its chain, in two alternating slots
 //! DIR/damaged-N      copies of a journal that was refused at record N
@@ -42,6 +42,7 @@ mod database;
 mod error;
 mod lock;
 mod mark;
+mod pending;
 mod reader;
 mod salvage;
 mod scan;
@@ -57,6 +58,7 @@ use chain::Chain;
 use error::{Damage, io};
 use lock::DirectoryLock;
 use mark::{Mark, MarkFile};
+use pending::Pending;
 
 /// What the WAL is made to begin with: some more than the syncer lets it hold before a checkpoint.
 const WAL_BYTES: u64 = 6 * 1024 * 1024;
@@ -66,7 +68,7 @@ const WAL_BYTES: u64 = 6 * 1024 * 1024;
 pub struct Options {
     /// Go on from the last whole record of a damaged journal, instead of refusing it. The damaged files stay beside it.
     pub accept_loss: bool,
-    /// What derives rows; needed to derive them again when a loss was accepted.
+    /// What derives rows, all of them: after a death the newest are derived again, after an accepted loss all.
     pub projections: Vec<Projection>,
 }
 
@@ -82,6 +84,7 @@ pub(crate) struct Position {
 pub(crate) struct Shared {
     pub(crate) places: Places,
     pub(crate) epoch: Epoch,
+    pub(crate) pending: Pending,
     written: Mutex<Position>,
     failed: OnceLock<Arc<str>>,
     restarts: AtomicU64,
@@ -167,7 +170,7 @@ impl SqliteJournal {
             Err(Failure::Damaged(damage)) => return Err(salvage::refuse(&places, *damage).into()),
             verified => verified,
         }?;
-        Ok(begin(places, lock, verified)?)
+        Ok(begin(places, lock, verified, &options.projections)?)
     }
 }
 
@@ -230,9 +233,11 @@ fn begin(
     places: Places,
     lock: DirectoryLock,
     verified: Verified,
+    projections: &[Projection],
 ) -> Result<(SqliteJournal, Opened), Failure> {
     let Verified { connection, last, mark, epoch } = verified;
     let epoch = Epoch(epoch.max(mark.map_or(Epoch(0), |mark| mark.epoch)).0 + 1);
+    let pending = Pending::begin(&connection, last, projections)?;
     database::raise_epoch(&connection, epoch)?;
     let wal = OpenOptions::new().append(true).open(&places.wal).map_err(io("open", &places.wal))?;
     if let Err(why) = lengthen(&wal) {
@@ -245,6 +250,7 @@ fn begin(
     let shared = Arc::new(Shared {
         places,
         epoch,
+        pending,
         written: Mutex::new(last),
         failed: OnceLock::new(),
         restarts: AtomicU64::new(0),

@@ -3,7 +3,11 @@
 //! A read goes page by page and holds a connection only while it fetches one, never while the caller looks at it: an
 //! open read would keep the WAL from beginning anew, and a slow visitor would keep others waiting. What is written is
 //! seen at once; records are proven against the chain as they are read, rows against their own checksum.
+//!
+//! Rows are read from two places, their table and what is still gathered for it ([`crate::pending`]). While a scan takes
+//! its first step nothing can be carried over; from then on it sees the table as it was, whatever happens to it.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -143,6 +147,9 @@ impl Reader for ReaderPool {
     }
 
     fn get(&self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        if let Some(changed) = self.shared.pending.read().get(table, key) {
+            return Ok(changed.clone());
+        }
         let sql = "SELECT value, sum FROM rows WHERE tbl = ?1 AND key = ?2";
         let found = self.with(|connection| {
             let mut statement = connection.prepare_cached(sql).map_err(database("reading"))?;
@@ -161,17 +168,54 @@ impl Reader for ReaderPool {
         let sql = format!(
             "SELECT key, value, sum FROM rows WHERE tbl = ?1 AND key >= ?2 {below} ORDER BY key {order} LIMIT ?4"
         );
-        let found = self.with(|connection| {
-            let mut statement = connection.prepare_cached(&sql).map_err(database("reading"))?;
-            let rows = statement.query_map(params![table, prefix, end, limit], |row| {
-                Ok(((row.get(0)?, row.get(1)?), row.get(2)?))
-            });
-            rows.and_then(Iterator::collect).map_err(database("reading"))
+        let (found, changed) = self.with(|connection| {
+            let read = || {
+                let mut statement = connection.prepare_cached(&sql)?;
+                let pending = self.shared.pending.read();
+                let changed = pending.below(table, prefix);
+                // Each change may remove one of those that are found.
+                let limit = i64::from(limit) + changed.len() as i64;
+                let mut rows = statement.query(params![table, prefix, end, limit])?;
+                let mut next = summed_row(rows.next()?)?;
+                drop(pending);
+                let mut found: Vec<(Row, i64)> = Vec::new();
+                while let Some(row) = next {
+                    found.push(row);
+                    next = summed_row(rows.next()?)?;
+                }
+                Ok((found, changed))
+            };
+            read().map_err(database("reading"))
         })?;
-        let rows: Vec<(Row, i64)> = found;
-        rows.into_iter()
+        let found = found
+            .into_iter()
             .map(|((key, value), sum)| check(table, &key, &value, sum).map(|()| (key, value)))
-            .collect()
+            .collect::<Result<Vec<Row>, Error>>()?;
+        Ok(if changed.is_empty() { found } else { merge(found, changed, newest_first, limit as usize) })
+    }
+}
+
+fn summed_row(row: Option<&rusqlite::Row<'_>>) -> rusqlite::Result<Option<(Row, i64)>> {
+    row.map(|row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?))).transpose()
+}
+
+fn merge(
+    found: Vec<Row>,
+    changed: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    newest_first: bool,
+    limit: usize,
+) -> Vec<Row> {
+    let mut rows: BTreeMap<_, _> = found.into_iter().collect();
+    for (key, value) in changed {
+        match value {
+            Some(value) => drop(rows.insert(key, value)),
+            None => drop(rows.remove(&key)),
+        }
+    }
+    if newest_first {
+        rows.into_iter().rev().take(limit).collect()
+    } else {
+        rows.into_iter().take(limit).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use eclosion_schemas::{Epoch, Seq};
 
 use crate::error::{self, Damage, Failure, io};
 use crate::mark::MarkFile;
-use crate::{Places, Position, database, mark, scan, wal, writer};
+use crate::{Places, Position, database, mark, pending, scan, wal, writer};
 
 const BATCH_RECORDS: usize = 1024;
 
@@ -102,7 +102,8 @@ fn fill(places: &Places, fresh: &Path, intact: Seq, projections: &[Projection]) 
                 epoch = epoch.max(record.epoch);
                 projections.iter().for_each(|project| project(record, &mut rows));
             }
-            (to, _) = writer::transact(&target, to, &batch, &rows)?;
+            let rows = rows.iter().map(pending::change);
+            (to, _) = writer::transact(&target, to, &batch, rows, None)?;
             from = last;
             if batch.is_empty() {
                 break;
@@ -114,7 +115,8 @@ fn fill(places: &Places, fresh: &Path, intact: Seq, projections: &[Projection]) 
     target.close().map_err(|(_, why)| error::database("closing")(why))
 }
 
-fn page(
+/// Some of the records between `from` and `intact`, and the last of them.
+pub(crate) fn page(
     source: &rusqlite::Connection,
     from: Position,
     intact: Seq,

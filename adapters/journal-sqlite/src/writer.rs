@@ -5,20 +5,22 @@ use std::fmt;
 use std::sync::Arc;
 
 use eclosion_kernel::journal::{JournalStore, Reader, Record, RowChange, Syncer};
+use eclosion_schemas::Seq;
 use eclosion_schemas::error::Error;
 use rusqlite::{Connection, params};
 
 use crate::chain::{Link, row_sum};
-use crate::database::{FRAME_BYTES, checkpoint};
+use crate::database::{FRAME_BYTES, checkpoint, set_rows_seq};
 use crate::error::{Failure, database};
+use crate::pending::{Change, change};
 use crate::reader::ReaderPool;
 use crate::syncer::WalSyncer;
 use crate::{Position, Shared};
 
 /// The WAL is measured after about this much was written to it.
 const MEASURE_BYTES: u64 = 1024 * 1024;
-/// What a commit adds beside its bodies: a leaf of each table that it touches.
-const COMMIT_BYTES: u64 = 2 * FRAME_BYTES;
+/// What a commit adds beside its bodies: a leaf of the events.
+const COMMIT_BYTES: u64 = FRAME_BYTES;
 
 /// A journal on the disk, as the writer thread owns it.
 pub struct SqliteJournal {
@@ -49,24 +51,37 @@ impl SqliteJournal {
 
     fn write(&mut self, batch: &[Arc<Record>], rows: &[RowChange]) -> Result<(), Failure> {
         let last = self.shared.written();
-        let (last, bytes) = transact(&self.connection, last, batch, rows)?;
+        let pending = &self.shared.pending;
+        let (rows, at_once) = if pending.gathers() { (rows, &[][..]) } else { (&[][..], rows) };
+        let gathered = pending.read();
+        let carries = gathered.is_due();
+        let due = gathered.changes().filter(|_| carries);
+        let changes = due.chain(at_once.iter().map(change));
+        let (last, bytes) = transact(&self.connection, last, batch, changes, carries.then_some(last.seq))?;
+        drop(gathered);
+        pending.gather(batch.len(), rows, carries);
         self.unmeasured_bytes.set(self.unmeasured_bytes.get() + bytes + COMMIT_BYTES);
         self.shared.advance(last);
         Ok(())
     }
 }
 
-/// Writes a batch after `last`, whole or not at all. Gives the new last record and about how many bytes it took.
-pub(crate) fn transact(
+/// Writes a batch after `last` and rows, whole or not at all; with them, the table has those of all records up to
+/// `rows_seq`, if that is given. Gives the new last record and about how many bytes it took.
+pub(crate) fn transact<'a>(
     connection: &Connection,
     last: Position,
     batch: &[Arc<Record>],
-    rows: &[RowChange],
+    rows: impl Iterator<Item = Change<'a>>,
+    rows_seq: Option<Seq>,
 ) -> Result<(Position, u64), Failure> {
     let run = |sql: &str| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
     run("BEGIN IMMEDIATE").map_err(database("writing"))?;
     let written = insert_events(connection, last, batch).and_then(|(last, bytes)| {
         let more = change_rows(connection, rows).map_err(database("writing"))?;
+        if let Some(seq) = rows_seq {
+            set_rows_seq(connection, seq).map_err(database("writing"))?;
+        }
         run("COMMIT").map_err(database("writing"))?;
         Ok((last, bytes + more))
     });
@@ -110,15 +125,16 @@ fn insert_events(
     Ok((last, bytes))
 }
 
-fn change_rows(connection: &Connection, rows: &[RowChange]) -> rusqlite::Result<u64> {
-    if rows.is_empty() {
+fn change_rows<'a>(connection: &Connection, rows: impl Iterator<Item = Change<'a>>) -> rusqlite::Result<u64> {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
         return Ok(0);
     }
     let mut put =
         connection.prepare_cached("REPLACE INTO rows (tbl, key, value, sum) VALUES (?1, ?2, ?3, ?4)")?;
     let mut remove = connection.prepare_cached("DELETE FROM rows WHERE tbl = ?1 AND key = ?2")?;
     let mut bytes = 0;
-    for RowChange { table, key, value } in rows {
+    for (table, key, value) in rows {
         match value {
             Some(value) => {
                 put.execute(params![table, key, value, row_sum(table, key, value)])?;

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 
 CLIENT = "eclosion-python/0.1.0"
 API = 1
+# The epoch of fences of calls. Who waits for one dies with its kernel, so that its outcome is told once and not kept.
+CALLS = 0xFFFF_FFFF
 # Calls that wait behind the running one.
 WAITING_MAX = 4
 # The keeper is gone: nobody is left to report to.
@@ -190,6 +192,8 @@ class Worker:
         outcome = Outcome(call.execute.fence, self._output.end(), ended)
         self._kept.append(outcome)
         self._hand_over(outcome)
+        if outcome.key[0] == CALLS and outcome in self._kept:
+            self._drop(outcome)
         current.clean()
         self._current = None
         self._running = None
@@ -326,7 +330,7 @@ class Worker:
         if self._kernel.channel is not None:
             self._lost()
         running = self._running
-        attempts = [outcome.fence for outcome in list(self._kept)]
+        attempts = [outcome.fence for outcome in list(self._kept) if outcome.key[0] != CALLS]
         if running is not None and running.execute.fence not in attempts:
             attempts.append(running.execute.fence)
         envelope = {"client": CLIENT, "api": API, "role": "worker"}

@@ -354,7 +354,7 @@ impl World {
         reads
     }
 
-    /// What a step led to: effects at *written*, others told to fold, the writer woken, the next timer.
+    /// What a step led to: asks at once and other effects at *written*, others told to fold, the writer woken, the next timer.
     fn release<C: Simulated>(&mut self, step: Step<C::Effect>) {
         let now_us = self.now_us;
         let Some(kernel) = &mut self.kernel else { return };
@@ -370,8 +370,14 @@ impl World {
             let owed: std::collections::BTreeSet<_> = owed.into_iter().collect();
             kernel.asks.retain(|(who, id), _| *who != C::WHO || owed.contains(id));
         }
-        if performing && !step.effects.is_empty() {
-            let (effects, released) = (C::effects(step.effects), Arc::clone(&kernel.released));
+        let inside = |(_, effect): &(_, C::Effect)| EVERYBODY.iter().any(|who| C::asks(effect, *who));
+        let (inside, outside): (Vec<_>, Vec<_>) = step.effects.into_iter().partition(inside);
+        if performing && !inside.is_empty() {
+            let mut released = kernel.released.lock().unwrap_or_else(PoisonError::into_inner);
+            released.push(Released::Effects(C::effects(inside)));
+        }
+        if performing && !outside.is_empty() {
+            let (effects, released) = (C::effects(outside), Arc::clone(&kernel.released));
             kernel.journal.hold(Mark::Written, step.depends_on, move |written| {
                 if written.is_ok() {
                     let mut released = released.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,11 +7,11 @@ use eclosion_bus::{Address, Call, Context, Filter};
 use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
 use eclosion_schemas::operation::{Operation, Spec};
 use eclosion_schemas::ops::kernel::{OnFull, Subscribe, SubscribeRequest};
+use eclosion_schemas::suggest::nearest;
 use eclosion_schemas::{Code, Error, Retry};
 
 use super::stream::{OpenStream, Source};
 use super::{Session, stopping};
-use crate::suggest::nearest;
 
 /// For a call that names no deadline.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);

@@ -1,4 +1,5 @@
-//! The kernel is killed and nobody starts another: after the grace, nothing of it is left.
+//! The kernel stops in the middle of a run, or is killed and nobody starts another: at once, or after the grace, nothing
+//! of it is left.
 
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ const ENDING: Duration = Duration::from_secs(20);
 impl Round {
     pub(crate) async fn abandon(&mut self) -> Result<(), Failure> {
         // A grace is its keeper's from the beginning, so one that is to be short needs another keeper.
-        self.kernel.kill_all().await?;
+        // It stops in the middle of the run, and takes everybody along although there is work for them.
+        self.kernel.stop(&self.client).await?;
+        self.nothing_is_left(ENDING)?;
         self.account.kills.kernel += 1;
         self.account.kills.keeper += 1;
         self.kernel.set_grace(Some(GRACE_MS));

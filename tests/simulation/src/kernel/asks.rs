@@ -189,22 +189,15 @@ impl World {
     }
 }
 
-/// Lets out again what an actor asks of `target`, once what it depends on is written.
+/// Lets out again what an actor asks of `target`.
 fn owed_to<C: Simulated>(kernel: &mut Kernel, target: Who) {
     let Some(engine) = &C::seat(kernel).engine else { return };
-    let depends_on = engine.depends_on();
     let owed = engine.outstanding().iter().filter(|(_, effect)| C::asks(effect, target));
     let owed: Vec<_> = owed.map(|(id, effect)| (*id, effect.clone())).collect();
-    if owed.is_empty() {
-        return;
+    if !owed.is_empty() {
+        let mut released = kernel.released.lock().unwrap_or_else(PoisonError::into_inner);
+        released.push(Released::Effects(C::effects(owed)));
     }
-    let released = Arc::clone(&kernel.released);
-    kernel.journal.hold(Mark::Written, depends_on, move |written| {
-        if written.is_ok() {
-            let mut released = released.lock().unwrap_or_else(PoisonError::into_inner);
-            released.push(Released::Effects(C::effects(owed)));
-        }
-    });
 }
 
 /// As the kernel's asks see it: repeating would give the same.
