@@ -2,7 +2,7 @@
 //!
 //! The rows of a record belong to places all over the table's tree. Put there with each commit they cost it four pages
 //! beside the one that its records need, and more where a page has to be split: most of what a small commit costs. So
-//! they gather here, in the order of their keys, and the writer carries some hundred of them over in one transaction.
+//! they gather here, in the order of their keys, and the writer carries a hundred or so of them over in one transaction.
 //!
 //! ```text
 //! append ──► records committed ──► rows gathered here ──(a later commit)──► rows in their table, `meta.rows_seq` raised
@@ -25,8 +25,9 @@ use rusqlite::Connection;
 use crate::error::Failure;
 use crate::{Position, database, salvage, scan, writer};
 
-/// Rows, and bytes of them, above which the next commit carries them over: a fraction of a millisecond.
-const ROWS_MAX: usize = 256;
+/// Rows, and bytes of them, above which the next commit carries them over: half a millisecond. Twice as many would save a
+/// twentieth.
+const ROWS_MAX: usize = 128;
 const BYTES_MAX: usize = 256 * 1024;
 /// Records without rows are no work, but an open should not have to look through all of them.
 const RECORDS_MAX: usize = 4096;
