@@ -128,8 +128,8 @@ def test_workers_are_the_keepers_own_children_with_sessions_of_their_own(
     for pid, link in workers:
         told = link.result(link.execute("steps:who", root))
         assert told[:4] == [pid, os.getpid(), pid, True]
-        # Three standard ones, stream, lifeline, epoll, the two files held, and the listing's own.
-        assert told[4] == 9
+        # Three standard ones, stream, lifeline, epoll, eventfd, the two files held, and the listing's own.
+        assert told[4] == 10
         link.result(link.execute("steps:say", root))
     assert (zygote.folder / "w-1-2.stdout").read_text() == f"hello from {workers[1][0]}\n"
 

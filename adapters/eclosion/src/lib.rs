@@ -196,11 +196,7 @@ impl Eclosion {
             .before_sync(Arc::new(move || sync.sync()))
             .actor(artifacts)
             .actor(ArbitrationActor::new(ArbitrationOptions::new(options.cpu_millis, options.memory_bytes)))
-            .actor(PoolManager::new(
-                options.pool(),
-                Arc::new(host.clone()),
-                Arc::new(builds.clone()),
-            ))
+            .actor(PoolManager::new(options.pool(), Arc::new(host.clone()), Arc::new(builds.clone())))
             .actor(DagActor::new())
             .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
             .service(eclosion_schemas::ops::pool::CALLS, move || calls.clone())

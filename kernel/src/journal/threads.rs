@@ -18,9 +18,9 @@ const BATCH_RECORDS_MAX: usize = 1024;
 const BACKLOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What nobody waits for is synced after this.
 const IDLE_SYNC: Duration = Duration::from_millis(500);
-/// While nobody waits for it, the disk syncs a fifth of the time at most, and at least this often.
-const RESTS: u32 = 4;
-const REST_MAX: Duration = Duration::from_millis(20);
+/// While nobody waits for it, the disk syncs a tenth of the time at most, and at least this often.
+const RESTS: u32 = 9;
+const REST_MAX: Duration = Duration::from_millis(50);
 
 /// Writes until the journal is closed or poisoned.
 ///

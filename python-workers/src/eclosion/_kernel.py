@@ -27,6 +27,7 @@ from ._frames import Channel, Disconnected, Frame
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from ._schemas import Fence
 
@@ -48,7 +49,9 @@ _decode_numbers = msgspec.msgpack.Decoder(dict[str, int]).decode
 class Kernel:
     """The connection, and the artifact store behind it (a ``Store`` of ``_values.py``)."""
 
-    def __init__(self) -> None:
+    def __init__(self, before_wait: Callable[[], None]) -> None:
+        self._before_wait = before_wait
+        """Sees to it that somebody reads while the main thread waits for a reply."""
         self._changed = threading.Condition()
         self.channel: Channel | None = None
         self.streams: dict[Key, int] = {}
@@ -161,6 +164,7 @@ class Kernel:
                 failed.hang_up()
 
     def _ask(self, channel: Channel | None, method: str, request: dict[str, Any]) -> Frame:
+        self._before_wait()
         with self._changed:
             if channel is None or self.channel is not channel:
                 raise Disconnected("the kernel is gone")

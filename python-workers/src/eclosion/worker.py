@@ -3,17 +3,19 @@
     python -m eclosion.worker --stream 3 --lifeline 4 --worker w-1-1
 
 Two threads. The *main* thread runs user code. The *watcher* waits on the lifeline always, and on the stream while the
-main thread is busy, so that cancel, ping and adoption work while user code runs. While the main thread is idle it reads
-the stream itself: a warm call then needs no hand-over between threads, only one more and one less descriptor in the
-watcher's epoll set.
+main thread is busy for longer, so that cancel, ping and adoption work while user code runs. While the main thread is
+idle it reads the stream itself, and quick attempts end before the watcher looks: they need no hand-over between
+threads, and nobody fights with them for the interpreter lock.
 
-    idle (main reads) --CALL--> busy (watcher reads) --outcome sent, or held--> idle
+    idle (main reads) --CALL--> busy (nobody reads) --5 ms--> busy (watcher reads) --outcome sent, or held--> idle
+
+The watcher looks every 5 ms as long as there are attempts, and sleeps when there are none until the next one pokes it.
 
     stream: connected --end--> lost --adopted over the lifeline--> connected, HELLO --WELCOME--> welcomed
 
 Invariants:
-1. One thread reads at a time: ``_main_reads`` says which, and changes under ``_reading``; frames are dispatched under
-   it.
+1. One thread reads at a time: main unless it is ``_busy``, the watcher while ``_watched``. That ends under
+   ``_reading``, and so does what the watcher does with a stream.
 2. An outcome is kept until a CALL says that it is safe (``safe_below``), with its parts as open files. After a new
    HELLO those that are kept are handed over again if WELCOME asks for them (``resume``), with parts staged anew: the
    new kernel does not know the old tokens. Calls that wait then are dropped, as the next kernel sends its own.
@@ -65,6 +67,10 @@ if TYPE_CHECKING:
 
 CLIENT = "eclosion-python/0.1.0"
 API = 1
+# An attempt that takes longer can be cancelled.
+LOOK_S = 0.005
+# The watcher looks this often in vain before it sleeps: to be poked costs the attempt that does it more than a look.
+LOOKS_MIN = 20
 # The epoch of fences of calls. Who waits for one dies with its kernel, so that its outcome is told once and not kept.
 CALLS = 0xFFFF_FFFF
 # Calls that wait behind the running one.
@@ -119,10 +125,16 @@ class Worker:
 
         self._epoll = select.epoll()
         self._reading = threading.Lock()
-        self._main_reads = True
+        self._busy = False
+        self._watched = False
+        self._turn = 0
+        """Counts attempts, so that the watcher sees whether it is still the same."""
+        self._asleep = True
+        """The watcher waits for a poke, or for the stream."""
+        self._poke = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._arrivals: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
 
-        self._kernel = Kernel()
+        self._kernel = Kernel(self._watch_stream)
         self._calls: deque[Call] = deque()
         self._running: Call | None = None
         self._current: Current | None = None
@@ -147,6 +159,7 @@ class Worker:
         """Serves calls until told to go; returns the exit status."""
         self._user.install()
         self._epoll.register(self._lifeline, select.EPOLLIN)
+        self._epoll.register(self._poke, select.EPOLLIN)
         start_thread(self._watch_or_die, "eclosion-watcher")
         while True:
             call = self._next()
@@ -185,7 +198,7 @@ class Worker:
         report = _Reports(self._kernel, self._user)
         current = self._current = current_of(call.execute, self._scratch_root, report)
         self._output.begin()
-        self._watcher_reads()
+        self._begin()
         ended = perform(call.execute, current, self._code, self._kernel, self._user)
         current.flush()
         report.close()
@@ -241,7 +254,7 @@ class Worker:
         self._kernel.resume = False
         for outcome in list(self._kept):
             if outcome.sent is not self._kernel.channel:
-                self._watcher_reads()
+                self._begin()
                 self._hand_over(outcome)
 
     def _drop_safe(self, below: Key | None) -> None:
@@ -255,19 +268,25 @@ class Worker:
         if isinstance(outcome.ended, Encoded):
             outcome.ended.close()
 
-    def _watcher_reads(self) -> None:
+    def _begin(self) -> None:
+        """The main thread does not read from now on."""
         with self._reading:
-            self._main_reads = False
-            channel = self._kernel.channel
-            if channel is not None:
-                self._epoll.register(channel.fileno(), select.EPOLLIN)
+            self._turn += 1
+            self._busy = True
+            # A stream that came just before; the watcher connects those that come later.
+            if not self._arrivals.empty():
+                self._connect(self._arrivals.get())
+        # After that is said: the watcher says that it sleeps, and then looks whether this is so.
+        if self._asleep:
+            os.eventfd_write(self._poke, 1)
 
     def _main_reads_again(self) -> None:
         with self._reading:
-            self._main_reads = True
+            self._busy = False
             channel = self._kernel.channel
-            if channel is not None:
+            if self._watched and channel is not None:
                 self._epoll.unregister(channel.fileno())
+            self._watched = False
 
     # The watcher.
 
@@ -282,17 +301,46 @@ class Worker:
 
     def _watch(self) -> None:
         lifeline = self._lifeline.fileno()
+        last, looks = 0, 0
         while True:
-            for descriptor, _ in self._epoll.poll():
+            turn = self._turn
+            looks = looks + 1 if turn == last else 0
+            last = turn
+            for descriptor, _ in self._epoll.poll(self._patience(turn, looks)):
                 if descriptor == lifeline:
                     self._read_lifeline()
+                elif descriptor == self._poke:
+                    os.eventfd_read(self._poke)
                 else:
                     self._read_stream(descriptor)
+            self._asleep = False
+            if self._busy and self._turn == turn:
+                self._watch_stream()
+
+    def _patience(self, turn: int, looks: int) -> float | None:
+        """How long the watcher may sleep; None until it is poked or the stream has something for it."""
+        if self._busy != self._watched or looks < LOOKS_MIN:
+            return LOOK_S
+        self._asleep = True
+        # An attempt that began before that was said has not poked.
+        if self._turn == turn:
+            return None
+        self._asleep = False
+        return LOOK_S
+
+    def _watch_stream(self) -> None:
+        """From now on the watcher reads. Main asks for it before it waits for a reply."""
+        with self._reading:
+            if self._busy and not self._watched:
+                self._watched = True
+                channel = self._kernel.channel
+                if channel is not None:
+                    self._epoll.register(channel.fileno(), select.EPOLLIN)
 
     def _read_stream(self, descriptor: int) -> None:
         with self._reading:
             channel = self._kernel.channel
-            if self._main_reads or channel is None or channel.fileno() != descriptor:
+            if not self._watched or channel is None or channel.fileno() != descriptor:
                 return
             try:
                 arrived = channel.receive(wait=False)
@@ -314,7 +362,7 @@ class Worker:
             return
         stream = socket.socket(fileno=descriptors[0])
         with self._reading:
-            if not self._main_reads:
+            if self._busy:
                 self._connect(stream)
                 return
             # The main thread is waiting on the old stream, or for this one.
@@ -336,12 +384,14 @@ class Worker:
         envelope = {"client": CLIENT, "api": API, "role": "worker"}
         self._kernel.connect(stream, envelope, self._identity, attempts)
         channel = self._kernel.channel
-        if channel is not None and not self._main_reads:
+        if channel is not None and self._busy:
             self._epoll.register(channel.fileno(), select.EPOLLIN)
+            self._watched = True
 
     def _lost(self) -> None:
         """The stream is at its end, and with it the calls that wait: the next kernel will send its own."""
         self._kernel.lost()
+        self._watched = False
         self._calls.clear()
 
     # Frames.

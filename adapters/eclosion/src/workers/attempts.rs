@@ -1,0 +1,147 @@
+//! Attempts to workers: executed, cancelled, and had back where they would wait for long.
+
+use std::time::Duration;
+
+use eclosion_ipc::worker::Care;
+use eclosion_pool_manager::{AHEAD_PATIENCE_MS, Launcher};
+use eclosion_process::Rung;
+use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::ops::task::Execute;
+use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
+
+use super::table::Entry;
+use super::{WorkerHost, lock};
+
+impl Launcher for WorkerHost {
+    fn launch(&self, worker: &WorkerId, environment: &EnvironmentId, python: &str, spec: &EnvironmentSpec) {
+        {
+            let mut workers = lock(&self.0.workers);
+            // While the kernel stops, what is still owed is left to the next one.
+            if self.is_stopping() || workers.contains_key(worker) {
+                return;
+            }
+            workers.insert(worker.clone(), Entry::new());
+        }
+        let (host, worker, environment) = (self.clone(), worker.clone(), environment.clone());
+        let (python, spec) = (python.to_owned(), spec.clone());
+        tokio::spawn(async move { host.spawn(worker, environment, python, spec).await });
+    }
+
+    fn execute(&self, worker: &WorkerId, execute: Execute) {
+        let about = (TaskRef::new(execute.run.clone(), execute.task.clone()), execute.attempt);
+        let (link, early) = {
+            let mut workers = lock(&self.0.workers);
+            let Some(entry) = workers.get_mut(worker) else { return };
+            if entry.known.has(execute.fence) {
+                (None, entry.learn(execute.fence, &about))
+            } else {
+                entry.take(execute.fence, &about);
+                self.watch(worker, entry);
+                (entry.link.clone(), None)
+            }
+        };
+        if let Some(link) = link {
+            if let Err(refusal) = link.execute(&execute, Care::Journaled) {
+                // Its end, which is on its way, takes the attempt along.
+                tracing::warn!(%worker, %refusal, "an attempt was not taken");
+            }
+        } else if let Some((outcome, safe)) = early {
+            self.deliver(worker, about, execute.fence, outcome, safe);
+        }
+    }
+
+    fn cancel(&self, worker: &WorkerId, fence: Fence) {
+        let (computing, early) = {
+            let mut workers = lock(&self.0.workers);
+            let Some(entry) = workers.get_mut(worker) else { return };
+            entry.known.note(fence);
+            let early = entry.attempts.get_mut(&fence).and_then(|attempt| attempt.early.take());
+            if early.is_some() {
+                entry.attempts.remove(&fence);
+            }
+            (entry.has(fence), early)
+        };
+        drop(early);
+        if !computing {
+            return self.idle(worker, fence);
+        }
+        let (host, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move { host.climb(worker, fence).await });
+    }
+
+    fn stop(&self, worker: &WorkerId) {
+        if let Some(link) = lock(&self.0.workers).get(worker).and_then(|entry| entry.link.clone()) {
+            link.drain();
+        }
+    }
+
+    fn live(&self) -> Vec<WorkerId> {
+        lock(&self.0.workers).keys().cloned().collect()
+    }
+}
+
+impl WorkerHost {
+    /// Climbs until the attempt has ended.
+    pub(super) async fn climb(&self, worker: WorkerId, fence: Fence) {
+        let mut rung = Some(Rung::Token);
+        while let Some(step) = rung {
+            let link = {
+                let workers = lock(&self.0.workers);
+                let Some(entry) = workers.get(&worker) else { return };
+                if !entry.has(fence) && !self.calls(fence) {
+                    return;
+                }
+                entry.link.clone()
+            };
+            tracing::info!(%worker, %fence, rung = step.number(), "cancelling");
+            match (step.signal(), link) {
+                (None, Some(link)) => {
+                    // Its outcome may have come meanwhile; the next look says so.
+                    let _ = link.cancel(fence, step.number());
+                }
+                (None, None) => {}
+                (Some(signal), _) => {
+                    if let Some(keeper) = &*self.0.keeper.lock().await
+                        && let Err(why) = keeper.signal(worker.clone(), signal, step.reaches_tree())
+                    {
+                        tracing::warn!(%worker, %why, "cannot be signalled");
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(step.patience_ms(self.0.config.cancel_grace_ms))).await;
+            rung = step.next();
+        }
+    }
+
+    /// Sees to it that nothing waits long behind one attempt: it is had back, and another worker may have it.
+    pub(super) fn watch(&self, worker: &WorkerId, entry: &mut Entry) {
+        if entry.attempts.len() < 2 || std::mem::replace(&mut entry.watched, true) {
+            return;
+        }
+        let (host, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            let mut first = None;
+            while let Some(now_first) = host.look_after(&worker, first) {
+                first = Some(now_first);
+                tokio::time::sleep(Duration::from_millis(AHEAD_PATIENCE_MS)).await;
+            }
+        });
+    }
+
+    /// Takes back what waits if the same attempt is still the first. Gives the first, `None` once nothing waits.
+    pub(super) fn look_after(&self, worker: &WorkerId, was_first: Option<Fence>) -> Option<Fence> {
+        let (fences, link) = {
+            let mut workers = lock(&self.0.workers);
+            let entry = workers.get_mut(worker)?;
+            entry.watched = entry.attempts.len() > 1;
+            let fences: Vec<_> = entry.attempts.keys().copied().collect();
+            entry.watched.then(|| (fences, entry.link.clone()))?
+        };
+        let first = fences.first().copied();
+        if let (true, Some(link)) = (first == was_first, link) {
+            // The one that has begun goes on; that it is the first is likely, and not known here.
+            fences.into_iter().for_each(|fence| _ = link.take_back(fence));
+        }
+        first
+    }
+}

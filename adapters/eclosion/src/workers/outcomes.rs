@@ -1,0 +1,180 @@
+//! What workers say: that they are there, how far an attempt is, and how it ended.
+
+use std::sync::Mutex;
+
+use eclosion_bus::Subject;
+use eclosion_ipc::worker::{Acknowledged, LinkEnd, Outcome, WorkerHello, WorkerReports};
+use eclosion_kernel::Kernel;
+use eclosion_schemas::ops::pool::{WorkerIdle, WorkerIdleRequest, WorkerUp, WorkerUpRequest};
+use eclosion_schemas::ops::task::{Commit, CommitReply, CommitRequest, Fail, FailRequest};
+use eclosion_schemas::view::TaskReport;
+use eclosion_schemas::{Attempt, Error, Fence, TaskRef, WorkerId};
+use tokio::sync::oneshot;
+
+use super::table::{AtWorker, Safe};
+use super::{WorkerHost, lock};
+use crate::output::Part;
+use crate::report::until_heard;
+
+/// What one worker's link says.
+pub(super) struct Reports {
+    pub(super) host: WorkerHost,
+    pub(super) worker: WorkerId,
+    pub(super) end: Mutex<Option<LinkEnd>>,
+}
+
+impl WorkerReports for Reports {
+    /// What a survivor computes is always wanted here: whether it is stale, the DAG tracker says.
+    fn up(&self, hello: &WorkerHello) -> bool {
+        let Ok(kernel) = self.host.kernel().cloned() else { return false };
+        if hello.attempts.iter().any(|fence| fence.is_of_call()) {
+            // Its caller died with an earlier kernel, and nothing says when it would be done.
+            let (host, worker) = (self.host.clone(), self.worker.clone());
+            tokio::spawn(async move { host.kill(&worker).await });
+            return false;
+        }
+        let settled = {
+            let mut workers = lock(&self.host.0.workers);
+            let Some(entry) = workers.get_mut(&self.worker) else { return false };
+            for fence in &hello.attempts {
+                entry.known.note(*fence);
+                entry.attempts.insert(*fence, AtWorker::default());
+            }
+            entry.settled.clone()
+        };
+        let request = WorkerUpRequest {
+            worker: self.worker.clone(),
+            pid: hello.pid,
+            start_ticks: hello.start_ticks,
+            boot_id: hello.boot_id.clone(),
+            attempts: hello.attempts.clone(),
+        };
+        let host = self.host.clone();
+        tokio::spawn(async move {
+            match until_heard::<WorkerUp>(kernel.bus(), request.clone()).await {
+                Ok(reply) => {
+                    let mut workers = lock(&host.0.workers);
+                    let entry = workers.get_mut(&request.worker);
+                    entry
+                        .into_iter()
+                        .for_each(|entry| entry.forget_unwanted(&request.attempts, &reply.wanted));
+                }
+                Err(_) => host.kill(&request.worker).await,
+            }
+            settled.send_replace(true);
+        });
+        true
+    }
+
+    fn closed(&self, end: LinkEnd) {
+        *lock(&self.end) = Some(end);
+    }
+
+    fn report(&self, fence: Fence, report: TaskReport) {
+        if fence.is_of_call() {
+            return self.host.call_reported(fence, report);
+        }
+        let Ok(kernel) = self.host.kernel() else { return };
+        let about = {
+            let workers = lock(&self.host.0.workers);
+            let attempt = workers.get(&self.worker).and_then(|entry| entry.attempts.get(&fence));
+            attempt.and_then(|attempt| attempt.about.clone())
+        };
+        let Some((task, _)) = about else { return };
+        let subject = format!("run/{}/task/{}/report", task.run, task.task);
+        let Ok(subject) = subject.parse::<Subject>() else { return };
+        let journal = kernel.journal();
+        let publication = eclosion_bus::Publication::new(journal.epoch(), journal.marks().synced, report);
+        kernel.bus().publish(&subject, publication);
+    }
+
+    fn outcome(&self, fence: Fence, outcome: Outcome) -> Acknowledged {
+        if fence.is_of_call() {
+            self.host.call_concluded(fence, outcome);
+            return Box::pin(std::future::ready(()));
+        }
+        let (safe, heard) = oneshot::channel();
+        self.host.concluded(&self.worker, fence, outcome, safe);
+        Box::pin(async move {
+            // The sender is dropped either way.
+            let _ = heard.await;
+        })
+    }
+}
+
+impl WorkerHost {
+    /// An attempt has its outcome. Of one that is over already, nobody wants to know.
+    pub(super) fn concluded(&self, worker: &WorkerId, fence: Fence, outcome: Outcome, safe: Safe) {
+        let about = {
+            let mut workers = lock(&self.0.workers);
+            let Some(entry) = workers.get_mut(worker) else { return };
+            match entry.attempts.remove(&fence) {
+                Some(AtWorker { about: Some(about), .. }) => about,
+                Some(AtWorker { about: None, .. }) => {
+                    let early = Some((outcome, safe));
+                    entry.attempts.insert(fence, AtWorker { about: None, early });
+                    return;
+                }
+                None => return,
+            }
+        };
+        match outcome.is_returned() {
+            true => self.idle(worker, fence),
+            false => self.deliver(worker, about, fence, outcome, safe),
+        }
+    }
+
+    /// Records what an attempt printed, and takes its outcome to the DAG tracker.
+    pub(super) fn deliver(
+        &self,
+        worker: &WorkerId,
+        (task, attempt): (TaskRef, Attempt),
+        fence: Fence,
+        outcome: Outcome,
+        safe: Safe,
+    ) {
+        let Ok(kernel) = self.kernel().cloned() else { return };
+        let Outcome { result, stdout, stderr } = outcome;
+        let part = Part { run: task.run.clone(), task: task.task.clone(), attempt, stdout, stderr };
+        if let Err(why) = self.0.config.outputs.record(worker, &part) {
+            tracing::warn!(%worker, %why, "which part of the output is whose cannot be recorded");
+        }
+        let (host, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            let heard = conclude(&kernel, &worker, task, fence, result).await;
+            if matches!(heard, Ok(CommitReply::Stale)) {
+                host.idle(&worker, fence);
+            }
+            drop(safe);
+        });
+    }
+
+    pub(super) fn idle(&self, worker: &WorkerId, fence: Fence) {
+        let Ok(kernel) = self.kernel().cloned() else { return };
+        let request = WorkerIdleRequest { worker: worker.clone(), fence };
+        tokio::spawn(async move { until_heard::<WorkerIdle>(kernel.bus(), request).await });
+    }
+}
+
+async fn conclude(
+    kernel: &Kernel,
+    worker: &WorkerId,
+    task: TaskRef,
+    fence: Fence,
+    result: Result<eclosion_schemas::Payload, Error>,
+) -> Result<CommitReply, Error> {
+    let (TaskRef { run, task }, worker) = (task, worker.clone());
+    let refusal = match result {
+        Ok(output) => {
+            let commit =
+                CommitRequest { run: run.clone(), task: task.clone(), fence, worker: worker.clone(), output };
+            match until_heard::<Commit>(kernel.bus(), commit).await {
+                Ok(reply) => return Ok(reply),
+                // It cannot be committed as it is (too large, say): that is the attempt's failure.
+                Err(refusal) => refusal,
+            }
+        }
+        Err(error) => error,
+    };
+    until_heard::<Fail>(kernel.bus(), FailRequest { run, task, fence, worker, error: refusal }).await
+}
