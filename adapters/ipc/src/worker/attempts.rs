@@ -7,7 +7,7 @@
 //!
 //! Attempts are sent ahead, so that the worker never waits for the next. It keeps the outcome of a journaled one until it
 //! is told that it is safe: every call says below which fence they all are. That bounds what it keeps, because no more
-//! is sent than it may keep.
+//! is sent than it may keep. One that is not safe holds up all that come after it: they may be safe, and it keeps them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -39,6 +39,8 @@ pub(crate) struct Attempts {
     waiting: VecDeque<Waiting>,
     sent: BTreeMap<StreamId, (Fence, Care)>,
     unacknowledged: BTreeSet<Fence>,
+    /// Acknowledged, and the worker was not told yet.
+    untold: BTreeSet<Fence>,
     last_stream: u32,
     known: KnownFences,
 }
@@ -88,18 +90,24 @@ impl Attempts {
 
     /// The call that may be sent now.
     pub(crate) fn next(&mut self) -> Option<Frame> {
-        let care = self.waiting.front()?.care;
+        let Waiting { fence, care, .. } = *self.waiting.front()?;
         let is_kept = care == Care::Journaled;
-        let may_go = self.sent.len() < SENT_MAX && !(is_kept && self.kept() >= KEPT_MAX);
+        let may_go = self.sent.len() < SENT_MAX && !(is_kept && self.keeps_too_much_for(fence));
         let Waiting { fence, care, body } = self.waiting.pop_front_if(|_| may_go)?;
         let stream = self.open(fence, care);
         let call = Frame::new(FrameType::Call, stream).with_body(WireCodec::Msgpack, body);
         let (method, safe_below) = (Some(EXECUTE.to_owned()), self.oldest_unsafe());
+        self.untold.retain(|fence| safe_below.is_some_and(|below| *fence >= below));
         Some(call.with_envelope(Envelope { method, safe_below, ..Envelope::default() }))
     }
 
-    fn kept(&self) -> usize {
-        self.unacknowledged.len() + self.journaled().count()
+    /// Whether the worker might come to keep more than it may, as all that it can be told with this one is that what lies
+    /// below the oldest is safe. If nothing there is unsafe, nothing is to come that would change that: then it may go.
+    fn keeps_too_much_for(&self, fence: Fence) -> bool {
+        self.oldest_unsafe().is_some_and(|oldest| {
+            let untold = self.untold.range(oldest.min(fence)..).count();
+            self.unacknowledged.len() + untold + self.journaled().count() >= KEPT_MAX
+        })
     }
 
     fn journaled(&self) -> impl Iterator<Item = Fence> {
@@ -132,7 +140,9 @@ impl Attempts {
     }
 
     pub(crate) fn acknowledged(&mut self, fence: Fence) {
-        self.unacknowledged.remove(&fence);
+        if self.unacknowledged.remove(&fence) {
+            self.untold.insert(fence);
+        }
     }
 
     /// Takes an attempt back if it is not sent; one that never came will not be executed when it comes.
@@ -286,6 +296,36 @@ mod tests {
         assert_eq!(sent, KEPT_MAX);
         attempts.acknowledged(fence(1));
         assert!(next(&mut attempts).is_some());
+    }
+
+    #[test]
+    fn what_is_safe_counts_as_long_as_one_before_it_is_not() {
+        let mut attempts = Attempts::default();
+        for counter in 2..=20 {
+            admit(&mut attempts, counter, Care::Journaled).unwrap();
+        }
+        let mut sent = 0;
+        while let Some(stream) = next(&mut attempts) {
+            sent += 1;
+            let ended = attempts.ended(StreamId(stream));
+            ended.filter(|ended| *ended > fence(2)).iter().for_each(|safe| attempts.acknowledged(*safe));
+        }
+        assert_eq!(sent, KEPT_MAX);
+        attempts.acknowledged(fence(2));
+        assert_eq!(safe_below(&mut attempts), Some(fence(10)));
+        assert!(attempts.untold.is_empty());
+    }
+
+    #[test]
+    fn one_that_comes_late_goes_once_nothing_is_unsafe() {
+        let mut attempts = Attempts::default();
+        for counter in 2..=9 {
+            attempts.resume(fence(counter));
+            attempts.ended(StreamId(2 * (counter as u32 - 1)));
+            attempts.acknowledged(fence(counter));
+        }
+        admit(&mut attempts, 1, Care::Journaled).unwrap();
+        assert_eq!(safe_below(&mut attempts), Some(fence(1)));
     }
 
     #[test]
