@@ -7,7 +7,7 @@ Written from the description of the journal's stored form alone; it shares no co
 
 ROUND_DIR holds `journal/` (journal.db, -wal, journal.mark), `ledger/*.jsonl` and `round.json`:
 {"expected": {RUN: value}, "kills": {"worker": n, "keeper": n, "kernel": n}, "workers_max": n,
- "told": {"seq": n, "finished": [TASK]}, "forgotten_ns": n}.
+ "told": {"seq": n, "finished": [TASK]}, "forgotten_ns": n, "crowds": [{"run": RUN, "blocks": bool}]}.
 `told` is what a client had been told when the power went. What the ledger has from before `forgotten_ns` the journal may
 have lost: an attempt is dispatched when its record is written, and only what was synced survives a power cut.
 """
@@ -111,6 +111,7 @@ class Judge:
         self.deaths()
         self.elsewhere()
         self.memory()
+        self.crowds()
         return self.violations
 
     def order(self) -> None:
@@ -192,6 +193,7 @@ class Judge:
         attempts = Counter((b["run"], b["task"]) for _, b in self.of("attempt.started"))
         ended = {fence_of(b) for _, b in self.of("step.failed")}
         ended |= {fence_of(b) for _, b in self.of("worker.died") if b.get("fence")}
+        ended |= self.buried()
         explained = Counter((b["run"], b["task"]) for _, b in self.of("attempt.started") if fence_of(b) in ended)
         remembered = Counter((line["run"], line["task"]) for line in self.started(self.about["forgotten_ns"]))
         for _, body in self.of("step.committed"):
@@ -199,9 +201,56 @@ class Judge:
         for task, times in remembered.items():
             self.claim(times <= attempts[task], f"{task} was started {times} times in {attempts[task]} attempts")
             self.claim(times - 1 <= explained[task], f"{task} was started {times} times, {explained[task]} explained")
+        begun = {(line["run"], line["task"], line["attempt"]) for line in self.started(self.about["forgotten_ns"])}
+        back = {fence_of(b) for _, b in self.of("attempt.stopped")} - ended
+        for record, b in self.of("attempt.started"):
+            unbegun = fence_of(b) not in back or (b["run"], b["task"], b["attempt"]) not in begun
+            self.claim(unbegun, f"#{record.seq}: attempt {b['attempt']} of {b['task']} was given back and had begun")
 
     def started(self, after_ns: int = 0) -> Iterator[dict[str, Any]]:
         return (line for line in self.ledger if line["event"] == "start" and line.get("ns", after_ns) >= after_ns)
+
+    def buried(self) -> set[Fence]:
+        """Attempts that waited at a worker when it died, for all that was known. It may have begun them."""
+        found: set[Fence] = set()
+        stopped: list[tuple[str, Fence]] = []
+        for record in self.records:
+            if record.kind == "attempt.stopped":
+                stopped.append((record.body["worker"], fence_of(record.body)))
+                continue
+            if record.kind == "worker.died":
+                found |= {fence for worker, fence in stopped if worker == record.body["worker"]}
+            stopped = []
+        return found
+
+    def crowds(self) -> None:
+        """A crowd proves something only if attempts waited at one worker, and behind one that blocks."""
+        behind = 0
+        for crowd in self.about["crowds"]:
+            most, returned = self.crowd(crowd["run"])
+            self.claim(most >= 2, f"run {crowd['run']} was no crowd: nothing waited at a worker")
+            behind += returned if crowd["blocks"] else 0
+        self.claim(behind > 0 or not self.about["crowds"], "nothing was given back by a worker that blocked")
+
+    def crowd(self, run: str) -> tuple[int, int]:
+        """How many attempts of a run one worker had at a time, and how many were given back by one that lived on."""
+        of_run = {fence_of(body) for _, body in self.of("attempt.started") if body["run"] == run}
+        buried = self.buried()
+        given: dict[str, set[Fence]] = defaultdict(set)
+        most = returned = 0
+        for record in self.records:
+            body = record.body
+            if record.kind == "worker.died":
+                given.pop(body["worker"], None)
+            elif "fence" not in body or fence_of(body) not in of_run:
+                continue
+            elif record.kind == "attempt.started":
+                given[body["worker"]].add(fence_of(body))
+                most = max(most, len(given[body["worker"]]))
+            else:
+                given[body["worker"]].discard(fence_of(body))
+                returned += record.kind == "attempt.stopped" and fence_of(body) not in buried
+        return most, returned
 
     def elsewhere(self) -> None:
         """H4: what a worker took along when it died is tried again, by another process."""
@@ -251,6 +300,10 @@ def forge(kind: str, records: list[Record], ledger: list[dict[str, Any]], about:
         ledger.append({"event": "start", "run": task["run"], "task": task["task"], "attempt": 1, "pid": 0})
     elif kind == "same-worker":
         forge_same_worker(records, ledger)
+    elif kind == "nobody-waited":
+        forge_nobody_waited(records)
+    elif kind == "begun-and-given-back":
+        forge_begun_and_given_back(records, ledger, about)
     elif kind == "untrue":
         about["told"]["seq"] = last.seq + 1
     elif kind == "run-again":
@@ -267,6 +320,23 @@ def forge_same_worker(records: list[Record], ledger: list[dict[str, Any]]) -> No
     for line in ledger:
         if line["task"] == attempt["task"] and line["attempt"] > attempt["attempt"]:
             line["pid"] = pid
+
+
+def forge_nobody_waited(records: list[Record]) -> None:
+    """Each attempt at a worker of its own."""
+    chain = GENESIS
+    for record in records:
+        if record.kind == "attempt.started":
+            record.raw = msgspec.msgpack.encode({**record.body, "worker": f"w-0-{record.seq}"})
+        chain = record.chain = record.expected_chain(chain)
+
+
+def forge_begun_and_given_back(records: list[Record], ledger: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """What was given back unbegun, and committed elsewhere, is said to have been begun too."""
+    judge = Judge(records, None, ledger, about)
+    unbegun = {fence_of(body) for _, body in judge.of("attempt.stopped")} - judge.buried()
+    attempt = next(body for _, body in judge.of("attempt.started") if fence_of(body) in unbegun)
+    ledger.append({"event": "start", "pid": 0, **{name: attempt[name] for name in ("run", "task", "attempt")}})
 
 
 def main(arguments: list[str]) -> int:

@@ -55,6 +55,16 @@ def work(ledger: str, item: int, work_ms: int, gate: str = "") -> int:
     return item * 2
 
 
+def quick(ledger: str, item: int, blocks: int, gate: str) -> int:
+    note(ledger, "start")
+    here = current()
+    while item == blocks and not (Path(gate) / f"crowd-{here.run}").exists():
+        if here.wait_cancelled(0.01):
+            break
+    note(ledger, "end")
+    return item
+
+
 def join(ledger: str, items: list[int]) -> list[int]:
     note(ledger, "start")
     note(ledger, "end")

@@ -52,10 +52,21 @@ pub(crate) fn finished(run: &GetReply) -> BTreeSet<String> {
     done.map(|task| task.task.to_string()).collect()
 }
 
+/// A run of quick tasks: the judge must see that several waited at one worker, or the round has proven nothing.
+#[derive(Debug, Serialize)]
+pub(crate) struct CrowdRun {
+    pub(crate) run: RunId,
+    /// What waited behind the one that blocked must have been given back.
+    pub(crate) blocks: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Account {
+    /// The value of each run.
+    pub(crate) expected: BTreeMap<RunId, u64>,
     pub(crate) kills: Kills,
     pub(crate) told: Told,
+    pub(crate) crowds: Vec<CrowdRun>,
     forgotten_ns: u64,
 }
 
@@ -69,12 +80,13 @@ impl Account {
         self.forgotten_ns = part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec);
     }
 
-    pub(crate) fn to_json(&self, run: &RunId, value: u64) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
-            "expected": BTreeMap::from([(run.to_string(), value)]),
+            "expected": self.expected,
             "kills": self.kills,
             "workers_max": WORKERS_MAX,
             "told": self.told,
+            "crowds": self.crowds,
             "forgotten_ns": self.forgotten_ns,
         })
     }

@@ -12,6 +12,7 @@
 //! | 14 | the disk takes writes and fails syncs | read-only, and it says so; reads go on |
 //! | 15 | a bit of the WAL flips | refused with file and way out, and the way out works |
 //! | 16 | clients in the middle of calls are killed | their calls are cancelled, their workers serve the run |
+//! | 17 | several of these amid a crowd of quick tasks | what had ended stays; what waits behind one that blocks ends |
 //!
 //! 13 and 14 need a disk of their own, so root and loop devices; elsewhere they are skipped and counted.
 
@@ -41,10 +42,12 @@ pub(crate) enum Fault {
     BitFlipped,
     /// SIGKILL of clients whose calls hold every worker, or wait for one.
     CallersKilled,
+    /// Several of these in the middle of a crowd of quick tasks. Comes after the run, with runs of its own.
+    Crowd,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::WorkerKilled,
         Self::KernelKilled,
         Self::KernelKilledTwice,
@@ -62,6 +65,7 @@ impl Fault {
         Self::SyncFails,
         Self::BitFlipped,
         Self::CallersKilled,
+        Self::Crowd,
     ];
 
     pub(crate) fn needs_disk(self) -> bool {

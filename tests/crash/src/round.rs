@@ -23,7 +23,7 @@ use crate::seed::Seed;
 use crate::strikes::callers::Callers;
 use crate::{leftovers, verdict};
 
-pub(crate) const WIDTH: u64 = 6;
+const WIDTH: u64 = 6;
 /// What an orderly stop may leave has this long to end.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -59,18 +59,18 @@ pub(crate) async fn run(
         true => Some(Callers::hold_every_worker(&kernel, &client, &ledger).await?),
         false => None,
     };
-    let run = start(&client, directory.path(), 20 + dice.below(60)).await?;
+    let work_ms = 20 + dice.below(60);
+    let set = [("width", WIDTH), ("work_ms", work_ms)];
+    let run = start(&client, directory.path(), "flow/flow.toml", &set).await?;
     let mut round = Round { kernel, client, run, ledger, account: Account::default(), disk };
-    let outcome = round.play(faults, dice, callers).await;
-    if let Err(why) = outcome {
-        let tasks = tokio::time::timeout(Duration::from_secs(2), round.get()).await;
-        let shown = tasks.map_or_else(|_| "no answer".into(), |tasks| format!("{tasks:?}"));
-        let log = round.kernel.log_tail();
-        return Err(Failure::new(format!("{why}\n  run: {shown:.2000}\n  log:\n{log}")));
-    }
-    round.kernel.stop(&round.client).await?;
-    round.nothing_is_left(ENDING)?;
-    verdict::judge(&round, directory.path(), seed)
+    let value = (1..=WIDTH).map(|item| item * 4).sum();
+    round.account.expected.insert(round.run.clone(), value);
+    let verdict = round.until_judged(seed, faults, dice, callers).await;
+    verdict.map_err(|why| {
+        // What can still be looked at is kept.
+        drop(round);
+        Failure::new(format!("{why}\n  left in {}", directory.keep().display()))
+    })
 }
 
 fn private(directory: &Path) -> Result<(), Failure> {
@@ -78,22 +78,38 @@ fn private(directory: &Path) -> Result<(), Failure> {
     Ok(fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?)
 }
 
-async fn start(client: &Client, directory: &Path, work_ms: u64) -> Result<RunId, Failure> {
-    let text = fs::read_to_string(source("flow/flow.toml"))?;
+/// Starts a run of one of the flows, with its places and these parameters.
+async fn start(client: &Client, directory: &Path, flow: &str, set: &[(&str, u64)]) -> Result<RunId, Failure> {
+    let text = fs::read_to_string(source(flow))?;
     let mut flow: FlowSpec = toml::from_str(&text).map_err(Failure::new)?;
     flow.code = source("flow").display().to_string();
     flow.code_hash = "crash".into();
-    let set = BTreeMap::from([
-        ("ledger".to_owned(), directory.join("ledger").display().to_string().into()),
-        ("gate".to_owned(), directory.join("gate").display().to_string().into()),
-        ("width".to_owned(), WIDTH.into()),
-        ("work_ms".to_owned(), work_ms.into()),
-    ]);
+    let places = ["ledger", "gate"].map(|place| (place, directory.join(place).display().to_string().into()));
+    let numbers = set.iter().map(|(name, number)| (*name, (*number).into()));
+    let set = places.into_iter().chain(numbers).map(|(name, value)| (name.to_owned(), value)).collect();
     let request = StartRequest { flow, set, tenant: None, new: true, idem: None };
     Ok(client.call::<Start>(request).await?.run)
 }
 
 impl Round {
+    async fn until_judged(
+        &mut self,
+        seed: u64,
+        faults: &[Fault],
+        dice: &mut Seed,
+        callers: Option<Callers>,
+    ) -> Result<String, Failure> {
+        if let Err(why) = self.play(faults, dice, callers).await {
+            let run = tokio::time::timeout(Duration::from_secs(2), self.get()).await;
+            let shown = run.map_or_else(|_| "no answer".into(), |run| format!("{:?}", run.map(unended)));
+            let log = self.kernel.log_tail();
+            return Err(Failure::new(format!("{why}\n  run: {shown:.2000}\n  log:\n{log}")));
+        }
+        self.kernel.stop(&self.client).await?;
+        self.nothing_is_left(ENDING)?;
+        verdict::judge(self, self.kernel.directory(), seed)
+    }
+
     async fn play(
         &mut self,
         faults: &[Fault],
@@ -109,7 +125,24 @@ impl Round {
             self.second_layer_runs().await?;
         }
         self.open_gate("all")?;
-        let end = self.until("the run ends", |run| run.run.state.is_final()).await?;
+        self.run_succeeds().await?;
+        if faults.contains(&Fault::Crowd) {
+            self.crowds(dice).await?;
+        }
+        Ok(())
+    }
+
+    /// Another run, which is from now on the one under way.
+    pub(crate) async fn start(&mut self, flow: &str, set: &[(&str, u64)], value: u64) -> Result<(), Failure> {
+        self.run = start(&self.client, self.kernel.directory(), flow, set).await?;
+        self.account.expected.insert(self.run.clone(), value);
+        Ok(())
+    }
+
+    pub(crate) async fn run_succeeds(&self) -> Result<(), Failure> {
+        let filter = format!("run/{}/state", self.run);
+        let ended = async || Ok(Some(self.get().await?).filter(|run| run.run.state.is_final()));
+        let end = self.until_told(&filter, "the run ends", ended).await?;
         ensure(end.run.state == RunState::Succeeded, || {
             format!("the run ended {:?}: {:?}", end.run.state, end.run.error)
         })
@@ -128,8 +161,8 @@ impl Round {
             Fault::PowerCut => self.cut_power(dice).await,
             Fault::SyncFails => self.fail_sync().await,
             Fault::BitFlipped => self.flip_bit(dice).await,
-            // They come before the run: see `run`.
-            Fault::CallersKilled => Ok(()),
+            // They come before the run, and after it: see `run` and `play`.
+            Fault::CallersKilled | Fault::Crowd => Ok(()),
         }
     }
 
@@ -157,12 +190,22 @@ impl Round {
         what: &str,
         reached: impl Fn(&GetReply) -> bool,
     ) -> Result<GetReply, Failure> {
+        let filter = format!("run/{}/**", self.run);
+        let found = async || Ok(Some(self.get().await?).filter(|run| reached(run)));
+        self.until_told(&filter, what, found).await
+    }
+
+    /// Looks after each change of these subjects, until `look` finds something.
+    pub(crate) async fn until_told<T>(
+        &self,
+        filter: &str,
+        what: &str,
+        look: impl AsyncFn() -> Result<Option<T>, Failure>,
+    ) -> Result<T, Failure> {
         let waiting = async {
-            let filter = format!("run/{}/**", self.run);
             let mut changes = self.client.subscribe(filter).on_full(OnFull::Latest).await?;
             loop {
-                let found = self.get().await?;
-                if reached(&found) {
+                if let Some(found) = look().await? {
                     return Ok::<_, Failure>(found);
                 }
                 match changes.next().await {
@@ -196,6 +239,12 @@ impl Round {
     pub(crate) async fn sessions(&self) -> Result<Vec<String>, Failure> {
         sessions(&self.client).await
     }
+}
+
+/// What a run that does not end is waiting for.
+fn unended(mut run: GetReply) -> GetReply {
+    run.tasks.retain(|task| task.state != TaskState::Succeeded);
+    run
 }
 
 pub(crate) async fn sessions(client: &Client) -> Result<Vec<String>, Failure> {

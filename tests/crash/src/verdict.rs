@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use crate::failure::{Failure, ensure};
 use crate::kernel::{python, source};
-use crate::round::{Round, WIDTH};
+use crate::round::Round;
 
 /// One of them every round, in turn.
 const FORGERIES: [&str; 3] = ["double-commit", "lost-record", "spurious-start"];
@@ -21,14 +21,15 @@ pub(crate) fn judge(round: &Round, directory: &Path, seed: u64) -> Result<String
         }
     }
     fs::rename(round.ledger.path(), copy.join("ledger"))?;
-    let value = (1..=WIDTH).map(|item| item * 4).sum();
-    fs::write(copy.join("round.json"), round.account.to_json(&round.run, value).to_string())?;
+    fs::write(copy.join("round.json"), round.account.to_json().to_string())?;
     let verdict = judged(&copy, &[])?;
     let words = String::from_utf8_lossy(&verdict.stdout).trim().to_owned();
     ensure(verdict.status.success(), || format!("{words}\n{}", String::from_utf8_lossy(&verdict.stderr)))?;
     for forgery in forgeries(round, seed) {
-        ensure(judged(&copy, &["--forge", forgery])?.status.code() == Some(1), || {
-            format!("the judge does not find this: {forgery}")
+        let verdict = judged(&copy, &["--forge", forgery])?;
+        let found = String::from_utf8_lossy(&verdict.stdout).contains("VIOLATION");
+        ensure(found && verdict.status.code() == Some(1), || {
+            format!("the judge does not find this: {forgery}, {verdict:?}")
         })?;
     }
     Ok(words)
@@ -46,6 +47,9 @@ fn forgeries(round: &Round, seed: u64) -> Vec<&'static str> {
     }
     if !account.told.finished.is_empty() {
         forgeries.push("run-again");
+    }
+    if !account.crowds.is_empty() {
+        forgeries.extend(["nobody-waited", "begun-and-given-back"]);
     }
     forgeries
 }

@@ -52,12 +52,17 @@ impl Round {
 
     pub(crate) async fn kill_keeper(&mut self) -> Result<(), Failure> {
         let before = self.busy().await?;
+        self.strike_keeper()?;
+        let lost = move |run: &GetReply| before.keys().all(|pid| certificate(run, *pid).is_some());
+        self.until("every attempt is lost", lost).await.map(drop)
+    }
+
+    pub(crate) fn strike_keeper(&mut self) -> Result<(), Failure> {
         let pids = leftovers::processes(self.kernel.directory());
         let keeper = pids.into_iter().find(|pid| is_keeper(*pid)).ok_or_else(|| Failure::new("no keeper"))?;
         kill(keeper)?;
         self.account.kills.keeper += 1;
-        let lost = move |run: &GetReply| before.keys().all(|pid| certificate(run, *pid).is_some());
-        self.until("every attempt is lost", lost).await.map(drop)
+        Ok(())
     }
 
     /// A follower that is killed gives its session back, and the run goes on.
@@ -97,7 +102,7 @@ fn is_complete(death: &DeathCertificate, hand: &Line) -> bool {
         && death.last_lines.iter().any(|line| line.starts_with("working on"))
 }
 
-fn kill(pid: u32) -> Result<(), Failure> {
+pub(super) fn kill(pid: u32) -> Result<(), Failure> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| Failure::new("no pid"))?;
     kill_process(pid, Signal::KILL).map_err(|why| Failure::new(format!("{pid:?}: {why}")))
 }

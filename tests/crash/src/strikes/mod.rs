@@ -2,6 +2,7 @@
 
 mod abandon;
 pub(crate) mod callers;
+mod crowd;
 mod damage;
 mod disk;
 mod kills;

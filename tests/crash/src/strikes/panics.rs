@@ -8,7 +8,7 @@ use eclosion_schemas::operation::{NoItem, Operation};
 use eclosion_schemas::ops::kernel::{Empty, Ping, Tree};
 use eclosion_schemas::ops::run::{Get, GetReply, RunRequest};
 use eclosion_schemas::ops::{arbitration, artifact, pool};
-use eclosion_schemas::{Durability, Role};
+use eclosion_schemas::{Durability, Incarnation, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,7 @@ impl Round {
     /// The next incarnation answers what was waiting, the others keep answering, workers keep pid and attempt.
     pub(crate) async fn panic(&mut self, address: &'static str) -> Result<(), Failure> {
         let (before, attempts) = (self.busy().await?, running(&self.get().await?));
+        let incarnation = self.incarnation(address).await?;
         let request = ChaosRequest { address: address.to_owned() };
         let (panicked, answered) = tokio::join!(async { self.client.call::<Chaos>(request).await }, async {
             self.client.call::<pool::Status>(pool::StatusRequest {}).await?;
@@ -64,23 +65,32 @@ impl Round {
         });
         panicked?;
         answered?;
-        self.restarted(address).await?;
+        self.restarted(address, incarnation).await?;
         let (after, now) = (self.busy().await?, attempts_of(&attempts, &self.get().await?));
         ensure(before.keys().all(|pid| after.contains_key(pid)) && now == attempts, || {
             format!("{address}: {before:?} {attempts:?} became {after:?} {now:?}")
         })
     }
 
-    async fn restarted(&self, address: &str) -> Result<(), Failure> {
+    /// A panic and the next incarnation, whatever else goes on.
+    pub(crate) async fn panic_amid(&mut self, address: &'static str) -> Result<(), Failure> {
+        let incarnation = self.incarnation(address).await?;
+        self.client.call::<Chaos>(ChaosRequest { address: address.to_owned() }).await?;
+        self.restarted(address, incarnation).await
+    }
+
+    async fn incarnation(&self, address: &str) -> Result<Option<Incarnation>, Failure> {
+        let tree = self.client.call::<Tree>(Empty {}).await?;
+        let row = tree.actors.into_iter().find(|row| row.address == address);
+        Ok(row.map(|row| row.incarnation))
+    }
+
+    async fn restarted(&self, address: &str, before: Option<Incarnation>) -> Result<(), Failure> {
         let again = async {
-            loop {
-                let tree = self.client.call::<Tree>(Empty {}).await?;
-                let row = tree.actors.into_iter().find(|row| row.address == address);
-                if row.is_some_and(|row| row.incarnation.0 > 1) {
-                    return Ok::<_, Failure>(());
-                }
+            while self.incarnation(address).await? <= before {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            Ok::<_, Failure>(())
         };
         tokio::time::timeout(PATIENCE, again)
             .await
