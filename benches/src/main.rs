@@ -20,6 +20,10 @@ use std::process::ExitCode;
 
 use report::Report;
 
+/// As the binary has it; floors and peers in this process have it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Failure = Box<dyn std::error::Error>;
 type Bench = fn() -> Result<Report, Failure>;
 

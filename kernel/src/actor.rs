@@ -10,7 +10,7 @@ use eclosion_schemas::{EffectId, Epoch, Seq};
 
 use crate::ask::Asks;
 use crate::clock::Clock;
-use crate::core::Core;
+use crate::core::{AnyEvent, Core};
 use crate::journal::{Journal, Projection, Record};
 
 /// The effect type of an actor's core.
@@ -48,6 +48,12 @@ pub trait Actor: Send + Sync + 'static {
     /// the effect follows from, and what that actor does with the world waits for those. Not for an effect that anybody
     /// else sees.
     fn stays_inside(&self, _effect: &EffectOf<Self>) -> bool {
+        false
+    }
+
+    /// Whether an event of another actor asks for nothing to be done at once: it is folded within milliseconds then, with
+    /// what else has come, or before the next command. Called by who appends; it must be quick.
+    fn can_wait(&self, _event: &AnyEvent) -> bool {
         false
     }
 
@@ -93,6 +99,8 @@ pub struct Outputs {
     pub(crate) views: Vec<Box<dyn FnOnce() + Send>>,
     /// Published at *synced*.
     pub(crate) publications: Vec<Publishing>,
+    /// Somebody waits for them.
+    pub(crate) prompt: bool,
 }
 
 pub(crate) struct Publishing {
@@ -113,7 +121,7 @@ impl Publishing {
 
 impl Outputs {
     pub(crate) fn new(epoch: Epoch) -> Self {
-        Self { epoch, views: Vec::new(), publications: Vec::new() }
+        Self { epoch, views: Vec::new(), publications: Vec::new(), prompt: false }
     }
 
     /// Changes an in-process view at *written*.
@@ -133,6 +141,12 @@ impl Outputs {
             publication: Publication::new(self.epoch, seq, value),
             retain: true,
         });
+    }
+
+    /// Has what is published here synced at once: somebody waits for it. Without this it shares a sync with what follows
+    /// within milliseconds.
+    pub fn promptly(&mut self) {
+        self.prompt = true;
     }
 
     /// Publishes something that happened, at *synced*.

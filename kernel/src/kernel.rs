@@ -371,9 +371,14 @@ impl<A: Actor> Register for Journaled<A> {
 
 fn parts<A: Actor>(actor: Arc<A>, kernel: &Kernel) -> Result<Parts<A>, Error> {
     let address = address(actor.address())?;
-    let appended = Arc::new(Notify::new());
-    let wake = Arc::clone(&appended);
-    kernel.journal.listen(<A::Core as crate::core::Core>::FOLDS, move || wake.notify_one());
+    let (appended, lagging) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (wake, lag, listening) = (Arc::clone(&appended), Arc::clone(&lagging), Arc::clone(&actor));
+    let folds = <A::Core as crate::core::Core>::FOLDS;
+    kernel.journal.listen(folds, move |events| {
+        let mut folded = events.iter().filter(|event| folds.contains(&event.kind)).peekable();
+        let may_lag = folded.peek().is_some() && folded.all(|event| listening.can_wait(event));
+        if may_lag { lag.notify_one() } else { wake.notify_one() }
+    });
     let (sender, commands) = mpsc::unbounded_channel();
     let context = Context {
         bus: kernel.bus.clone(),
@@ -392,6 +397,7 @@ fn parts<A: Actor>(actor: Arc<A>, kernel: &Kernel) -> Result<Parts<A>, Error> {
         phase: kernel.phase.subscribe(),
         restarts: kernel.restarts.clone(),
         appended,
+        lagging,
         context,
         commands: Mutex::new(commands),
     })

@@ -24,16 +24,20 @@ use eclosion_schemas::operation::{Durability, Role, Table};
 use eclosion_schemas::{EffectId, Incarnation, Seq, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::{Mutex, Notify, broadcast, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::actor::{Actor, CommandOf, Context, EffectOf, Outputs};
 use crate::clock::Clock;
 use crate::core::{Core, Query, Reads};
 use crate::engine::{Engine, Step};
-use crate::journal::{Journal, Mark, Reader, Record};
+use crate::journal::{Journal, Lost, Mark, Reader, Record};
 use crate::service::obey_panic;
 
 /// Messages taken before views are published; the newest state is never further behind than these.
 const BATCH_MESSAGES_MAX: usize = 64;
+
+/// How long what can wait does.
+const LAG: Duration = Duration::from_millis(1);
 
 /// How far the kernel has come in starting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +64,8 @@ pub(crate) struct Parts<A: Actor> {
     pub(crate) restarts: broadcast::Sender<Address>,
     /// Something was appended that this actor folds.
     pub(crate) appended: Arc<Notify>,
+    /// The same, and it can wait.
+    pub(crate) lagging: Arc<Notify>,
     pub(crate) context: Context<CommandOf<A>>,
     /// Commands of its own; taken by one incarnation after the other.
     pub(crate) commands: Mutex<mpsc::UnboundedReceiver<CommandOf<A>>>,
@@ -91,6 +97,8 @@ pub(crate) struct Life<A: Actor> {
     table: Arc<Table>,
     /// Folded since views were last published.
     unpublished: Vec<Arc<Record>>,
+    /// When what can wait is folded at last.
+    lags_until: Option<Instant>,
 }
 
 impl<A: Actor> ractor::Actor for Shell<A> {
@@ -132,6 +140,7 @@ enum Next<C> {
     Taken(Taken),
     Own(C),
     Fold,
+    Lag,
     Restarted(Address),
     Phase,
 }
@@ -144,8 +153,19 @@ impl<A: Actor> Life<A> {
         let (restarts, phase) = (parts.restarts.subscribe(), parts.phase.clone());
         let read_only = parts.journal.poisoned().is_some();
         let (table, unpublished) = (parts.bus.table(), Vec::new());
-        let (performing, paused) = (false, false);
-        Ok(Self { parts, engine, restarts, phase, performing, paused, read_only, table, unpublished })
+        let (performing, paused, lags_until) = (false, false, None);
+        Ok(Self {
+            parts,
+            engine,
+            restarts,
+            phase,
+            performing,
+            paused,
+            read_only,
+            table,
+            unpublished,
+            lags_until,
+        })
     }
 
     /// Until it is told to stop.
@@ -160,6 +180,7 @@ impl<A: Actor> Life<A> {
                 }
                 Next::Own(command) => self.own(&command),
                 Next::Fold => self.fold()?,
+                Next::Lag => self.lags_until = Some(Instant::now() + LAG),
                 Next::Restarted(address) => self.perform_again(&address),
                 Next::Phase => self.enter_phase(),
             }
@@ -169,7 +190,7 @@ impl<A: Actor> Life<A> {
 
     async fn next(&mut self) -> Next<CommandOf<A>> {
         let parts = Arc::clone(&self.parts);
-        let timer = self.timer();
+        let (timer, lags_until) = (self.timer(), self.lags_until);
         let mut commands = parts.commands.lock().await;
         tokio::select! {
             biased;
@@ -177,6 +198,8 @@ impl<A: Actor> Life<A> {
             taken = parts.mailbox.take_control(), if self.paused => Next::Taken(taken),
             Some(command) = commands.recv() => Next::Own(command),
             () = parts.appended.notified() => Next::Fold,
+            () = parts.lagging.notified(), if lags_until.is_none() => Next::Lag,
+            () = sleep_until(lags_until) => Next::Fold,
             Ok(address) = self.restarts.recv() => Next::Restarted(address),
             Ok(()) = self.phase.changed() => Next::Phase,
             () = sleep_for(timer) => Next::Fold,
@@ -242,6 +265,7 @@ impl<A: Actor> Life<A> {
     }
 
     fn fold(&mut self) -> Result<(), Error> {
+        self.lags_until = None;
         if !self.read_only && self.parts.journal.poisoned().is_some() {
             self.read_only = true;
             self.engine.recover(&self.parts.journal)?;
@@ -345,7 +369,7 @@ impl<A: Actor> Life<A> {
     fn outputs(&self, records: &[Arc<Record>]) {
         let mut outputs = Outputs::new(self.parts.journal.epoch());
         self.parts.actor.publish(self.engine.state(), records, &mut outputs);
-        let Outputs { views, publications, .. } = outputs;
+        let Outputs { views, publications, prompt, .. } = outputs;
         let (journal, seq) = (&self.parts.journal, self.engine.depends_on());
         if !views.is_empty() {
             journal.hold(Mark::Written, seq, move |written| {
@@ -356,11 +380,15 @@ impl<A: Actor> Life<A> {
         }
         if !publications.is_empty() {
             let bus = self.parts.bus.clone();
-            journal.hold_relaxed(seq, move |synced| {
+            let publish = move |synced: Result<(), Lost>| {
                 if synced.is_ok() {
                     publications.into_iter().for_each(|publishing| publishing.publish(&bus));
                 }
-            });
+            };
+            match prompt {
+                true => journal.hold(Mark::Synced, seq, publish),
+                false => journal.hold_relaxed(seq, publish),
+            }
         }
     }
 
@@ -420,6 +448,13 @@ fn answer(
         Ok(()) => responder.reply(reply),
         Err(lost) => responder.reply(Err(lost.error())),
     });
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_for(duration: Option<Duration>) {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use eclosion_bus::{Address, Message};
 use eclosion_kernel::actor::{Actor, Context, Outputs, unimplemented};
+use eclosion_kernel::core::AnyEvent;
 use eclosion_kernel::journal::Record;
 use eclosion_kernel::view::Views;
 use eclosion_schemas::error::Error;
-use eclosion_schemas::events::{Event, LeaseGranted};
+use eclosion_schemas::events::{AttemptStarted, Event, LeaseGranted, StepCommitted};
 use eclosion_schemas::ops::arbitration::{ADDRESS, Acquire, Release, Status};
 use eclosion_schemas::view::LeaseView;
 use eclosion_schemas::{EffectId, LeaseId};
@@ -57,6 +58,15 @@ impl Actor for ArbitrationActor {
             Ok(Command::Status)
         } else {
             Err(unimplemented(&address()?, message.operation))
+        }
+    }
+
+    /// What holds no lease gives none back.
+    fn can_wait(&self, event: &AnyEvent) -> bool {
+        match event.kind {
+            AttemptStarted::KIND => true,
+            StepCommitted::KIND => event.get::<StepCommitted>().is_some_and(|event| event.lease.is_none()),
+            _ => false,
         }
     }
 

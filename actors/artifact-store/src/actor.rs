@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use eclosion_bus::{Address, Bus, Message, Subject};
 use eclosion_kernel::actor::{Actor, Context, Outputs, unimplemented};
+use eclosion_kernel::core::AnyEvent;
 use eclosion_kernel::journal::{Projection, Record};
 use eclosion_schemas::EffectId;
 use eclosion_schemas::error::Error;
@@ -60,6 +61,11 @@ impl Actor for ArtifactActor {
             let address = Address::new(ADDRESS).map_err(|why| Error::internal("address", why.to_string()))?;
             Err(unimplemented(&address, message.operation))
         }
+    }
+
+    /// Nobody waits for it but readers.
+    fn can_wait(&self, _: &AnyEvent) -> bool {
+        true
     }
 
     fn perform(&self, _: &[(EffectId, Effect)], _: &Context<Command>) {}

@@ -12,9 +12,11 @@ use std::sync::{Arc, OnceLock};
 
 use eclosion_bus::{Address, Bus, Filter, Message, Subject};
 use eclosion_kernel::actor::{Outputs, unimplemented};
+use eclosion_kernel::core::AnyEvent;
 use eclosion_kernel::journal::{Journal, Projection, Record};
 use eclosion_kernel::view::Views;
 use eclosion_kernel::{Actor, Context};
+use eclosion_schemas::events::{AttemptStarted, Event};
 use eclosion_schemas::ops::pool::{self, DispatchRequest, WithdrawRequest};
 use eclosion_schemas::ops::{run, task};
 use eclosion_schemas::view::{RunView, TaskView};
@@ -204,6 +206,11 @@ impl Actor for DagActor {
         Some(pool::ADDRESS)
     }
 
+    /// That an attempt was started changes what is shown.
+    fn can_wait(&self, event: &AnyEvent) -> bool {
+        event.kind == AttemptStarted::KIND
+    }
+
     fn stays_inside(&self, _effect: &Effect) -> bool {
         true
     }
@@ -226,6 +233,7 @@ impl Actor for DagActor {
                 None => {
                     self.publish_run(state, &run, last, outputs);
                     if is_over(state, &run) {
+                        outputs.promptly();
                         self.forget(&format!("run/{run}/task/**"), last);
                     }
                 }

@@ -23,6 +23,10 @@ use eclosion_schemas::Error;
 
 use crate::arguments::Arguments;
 
+/// A step's memory is taken on one thread and given back on another, which the system's allocator makes dear.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let words: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();

@@ -142,9 +142,11 @@ pub struct Journal {
     listeners: Mutex<Vec<Listener>>,
 }
 
+type Wake = Box<dyn Fn(&[AnyEvent]) + Send + Sync>;
+
 struct Listener {
     kinds: Vec<&'static str>,
-    wake: Box<dyn Fn() + Send + Sync>,
+    wake: Wake,
 }
 
 impl Journal {
@@ -197,9 +199,9 @@ impl Journal {
         self.lock().poisoned.clone()
     }
 
-    /// Calls `wake` after every append of one of `kinds`, and when the journal is poisoned. It must be quick and must
-    /// not call back.
-    pub fn listen(&self, kinds: &[&'static str], wake: impl Fn() + Send + Sync + 'static) {
+    /// Calls `wake` after every append with one of `kinds` in it, with what was appended; with nothing when the journal is
+    /// poisoned. It must be quick and must not call back.
+    pub fn listen(&self, kinds: &[&'static str], wake: impl Fn(&[AnyEvent]) + Send + Sync + 'static) {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.push(Listener { kinds: kinds.to_vec(), wake: Box::new(wake) });
     }
@@ -229,7 +231,7 @@ impl Journal {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for listener in listeners.iter() {
             if events.iter().any(|event| listener.kinds.contains(&event.kind)) {
-                (listener.wake)();
+                (listener.wake)(events);
             }
         }
     }
@@ -459,7 +461,7 @@ impl Journal {
         };
         tracing::error!(%why, "the journal is read-only");
         for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            (listener.wake)();
+            (listener.wake)(&[]);
         }
         self.unwritten.notify_all();
         self.unsynced.notify_all();

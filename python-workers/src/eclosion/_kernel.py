@@ -126,6 +126,12 @@ class Kernel:
 
     def wanted(self, attempt: Key | None, failed: Channel | None) -> tuple[Channel, int] | None:
         """Waits for a kernel's welcome on another channel than ``failed``; None if it does not want the attempt."""
+        channel = self.channel
+        if self._welcomed and channel is not failed:
+            # As long as the channel stays the same, its welcome is the one that named the streams.
+            stream = None if attempt is None else self.streams.get(attempt)
+            if channel is not None and stream is not None and channel is self.channel:
+                return channel, stream
         with self._changed:
             # No deadline: without a kernel there is nothing else to do, and the lifeline's end ends the process.
             self._changed.wait_for(lambda: self._welcomed and self.channel is not failed)
