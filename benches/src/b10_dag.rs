@@ -2,7 +2,8 @@
 //!
 //! Each step is durable at *written* before its dependants start, the run at *synced* when it ends; results are inline.
 //! Peer: the same functions by hand over `ProcessPoolExecutor`, which records nothing. Both have as many processes.
-//! A sample is one whole graph, from asking to knowing the end, on warm workers.
+//! A sample is one whole graph, from asking to knowing the end, on warm workers. Rounds of both take turns, each of the
+//! peer's with a pool of its own, because where two processes are placed on two cores decides much.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ use crate::report::{Report, Role};
 
 const WORKERS: u32 = 2;
 const LAYERS: usize = 10;
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 8;
+const GRAPHS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run() -> Result<Report, Failure> {
@@ -31,8 +33,7 @@ pub(crate) fn run() -> Result<Report, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut us = Samples::of(Role::Us, "eclosion run");
     let mut peer = Samples::of(Role::Peer, "ProcessPoolExecutor by hand");
-    fill(&mut peer, &by_hand()?);
-    fill(&mut us, &runtime.block_on(ours(directory.path()))?);
+    runtime.block_on(in_turns(directory.path(), &mut us, &mut peer))?;
     let rows = vec![peer.row(), us.row()];
     let budget = "the 10 × 10 graph ≤ ProcessPoolExecutor by hand";
     Ok(Report::new("b10", "durable steps", budget, rows).ratio(
@@ -42,42 +43,40 @@ pub(crate) fn run() -> Result<Report, Failure> {
     ))
 }
 
-/// Five graphs are a round.
-fn fill(samples: &mut Samples, took: &[Duration]) {
-    for round in took.chunks(5) {
-        samples.begin_round();
-        round.iter().for_each(|took| samples.add(*took, 1));
-    }
-}
-
 pub(crate) fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
 }
 
+/// One round of the peer; the first graph starts its processes and is not counted.
 fn by_hand() -> Result<Vec<Duration>, Failure> {
     let mut command = Command::new("python3");
-    command.arg(source().join("layers.py")).args([WORKERS.to_string(), ROUNDS.to_string()]);
+    command.arg(source().join("layers.py")).args([WORKERS.to_string(), GRAPHS.to_string()]);
     let output = command.output()?;
     let nanos: Vec<u64> = serde_json::from_slice(&output.stdout)?;
     Ok(nanos.into_iter().map(Duration::from_nanos).collect())
 }
 
-async fn ours(directory: &Path) -> Result<Vec<Duration>, Failure> {
+async fn in_turns(directory: &Path, us: &mut Samples, peer: &mut Samples) -> Result<(), Failure> {
     let mut options = Options::new(Places::below(directory, "bench"));
     options.workers_max = WORKERS;
     options.keeper_binary = Some(binary()?);
     let kernel = Eclosion::start(options).await?;
-    let mut took = Vec::new();
-    for round in 0..=ROUNDS {
-        let started = Instant::now();
-        tokio::time::timeout(PATIENCE, graph(&kernel)).await??;
-        // The first one starts the workers.
-        if round > 0 {
-            took.push(started.elapsed());
+    // Starts the workers.
+    tokio::time::timeout(PATIENCE, graph(&kernel)).await??;
+    for _ in 0..ROUNDS {
+        peer.begin_round();
+        by_hand()?.into_iter().for_each(|took| peer.add(took, 1));
+        us.begin_round();
+        for n in 0..=GRAPHS {
+            let started = Instant::now();
+            tokio::time::timeout(PATIENCE, graph(&kernel)).await??;
+            if n > 0 {
+                us.add(started.elapsed(), 1);
+            }
         }
     }
     kernel.shutdown().await;
-    Ok(took)
+    Ok(())
 }
 
 /// The workers are the keeper's, and the keeper is the binary in another role.
