@@ -208,7 +208,7 @@ impl Due<'_> {
                 if !self.give(line, &environment, &worker, &mut turn, true) {
                     break;
                 }
-                if given + 1 < self.options.ahead_max as usize + 1 {
+                if given < self.options.ahead_max as usize {
                     busy.insert((given + 1, worker));
                 }
             }
@@ -222,7 +222,7 @@ impl Due<'_> {
             first.is_some()
                 && worker.environment == *environment
                 && worker.stopping.is_none()
-                && worker.given.len() < self.options.ahead_max as usize + 1
+                && worker.given.len() <= self.options.ahead_max as usize
                 && self.now.since_ms(worker.since) < AHEAD_PATIENCE_MS
         };
         let busy = self
