@@ -17,6 +17,7 @@ mod terminal;
 mod values;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use eclosion_schemas::Error;
@@ -43,14 +44,18 @@ fn main() -> ExitCode {
     }))
 }
 
+/// How long what was under way may take to be dropped.
+const LEAVE: Duration = Duration::from_millis(300);
+
 fn perform(arguments: Arguments) -> Result<u8, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|why| Error::internal("runtime", format!("no runtime: {why}")))?;
     let code = runtime.block_on(commands::perform(arguments));
-    // A thread that still reads stdin or a dead disk must not keep a finished command.
-    runtime.shutdown_background();
+    // What still runs is dropped, and takes its processes along (pip, say). A thread that still reads stdin or a dead
+    // disk must not keep a finished command.
+    runtime.shutdown_timeout(LEAVE);
     code
 }
 

@@ -22,6 +22,7 @@ use crate::report::until_heard;
 /// A worker whose stream has ended is expected to be reaped within this; then its tree is killed.
 const REAP: Duration = Duration::from_secs(5);
 const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
 
 impl WorkerHost {
     /// The keeper, started if there is none.
@@ -80,7 +81,8 @@ impl WorkerHost {
                 self.gone(&worker);
             }
             KeeperEvent::Exited { worker, how, peak_rss_bytes, .. } => {
-                self.exited(&worker, Exit { death: death_of(how), peak_rss_bytes: Some(peak_rss_bytes) });
+                let death = if self.is_stopping() { stopped(how) } else { death_of(how) };
+                self.exited(&worker, Exit { death, peak_rss_bytes: Some(peak_rss_bytes) });
                 // A worker without a stream has no holder that would say so.
                 if lock(&self.0.workers).get(&worker).is_some_and(|entry| entry.link.is_none()) {
                     self.gone(&worker);
@@ -101,7 +103,11 @@ impl WorkerHost {
         let directory = self.0.config.keeper.dir.clone();
         let swept = tokio::task::spawn_blocking(move || eclosion_process::sweep(&directory, &[])).await;
         tracing::info!(?swept, "ended what the keeper left");
-        let death = Death::Unseen { text: format!("its keeper was lost: {text}") };
+        let text = match self.is_stopping() {
+            true => "it was stopped with its kernel".to_owned(),
+            false => format!("its keeper was lost: {text}"),
+        };
+        let death = Death::Unseen { text };
         let workers: Vec<_> = lock(&self.0.workers).keys().cloned().collect();
         for worker in workers {
             self.exited(&worker, Exit { death: death.clone(), peak_rss_bytes: None });
@@ -264,6 +270,16 @@ impl Drop for Ending {
             tokio::spawn(async move { host.kill(&worker).await });
         }
         self.host.gone(&self.worker);
+    }
+}
+
+/// While a kernel stops, its keeper was told to end the workers.
+fn stopped(how: How) -> Death {
+    match how {
+        How::Signal(signal @ (SIGTERM | SIGKILL)) => {
+            Death::Killed { signal, sender: Some("eclosion, which stopped".into()) }
+        }
+        how => death_of(how),
     }
 }
 
