@@ -50,7 +50,11 @@ fn why_run(run: &Run) -> WhyReply {
         let of_state: Vec<_> = tasks.iter().filter(|task| task.state == state).collect();
         findings.extend(of_state.iter().take(NAMED_MAX).flat_map(|task| task_findings(task)));
         if of_state.len() > NAMED_MAX {
-            findings.push(format!("{} more tasks are {}.", of_state.len() - NAMED_MAX, in_words(state)));
+            let more = match of_state.len() - NAMED_MAX {
+                1 => "1 more task is".to_owned(),
+                more => format!("{more} more tasks are"),
+            };
+            findings.push(format!("{more} {}.", in_words(state)));
         }
     }
     let explained = |task: &TaskView| !matches!(task.state, TaskState::Succeeded | TaskState::Waiting);
@@ -62,7 +66,7 @@ fn run_finding(run: &Run) -> String {
     let count = |state| run.counts.get(&state).copied().unwrap_or_default();
     match run.state {
         RunState::Running => format!(
-            "Run {id} is running: {} of {} tasks have succeeded, {} are running, {} are ready. Follow it: eclosion attach {id}",
+            "Run {id} is running; succeeded {} of {}, running {}, ready {}. Follow it: eclosion attach {id}",
             count(TaskState::Succeeded),
             run.instances(),
             count(TaskState::Running),
@@ -70,8 +74,8 @@ fn run_finding(run: &Run) -> String {
         ),
         RunState::Cancelling => {
             format!(
-                "Run {id} is being cancelled and waits until {} workers have stopped.",
-                count(TaskState::Running)
+                "Run {id} is being cancelled and waits for {} to stop.",
+                counted(count(TaskState::Running), "worker")
             )
         }
         RunState::Succeeded => {
@@ -113,7 +117,7 @@ fn task_findings(task: &TaskView) -> Vec<String> {
     let message = error.map(|error| error.message.as_str()).unwrap_or("no reason was recorded");
     let mut findings = vec![match task.state {
         TaskState::Waiting => format!("`{id}` waits for tasks that it needs: {}.", upstream(task)),
-        TaskState::Ready => format!("`{id}` is ready and waits for a worker. See who works: eclosion status"),
+        TaskState::Ready => format!("`{id}` is ready and waits for a worker. See who works: eclosion pool"),
         TaskState::Running => {
             let worker = task.worker.as_ref().map(ToString::to_string).unwrap_or_default();
             format!(

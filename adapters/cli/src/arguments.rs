@@ -46,7 +46,7 @@ pub(crate) enum Command {
     Validate(Flow),
     /// Start the kernel in the background.
     Up(Up),
-    /// Stop the kernel; unfinished runs go on at its next start.
+    /// Stop the kernel and its workers; what they have in hand is tried again by the next kernel.
     Down(Down),
     /// Show the kernel's state, its journal and what it found.
     Status,
@@ -77,9 +77,6 @@ pub(crate) enum Command {
     Doctor,
     /// Print a completion script.
     Completion { shell: clap_complete::Shell },
-    /// The process that holds workers; started by the kernel.
-    #[command(hide = true)]
-    Keeper,
 }
 
 /// A flow and its parameters.
@@ -128,7 +125,8 @@ pub(crate) struct Up {
 
 #[derive(Debug, Args)]
 pub(crate) struct Down {
-    /// End workers at once instead of letting them finish what is in hand.
+    /// The same as without it: workers are told to end at once, and what is in hand is never waited for. A kernel that
+    /// does not answer ends by `kill -9 PID` alone; `eclosion doctor` shows its pid.
     #[arg(long)]
     pub(crate) now: bool,
 }
@@ -248,6 +246,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_role_that_nobody_types_is_no_suggestion() {
+        let refused = Arguments::try_parse_from(["eclosion", "keper"]).unwrap_err();
+        assert!(!refused.to_string().contains("keeper"), "{refused}");
     }
 
     #[test]

@@ -8,12 +8,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
+use clap::CommandFactory;
 use eclosion::config::{self, Configuration, Entry, Given, Origin, Row, Setting, Surroundings, Value};
 use eclosion::{Options, Places};
 use eclosion_schemas::Error;
+use eclosion_schemas::suggest::shell_word;
 
-use crate::arguments::Flags;
+use crate::arguments::{Arguments, Flags};
 
+const PROGRAM: &str = "eclosion";
 const INSTANCE: &str = "--instance";
 const SOCKET: &str = "--socket";
 const SETTING: &str = "--setting";
@@ -101,6 +104,38 @@ fn plain(value: &Value) -> OsString {
     }
 }
 
+impl Flags {
+    /// `text` with the flags that name a kernel in every command of ours in it, so that each means the same kernel.
+    pub(crate) fn repeated_in(&self, text: &str) -> String {
+        let own = [
+            (INSTANCE, self.instance.as_deref()),
+            (SOCKET, self.socket.as_ref().map(|path| path.as_os_str())),
+            (CONFIG, self.config.as_ref().map(|path| path.as_os_str())),
+        ];
+        let said = own.into_iter().filter_map(|(flag, value)| Some((flag, value?)));
+        let said: String =
+            said.map(|(flag, value)| format!(" {flag} {}", shell_word(&value.to_string_lossy()))).collect();
+        if said.is_empty() {
+            return text.to_owned();
+        }
+        let known = Arguments::command();
+        let mut pieces = text.split(PROGRAM);
+        let mut repeated = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            // Neither the end of a path nor a word of a sentence.
+            let starts_a_word = !repeated.ends_with(|c: char| c.is_alphanumeric() || "/-_.".contains(c));
+            let mut words = piece.strip_prefix(' ').unwrap_or_default().split(|c: char| !c.is_alphanumeric());
+            let is_command = words.next().is_some_and(|word| known.find_subcommand(word).is_some());
+            repeated.push_str(PROGRAM);
+            if starts_a_word && is_command {
+                repeated.push_str(&said);
+            }
+            repeated.push_str(piece);
+        }
+        repeated
+    }
+}
+
 /// What the command line says. A flag of its own comes after `--setting`, and so wins.
 pub(crate) fn said(flags: &Flags) -> Result<config::Flags, Error> {
     let mut entries = flags.settings.iter().map(|pair| setting(pair)).collect::<Result<Vec<_>, _>>()?;
@@ -132,7 +167,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::arguments::Arguments;
 
     fn read(words: &[&str]) -> Result<Vec<(String, Given, Origin)>, Error> {
         let words = ["eclosion"].iter().chain(words).chain(&["status"]);
@@ -152,6 +186,23 @@ mod tests {
                 ("kernel.instance".to_owned(), typed("x"), flag("--instance")),
             ]
         );
+    }
+
+    #[test]
+    fn a_help_names_the_kernel_that_was_meant() {
+        let words = ["eclosion", "--instance", "other", "--config", "a b.toml", "status"];
+        let flags = Arguments::try_parse_from(words).unwrap().flags;
+        for (help, expected) in [
+            ("eclosion up", "eclosion --instance other --config 'a b.toml' up"),
+            ("see `eclosion doctor`", "see `eclosion --instance other --config 'a b.toml' doctor`"),
+            ("less /x/eclosion up", "less /x/eclosion up"),
+            ("eclosion is not there", "eclosion is not there"),
+            ("wait", "wait"),
+        ] {
+            assert_eq!(flags.repeated_in(help), expected);
+        }
+        let plain = Arguments::try_parse_from(["eclosion", "status"]).unwrap().flags;
+        assert_eq!(plain.repeated_in("eclosion up"), "eclosion up");
     }
 
     #[test]

@@ -31,15 +31,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let words: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    // Before any thread: the keeper is single-threaded for good.
+    // Before any thread: the keeper is single-threaded for good. Nobody types it, so clap does not know it.
     if let Some(("keeper", rest)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         return keeper(rest);
     }
     // What is wrong with the words themselves, clap says, and ends with 2; help and version end with 0.
     let arguments = Arguments::parse();
-    let json = arguments.flags.json;
+    let flags = arguments.flags.clone();
     ExitCode::from(perform(arguments).unwrap_or_else(|error| {
-        render::error::report(&error, json);
+        render::error::report(&error, &flags);
         exit::code_of(&error)
     }))
 }

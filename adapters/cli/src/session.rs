@@ -9,6 +9,7 @@ use std::time::Duration;
 use eclosion::Eclosion;
 use eclosion_client::Client;
 use eclosion_schemas::{Code, Error};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::daemon;
@@ -27,6 +28,11 @@ pub(crate) struct Session {
 /// A client of the kernel that listens.
 pub(crate) async fn attach(globals: &Globals) -> Result<Client, Error> {
     Client::connect(globals.socket()?).await
+}
+
+/// The process that listens there, by what the system knows of it: one that hangs cannot be asked.
+pub(crate) async fn listener(socket: &Path) -> Option<i32> {
+    UnixStream::connect(socket).await.ok()?.peer_cred().ok()?.pid()
 }
 
 /// A client of the kernel that listens, or else of one started here.

@@ -78,6 +78,12 @@ pub(crate) fn draws() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Lines of the screen behind stderr; none if there is no screen.
+pub(crate) fn height() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).ok()?;
+    Some(size.ws_row.into()).filter(|rows| *rows > 0)
+}
+
 /// Whether output may be colored; `NO_COLOR` is honored if it is not empty.
 pub(crate) fn colors(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -197,6 +197,17 @@ fn a_flow_file_that_is_not_there_is_not_found_and_the_likely_one_is_named() {
     house.refused(&["run", "nowhere/x.toml"], 3, &["error: nowhere/x.toml cannot be read"]);
     house.refused(&["run", "nowhere.py:main"], 3, &["error: nowhere.py cannot be read"]);
     house.refused(&["run", "steps.py"], 2, &["FILE.py:flow"]);
+    house.refused(
+        &["run", "steps.py:main"],
+        2,
+        &[
+            "flows in it: none",
+            "from eclosion import flow, task",
+            "@flow",
+            "@task",
+            "then: eclosion validate steps.py:main",
+        ],
+    );
 }
 
 #[test]
@@ -222,8 +233,7 @@ fn what_is_wrong_in_a_flow_is_named_and_neither_run_nor_validated() {
         let pieces = [pieces, &[command.as_str()]].concat();
         let told = house.refused(&["run", file, "--out", "out"], 2, &pieces);
         let validated = house.refused(&["validate", file], 2, &pieces);
-        // The kernel of `run` is shown before the error.
-        assert!(told.ends_with(&validated), "{told} and {validated}");
+        assert_eq!(told, validated, "what starts no run shows no kernel");
     }
 }
 
@@ -231,7 +241,10 @@ fn what_is_wrong_in_a_flow_is_named_and_neither_run_nor_validated() {
 fn a_misspelled_parameter_is_refused_with_the_one_that_was_meant() {
     let house = House::new();
     let words = ["run", "flow.toml", "--set", "txet=3", "--out", "out"];
-    let pieces = ["the flow has no parameter `txet`", "did you mean `text`?", "eclosion validate flow.toml"];
+    let pieces = [
+        "the flow has no parameter `txet`",
+        "did you mean `text`? Write --set text=3. Then: eclosion validate flow.toml",
+    ];
     house.refused(&words, 2, &pieces);
     let document = house.refused_as_json(&words, 2);
     assert_eq!(document["schema"], "eclosion/error/v1");
@@ -241,6 +254,23 @@ fn a_misspelled_parameter_is_refused_with_the_one_that_was_meant() {
         2,
         &["parameter `text` is text, [3] is a list"],
     );
+}
+
+#[test]
+fn to_cancel_what_has_finished_changes_nothing_and_says_so() {
+    let house = House::new();
+    let ran = house.say(&["run", "flow.toml", "--out", "out", "--json"]);
+    let told = String::from_utf8_lossy(&ran.stderr);
+    assert!(
+        told.contains(" actors, all ready") && !told.contains("─ "),
+        "one line where no screen is: {told}"
+    );
+    let ran: Value = serde_json::from_slice(&ran.stdout).expect("one document");
+    assert!(house.say(&["up"]).status.success());
+    let output = house.say(&["runs", "cancel", ran["run"].as_str().unwrap()]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("has finished already (succeeded); there is nothing to cancel"), "{told}");
 }
 
 #[test]

@@ -75,6 +75,9 @@ fn an_error_is_a_document_for_who_asks_for_json() {
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["schema"], "eclosion/error/v1");
     assert_eq!(document["reason"], "kernel.unreachable");
+    let output = house.say(&["status", "--json", "--instance", "other"]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["help"], "eclosion --instance other up");
 }
 
 #[test]
@@ -112,6 +115,19 @@ fn a_kernel_comes_up_answers_and_goes_down() {
     }
     assert!(house.say(&["down"]).status.success());
     assert_eq!(house.say(&["status"]).status.code(), Some(5));
+}
+
+#[test]
+fn a_kernel_that_hangs_is_named_by_its_pid() {
+    let house = House::new();
+    let up: Value = serde_json::from_slice(&house.say(&["up", "--json"]).stdout).unwrap();
+    let pid = up["pid"].to_string();
+    let signal = |name| assert!(Command::new("kill").args([name, pid.as_str()]).status().unwrap().success());
+    signal("-STOP");
+    let told = [&["doctor"][..], &["down", "--now"]].map(|words| text(&house.say(words).stderr));
+    signal("-KILL");
+    let way_on = format!("kill -9 {pid}; ");
+    assert!(told.iter().all(|told| told.contains(&way_on)), "{told:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::arguments::Flags;
 use crate::exit;
 use crate::globals::Globals;
 use crate::render::{self, pairs};
+use crate::session;
 use crate::terminal::{document, print, talk};
 
 /// Environments alone may take this much.
@@ -62,10 +63,10 @@ pub(super) async fn doctor(flags: &Flags) -> Result<u8, Error> {
         document("doctor", &serde_json::json!({"is_well": is_well, "checks": checks}))?;
     } else {
         let lines: Vec<_> = checks.iter().map(|check| (check.name, mark(check))).collect();
-        print(&pairs(&lines))?;
+        print(&flags.repeated_in(&pairs(&lines)))?;
         for check in &checks {
             if let Some(help) = &check.help {
-                talk(&format!("{}: {help}", check.name));
+                talk(&format!("{}: {}", check.name, flags.repeated_in(help)));
             }
         }
     }
@@ -170,7 +171,7 @@ async fn kernel(socket: &Path) -> Check {
         Err(why) if why.reason == "kernel.unreachable" => {
             return Check::well("kernel", format!("none listens on {shown}; `eclosion up` starts one"));
         }
-        Err(why) => return Check::ill("kernel", why.message, "eclosion down --now, or end it by its pid"),
+        Err(why) => return silent(socket, &why).await,
     };
     match client.call::<Status>(Empty {}).await {
         Ok(status) if status.state == "ready" => Check::well(
@@ -180,7 +181,18 @@ async fn kernel(socket: &Path) -> Check {
         Ok(status) => {
             Check::ill("kernel", format!("pid {} is {}", status.pid, status.state), "eclosion status")
         }
-        Err(why) => Check::ill("kernel", why.message, "eclosion down --now"),
+        Err(why) => silent(socket, &why).await,
+    }
+}
+
+/// It listens and does not answer, so it would not answer `down` either.
+async fn silent(socket: &Path, why: &Error) -> Check {
+    match session::listener(socket).await {
+        Some(pid) => {
+            let help = format!("kill -9 {pid}; the next `eclosion up` goes on with its runs");
+            Check::ill("kernel", format!("pid {pid}: {}", why.message), help)
+        }
+        None => Check::ill("kernel", why.message.clone(), "eclosion up"),
     }
 }
 

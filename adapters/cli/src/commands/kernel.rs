@@ -140,10 +140,18 @@ fn ended(places: &Places, status: std::process::ExitStatus) -> Error {
 }
 
 pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8, Error> {
-    let client = session::attach(globals).await?;
+    let socket = globals.socket()?;
+    let client = match Client::connect(&socket).await {
+        Err(why) if why.reason == "kernel.silent" => {
+            return Err(match session::listener(&socket).await {
+                Some(pid) => why.help(format!("kill -9 {pid}; the next `eclosion up` goes on with its runs")),
+                None => why,
+            });
+        }
+        connected => connected?,
+    };
     let status = client.call::<Status>(Empty {}).await?;
     client.call::<Stop>(StopRequest { now: down.now }).await?;
-    let socket = globals.socket()?;
     let deadline = Instant::now() + START;
     // The socket's file goes last; a connection may end earlier.
     while socket.exists() && Client::connect(&socket).await.is_ok() || alive(status.pid) {
@@ -226,7 +234,8 @@ pub(super) async fn pool(globals: &Globals) -> Result<u8, Error> {
         return Ok(exit::OK);
     }
     let (alive, max) = (pool.workers.len(), pool.workers_max);
-    print(&format!("{alive} of at most {max} workers, {} tasks wait", pool.waiting))?;
+    let waits = if pool.waiting == 1 { "task waits" } else { "tasks wait" };
+    print(&format!("{alive} of at most {max} workers, {} {waits}", pool.waiting))?;
     let rows = pool.workers.iter().map(|worker| {
         let task = worker.task.as_ref().map_or_else(String::new, ToString::to_string);
         let (id, pid, finished) = (&worker.worker, worker.pid, worker.finished);

@@ -43,8 +43,6 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Config(config) => config::perform(&flags, &config),
         Command::Doctor => doctor::doctor(&flags).await,
         Command::Completion { shell } => completion(shell),
-        // Only reached as `eclosion --json keeper`: the role itself is taken before there is a thread.
-        Command::Keeper => Ok(exit::USAGE),
     }
 }
 

@@ -34,6 +34,18 @@ const SECOND_THOUGHT: Duration = Duration::from_secs(2);
 /// Before it is said what is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Of the screen, for the run below the tree.
+const RUN_LINES: usize = 6;
+const FLOW_IN_PYTHON: &str = "a flow is a function under `@flow` that calls functions under `@task`:
+  from eclosion import flow, task
+
+  @task
+  def double(x: int) -> int:
+      return 2 * x
+
+  @flow
+  def main(x: int = 1):
+      return double(x)";
 
 /// How following ended.
 enum Followed {
@@ -44,15 +56,39 @@ enum Followed {
 
 pub(super) async fn run(globals: &Globals, arguments: arguments::Run) -> Result<u8, Error> {
     let flow = arguments.flow.flow.clone();
-    submitted(globals, arguments).await.map_err(|why| check_again(why, &flow))
+    let set = arguments.flow.set.clone();
+    submitted(globals, arguments).await.map_err(|why| check_again(why, &flow, &set))
 }
 
 /// What refuses a flow ends with the command that checks it once it is mended.
-pub(super) fn check_again(why: Error, flow: &str) -> Error {
+pub(super) fn check_again(why: Error, flow: &str, set: &[String]) -> Error {
+    let why = as_typed(without_flows(why, flow), set);
     match why.reason.starts_with("flow.") {
         true => why.next(&format!("eclosion validate {}", shell_word(flow))),
         false => why,
     }
+}
+
+/// The shortest flow, for a Python file that has none.
+fn without_flows(why: Error, flow: &str) -> Error {
+    let is_without = why.causes.iter().any(|cause| cause.trim_end().ends_with("flows in it: none"));
+    match why.reason == "flow.python" && is_without {
+        true => why.help(format!("{FLOW_IN_PYTHON}\nthen: eclosion validate {}", shell_word(flow))),
+        false => why,
+    }
+}
+
+/// A parameter that was meant, as it is typed: `--set` with the value that was given.
+fn as_typed(mut why: Error, set: &[String]) -> Error {
+    let refused = set.iter().filter_map(|pair| pair.split_once('=')).find(|(name, _)| {
+        why.reason == "flow.parameter" && why.message == format!("the flow has no parameter `{name}`")
+    });
+    let help = why.help.as_deref().and_then(|help| help.strip_prefix("did you mean `")?.strip_suffix("`?"));
+    if let (Some((_, value)), Some(meant)) = (refused, help) {
+        let pair = shell_word(&format!("{meant}={value}"));
+        why.help = Some(format!("did you mean `{meant}`? Write --set {pair}."));
+    }
+    why
 }
 
 async fn submitted(globals: &Globals, arguments: arguments::Run) -> Result<u8, Error> {
@@ -122,8 +158,9 @@ async fn started(
 ) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
     let flow = request.flow.name.clone();
-    show_tree(globals, session).await?;
+    // Before the tree: who mistyped a parameter reads that, and nothing else.
     let reply = session.client.call::<Start>(request).await?;
+    show_tree(globals, session).await?;
     talk(&match reply.attached {
         true => {
             format!("run {} of {flow} is under way already; following it (--new starts another)", reply.run)
@@ -147,8 +184,11 @@ async fn show_tree(globals: &Globals, session: &Session) -> Result<(), Error> {
         Some(kernel) => {
             let log = daemon::log_file(kernel.places());
             let instance = &kernel.places().instance;
-            talk(&format!("a kernel of {instance} in this process, its log in {}", log.display()));
-            talk(&render::tree::small(&tree.actors));
+            talk(&format!("a kernel of {instance} in this process: {summary}; its log in {}", log.display()));
+            let small = render::tree::small(&tree.actors);
+            if terminal::height().is_some_and(|height| small.lines().count() + RUN_LINES <= height) {
+                talk(&small);
+            }
         }
         None => talk(&format!("the kernel on {}: {summary}", globals.socket()?.display())),
     }

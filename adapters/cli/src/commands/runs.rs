@@ -16,14 +16,15 @@ use crate::{exit, session};
 
 /// Checks by the kernel's own rules; one is started here for the purpose if none listens.
 pub(super) async fn validate(globals: &Globals, flow: &arguments::Flow) -> Result<u8, Error> {
-    let request = super::run::request(globals, flow).await.map_err(|why| check_again(why, &flow.flow))?;
+    let request =
+        super::run::request(globals, flow).await.map_err(|why| check_again(why, &flow.flow, &flow.set))?;
     let session = session::attach_or_start(globals).await?;
     let checked =
         session.client.call::<Validate>(ValidateRequest { flow: request.flow, set: request.set }).await;
     if let Some(kernel) = session.kernel {
         kernel.shutdown().await;
     }
-    let plan = checked.map_err(|why| check_again(why, &flow.flow))?;
+    let plan = checked.map_err(|why| check_again(why, &flow.flow, &flow.set))?;
     if globals.json {
         document("plan", &plan)?;
         return Ok(exit::OK);
@@ -93,6 +94,9 @@ pub(super) async fn cancel(globals: &Globals, run: RunId, reason: String) -> Res
     let reply = client.call::<Cancel>(CancelRequest { run: run.clone(), reason }).await?;
     if globals.json {
         document("cancel", &serde_json::json!({"run": run, "state": reply.state}))?;
+    } else if reply.state.is_final() {
+        let ended = render::word(&reply.state);
+        talk(&format!("run {run} has finished already ({ended}); there is nothing to cancel"));
     } else {
         talk(&format!("run {run} is {}; nothing of it commits any more", render::word(&reply.state)));
     }

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use eclosion_schemas::error::RemoteException;
 use eclosion_schemas::{Code, Error};
 
+use crate::arguments::Flags;
 use crate::exit;
 use crate::terminal::{clean, colors, document};
 
@@ -12,12 +13,17 @@ use crate::terminal::{clean, colors, document};
 const CAUSES_MAX: usize = 5;
 
 /// Says it on stderr, and with `--json` as a document on stdout.
-pub(crate) fn report(error: &Error, json: bool) {
+pub(crate) fn report(error: &Error, flags: &Flags) {
     if error.reason == exit::OUTPUT_CLOSED {
         return;
     }
-    let error = &with_a_way_on(error);
-    if json {
+    let mut error = with_a_way_on(error);
+    // A flag that was refused is not to be repeated.
+    if !error.reason.starts_with("config.") {
+        error.help = error.help.map(|help| flags.repeated_in(&help));
+    }
+    let error = &error;
+    if flags.json {
         // Who asked for JSON and does not read it is told on stderr all the same.
         let _ = document("error", error);
     }

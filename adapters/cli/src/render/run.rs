@@ -92,7 +92,8 @@ pub(crate) fn pending(reason: &PendingReason) -> String {
             format!("waits for environment {id}: {doing}")
         }
         PendingReason::Worker { busy, max, ahead } => {
-            format!("waits for a worker: {} of {max} are busy, {ahead} tasks are ahead", busy.len())
+            let are_ahead = if *ahead == 1 { "task is ahead" } else { "tasks are ahead" };
+            format!("waits for a worker: {} of {max} busy, {ahead} {are_ahead}", busy.len())
         }
         PendingReason::Resource { resource, needs, free, capacity, holders } => {
             let amount = |count: u64| amount(resource, count);
