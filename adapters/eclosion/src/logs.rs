@@ -1,16 +1,23 @@
 //! The actor `/logs`: reads what the attempts of a run printed.
+//!
+//! What an attempt printed is known to the byte once it has ended (`output.rs`). To one who follows, `logs/tails.rs`
+//! shows before that what is certain to be a running attempt's; its end goes on from there, so that no line comes twice
+//! and none is left out.
+
+mod tails;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use eclosion_bus::{Bus, InHand, Responder};
 use eclosion_kernel::Handler;
 use eclosion_schemas::ops::log::{Line, Read, ReadReply, ReadRequest};
 use eclosion_schemas::ops::run::{Get, GetReply, RunRequest};
+use eclosion_schemas::suggest::{nearest, shell_word};
 use eclosion_schemas::view::TaskState;
 use eclosion_schemas::{Attempt, Error, TaskId, WorkerId};
 
+use self::tails::Tails;
 use crate::output::{OutputFiles, Part, Stream, read_lines};
 
 /// Between two looks at the files of a run that is followed.
@@ -39,8 +46,9 @@ impl Handler for Logs {
         let files = self.files.clone();
         // A reader that is slow or follows must not keep the next one waiting; it ends with its asker.
         tokio::spawn(async move {
-            let outcome =
-                Reading { bus, files, request, seen: BTreeSet::new(), lines: 0 }.run(&responder).await;
+            let reading =
+                Reading { bus, files, request, seen: BTreeSet::new(), tails: Tails::default(), lines: 0 };
+            let outcome = reading.run(&responder).await;
             responder.reply(outcome.map(|reply| Box::new(reply) as Box<dyn std::any::Any + Send>));
         });
     }
@@ -57,8 +65,9 @@ struct Reading {
     bus: Bus,
     files: OutputFiles,
     request: ReadRequest,
-    /// Up to where each attempt's streams were sent, for those that are still running.
+    /// The attempts whose output was sent to its end.
     seen: BTreeSet<(TaskId, Attempt)>,
+    tails: Tails,
     lines: u64,
 }
 
@@ -66,28 +75,42 @@ impl Reading {
     async fn run(mut self, responder: &Responder) -> Result<ReadReply, Error> {
         loop {
             let run = self.bus.ask::<Get>(RunRequest { run: self.request.run.clone() }).await?;
-            let over = run.run.state.is_final() || !self.request.follow;
+            self.check_task(&run)?;
+            let is_last = run.run.state.is_final() || !self.request.follow;
+            if !is_last {
+                self.tails.look(&self.bus, &self.files, &run.tasks).await;
+            }
             for printed in self.find(&run)? {
-                // An attempt that still runs is shown as far as it has come only to one who does not follow.
-                if printed.ended || !self.request.follow || run.run.state.is_final() {
-                    self.send(&printed, responder).await?;
+                if printed.ended || is_last {
+                    self.send_all(&printed, responder).await?;
+                } else {
+                    self.send_certain(&printed, responder).await?;
                 }
             }
-            if over {
+            if is_last {
+                self.send_left(responder).await?;
                 return Ok(ReadReply { lines: self.lines });
             }
             tokio::time::sleep(FOLLOW).await;
         }
     }
 
-    fn find(&self, run: &GetReply) -> Result<Vec<Printed>, Error> {
-        let unreadable = |why: std::io::Error| {
-            Error::new(
-                eclosion_schemas::Code::Unavailable,
-                "log.unreadable",
-                format!("the output files: {why}"),
-            )
+    fn check_task(&self, run: &GetReply) -> Result<(), Error> {
+        let Some(task) = &self.request.task else { return Ok(()) };
+        let known = run.tasks.iter().map(|view| view.task.as_str());
+        if known.clone().any(|name| name == task.as_str()) {
+            return Ok(());
+        }
+        let run = &self.request.run;
+        let help = match nearest(task.as_str(), known) {
+            Some(meant) => format!("did you mean `{meant}`? eclosion logs {run} {}", shell_word(meant)),
+            None => format!("eclosion runs show {run}"),
         };
+        Err(Error::not_found("run.task", format!("run {run} has no task `{task}`")).help(help))
+    }
+
+    fn find(&self, run: &GetReply) -> Result<Vec<Printed>, Error> {
+        let unreadable = |why| unreadable("the output files", &why);
         let mut found = Vec::new();
         for worker in self.files.workers().map_err(unreadable)? {
             for part in self.files.parts(&worker).map_err(unreadable)? {
@@ -104,9 +127,8 @@ impl Reading {
             let running = task.worker.clone().filter(|_| task.state == TaskState::Running);
             let running = running.map(|worker| (worker, task.attempt, false));
             for (worker, attempt, ended) in lost.chain(running) {
-                let end =
-                    |stream| std::fs::metadata(self.files.path(&worker, stream)).map_or(0, |file| file.len());
-                let rest = |stream| (self.files.recorded_to(&worker, stream), end(stream));
+                let rest =
+                    |stream| (self.files.recorded_to(&worker, stream), self.files.length(&worker, stream));
                 let (stdout, stderr) = (rest(Stream::Stdout), rest(Stream::Stderr));
                 let part = Part { run: task.run.clone(), task: task.task.clone(), attempt, stdout, stderr };
                 found.push(Printed { part, worker, ended });
@@ -122,25 +144,74 @@ impl Reading {
         Ok(found)
     }
 
-    async fn send(&mut self, printed: &Printed, responder: &Responder) -> Result<(), Error> {
-        for stream in Stream::BOTH {
-            let path: PathBuf = self.files.path(&printed.worker, stream);
-            let (from, to) = stream.range(&printed.part);
-            let lines = read_lines(&path, from, to).map_err(|why| {
-                Error::new(
-                    eclosion_schemas::Code::Unavailable,
-                    "log.unreadable",
-                    format!("{}: {why}", path.display()),
-                )
-            })?;
-            for text in lines {
-                let Part { task, attempt, .. } = &printed.part;
-                let line = Line { task: task.clone(), attempt: *attempt, stream: stream.name().into(), text };
-                responder.item(Box::new(line)).await?;
-                self.lines += 1;
-            }
+    /// What an attempt printed, from where it was sent to its end.
+    async fn send_all(&mut self, printed: &Printed, responder: &Responder) -> Result<(), Error> {
+        let about = (printed.part.task.clone(), printed.part.attempt);
+        if !self.seen.insert(about.clone()) {
+            return Ok(());
         }
-        self.seen.insert((printed.part.task.clone(), printed.part.attempt));
+        let tail = self.tails.remove(&about);
+        for stream in Stream::BOTH {
+            let (from, to) = stream.range(&printed.part);
+            let from = tail.as_ref().and_then(|tail| tail.sent(stream)).map_or(from, |sent| sent.max(from));
+            self.send_range(&about, &printed.worker, stream, (from, to), responder).await?;
+        }
         Ok(())
     }
+
+    /// The whole lines that are certain to be a running attempt's.
+    async fn send_certain(&mut self, printed: &Printed, responder: &Responder) -> Result<(), Error> {
+        let about = (printed.part.task.clone(), printed.part.attempt);
+        for stream in Stream::BOTH {
+            let (begin, _) = stream.range(&printed.part);
+            while let Some(lines) = self.tails.advance(&self.files, &about, stream, begin)? {
+                self.send_lines(&about, stream, lines, responder).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of an attempt that the run did not wait for (it was cancelled), what is certain and had no end yet.
+    async fn send_left(&mut self, responder: &Responder) -> Result<(), Error> {
+        for (about, tail) in std::mem::take(&mut self.tails).into_all() {
+            for stream in Stream::BOTH {
+                let Some(sent) = tail.sent(stream) else { continue };
+                let range = (sent, tail.certain(stream));
+                self.send_range(&about, &tail.worker, stream, range, responder).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_range(
+        &mut self,
+        about: &(TaskId, Attempt),
+        worker: &WorkerId,
+        stream: Stream,
+        (from, to): (u64, u64),
+        responder: &Responder,
+    ) -> Result<(), Error> {
+        let path = self.files.path(worker, stream);
+        let lines = read_lines(&path, from, to).map_err(|why| unreadable(&path.to_string_lossy(), &why))?;
+        self.send_lines(about, stream, lines, responder).await
+    }
+
+    async fn send_lines(
+        &mut self,
+        (task, attempt): &(TaskId, Attempt),
+        stream: Stream,
+        lines: Vec<String>,
+        responder: &Responder,
+    ) -> Result<(), Error> {
+        for text in lines {
+            let line = Line { task: task.clone(), attempt: *attempt, stream: stream.name().into(), text };
+            responder.item(Box::new(line)).await?;
+            self.lines += 1;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(what: &str, why: &std::io::Error) -> Error {
+    Error::new(eclosion_schemas::Code::Unavailable, "log.unreadable", format!("{what}: {why}"))
 }

@@ -15,6 +15,8 @@ const LAST_LINES: usize = 10;
 const LAST_BYTES: u64 = 8 * 1024;
 /// A longer line is cut, and says so.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Of an output that grows, so much is read at once.
+const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The output files of every worker of one instance.
 #[derive(Debug, Clone)]
@@ -115,6 +117,11 @@ impl OutputFiles {
         parts.last().map_or(0, |part| stream.range(part).1)
     }
 
+    /// How much a worker has printed, recorded or not.
+    pub(crate) fn length(&self, worker: &WorkerId, stream: Stream) -> u64 {
+        fs::metadata(self.path(worker, stream)).map_or(0, |file| file.len())
+    }
+
     /// The last lines that a worker printed since its last recorded part; for its certificate.
     pub(crate) fn last_lines(&self, worker: &WorkerId) -> Vec<String> {
         let mut lines = Vec::new();
@@ -131,6 +138,21 @@ impl OutputFiles {
 
 /// The lines of a file between two places; bytes that are no UTF-8 are replaced.
 pub(crate) fn read_lines(path: &Path, from: u64, to: u64) -> io::Result<Vec<String>> {
+    Ok(lines_of(&read_range(path, from, to)?))
+}
+
+/// The first whole lines of a file between two places, at most a chunk of them, and where the next one begins. What has
+/// no end yet is left, unless it fills a chunk.
+pub(crate) fn read_whole_lines(path: &Path, from: u64, to: u64) -> io::Result<(Vec<String>, u64)> {
+    let mut content = read_range(path, from, to.min(from.saturating_add(CHUNK_BYTES_MAX)))?;
+    let ended = content.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    if ended > 0 || (content.len() as u64) < CHUNK_BYTES_MAX {
+        content.truncate(ended);
+    }
+    Ok((lines_of(&content), from + content.len() as u64))
+}
+
+fn read_range(path: &Path, from: u64, to: u64) -> io::Result<Vec<u8>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -139,8 +161,11 @@ pub(crate) fn read_lines(path: &Path, from: u64, to: u64) -> io::Result<Vec<Stri
     file.seek(SeekFrom::Start(from))?;
     let mut content = Vec::new();
     file.take(to.saturating_sub(from)).read_to_end(&mut content)?;
-    let text = String::from_utf8_lossy(&content);
-    Ok(text.lines().map(cut).collect())
+    Ok(content)
+}
+
+fn lines_of(content: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(content).lines().map(cut).collect()
 }
 
 fn cut(line: &str) -> String {
@@ -177,5 +202,22 @@ mod tests {
         assert_eq!(files.parts(&worker).unwrap(), [part]);
         let lines = files.last_lines(&worker);
         assert_eq!((lines.len(), lines.last().map(String::as_str)), (10, Some("line 19")));
+    }
+
+    #[test]
+    fn of_an_output_that_grows_whole_lines_are_read_and_a_line_without_end_in_chunks() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("w-1-1.stdout");
+        let written = "one\ntwo\nthr";
+        fs::write(&path, written).unwrap();
+        let read = |from, to| read_whole_lines(&path, from, to).unwrap();
+        assert_eq!(read(0, written.len() as u64), (vec!["one".into(), "two".into()], 8));
+        assert_eq!(read(4, 7), (vec![], 4), "not beyond what is asked for");
+        assert_eq!(read(8, written.len() as u64), (vec![], 8));
+        assert_eq!(read_whole_lines(&directory.path().join("nowhere"), 5, 9).unwrap(), (vec![], 5));
+
+        fs::write(&path, vec![b'x'; 2 * CHUNK_BYTES_MAX as usize]).unwrap();
+        let (lines, next) = read(0, 2 * CHUNK_BYTES_MAX);
+        assert_eq!((lines.len(), next), (1, CHUNK_BYTES_MAX));
     }
 }
