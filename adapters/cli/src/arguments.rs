@@ -47,7 +47,7 @@ pub(crate) enum Command {
     /// Start the kernel in the background.
     Up(Up),
     /// Stop the kernel and its workers; what they have in hand is tried again by the next kernel.
-    Down(Down),
+    Down,
     /// Show the kernel's state, its journal and what it found.
     Status,
     /// Show every actor.
@@ -121,14 +121,6 @@ pub(crate) struct Up {
     /// Go on from the last whole record of a damaged journal.
     #[arg(long)]
     pub(crate) accept_loss: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Down {
-    /// The same as without it: workers are told to end at once, and what is in hand is never waited for. A kernel that
-    /// does not answer ends by `kill -9 PID` alone; `eclosion doctor` shows its pid.
-    #[arg(long)]
-    pub(crate) now: bool,
 }
 
 #[derive(Debug, Args)]

@@ -63,7 +63,7 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         // A failed test leaves no kernel.
-        let _ = self.say(&["down", "--now", "--config", "/dev/null"]);
+        let _ = self.say(&["down", "--config", "/dev/null"]);
     }
 }
 

@@ -154,7 +154,7 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         // A failed test leaves no kernel.
-        let _ = self.say(&["down", "--now"]);
+        let _ = self.say(&["down"]);
     }
 }
 

@@ -40,7 +40,7 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         // A failed test leaves no kernel.
-        let _ = self.say(&["down", "--now"]);
+        let _ = self.say(&["down"]);
     }
 }
 
@@ -124,7 +124,7 @@ fn a_kernel_that_hangs_is_named_by_its_pid() {
     let pid = up["pid"].to_string();
     let signal = |name| assert!(Command::new("kill").args([name, pid.as_str()]).status().unwrap().success());
     signal("-STOP");
-    let told = [&["doctor"][..], &["down", "--now"]].map(|words| text(&house.say(words).stderr));
+    let told = [&["doctor"][..], &["down"]].map(|words| text(&house.say(words).stderr));
     signal("-KILL");
     let way_on = format!("kill -9 {pid}; ");
     assert!(told.iter().all(|told| told.contains(&way_on)), "{told:?}");

@@ -7,7 +7,7 @@ use eclosion_bus::InHand;
 use eclosion_kernel::{Handler, Kernel, Phase};
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::kernel::{
-    Describe, DescribeReply, Empty, Ping, Status, StatusReply, Stop, StopRequest, Tree, TreeReply,
+    Describe, DescribeReply, Empty, Ping, Status, StatusReply, Stop, Tree, TreeReply,
 };
 use eclosion_schemas::{Error, Timestamp};
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ pub(crate) struct Own {
     pub(crate) instance: String,
     pub(crate) state: PathBuf,
     pub(crate) started: Timestamp,
-    pub(crate) stop: watch::Sender<Option<StopRequest>>,
+    pub(crate) stop: watch::Sender<bool>,
 }
 
 /// See the head of this file.
@@ -37,11 +37,11 @@ impl Handler for Introspect {
             )
             .retry(eclosion_schemas::Retry::After { after_ms: 50 })),
         };
-        let stop = message.request::<Stop>().map(|request| StopRequest { now: request.now });
+        let stop = message.request::<Stop>().is_some();
         message.finish().reply(answer);
         // After the reply: stopping ends the session that asked for it.
-        if let Some(stop) = stop {
-            self.0.stop.send_replace(Some(stop));
+        if stop {
+            self.0.stop.send_replace(true);
         }
     }
 }
@@ -75,7 +75,7 @@ impl Introspect {
     fn status(&self, kernel: &Kernel) -> StatusReply {
         let marks = kernel.journal().marks();
         let poisoned = kernel.journal().poisoned();
-        let state = match (&poisoned, self.0.stop.borrow().is_some(), kernel.phase()) {
+        let state = match (&poisoned, *self.0.stop.borrow(), kernel.phase()) {
             (Some(_), ..) => "read_only",
             (None, true, _) => "draining",
             (None, false, Phase::Run) => "ready",

@@ -48,7 +48,6 @@ use eclosion_kernel::supervision::Escalated;
 use eclosion_pool_manager::{PoolManager, PoolOptions};
 use eclosion_process::{KeeperConfig, Leftover};
 use eclosion_schemas::events::{Event, WorkerDied, WorkerStarted};
-use eclosion_schemas::ops::kernel::StopRequest;
 use eclosion_schemas::{Error, Seq, WorkerId};
 use eclosion_store_fs::FileStore;
 use tokio::sync::watch;
@@ -183,7 +182,7 @@ impl Eclosion {
             instance: places.instance.clone(),
             state: places.state.clone(),
             started: SystemClock.now(),
-            stop: watch::Sender::new(None),
+            stop: watch::Sender::new(false),
         });
         let bus: Arc<OnceLock<Bus>> = Arc::default();
         let (introspect, logs, reading) = (Arc::clone(&own), Arc::clone(&bus), Arc::clone(&bus));
@@ -258,12 +257,9 @@ impl Eclosion {
     }
 
     /// Waits until somebody asked the kernel to stop.
-    pub async fn stopped(&self) -> StopRequest {
-        let mut stop = self.own.stop.subscribe();
-        match stop.wait_for(Option::is_some).await {
-            Ok(request) => request.clone().unwrap_or(StopRequest { now: false }),
-            Err(_) => StopRequest { now: true },
-        }
+    pub async fn stopped(&self) {
+        // Its sender is ours and lives as long.
+        let _ = self.own.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
     /// Waits until supervision has given up; the process should end then.
@@ -273,7 +269,7 @@ impl Eclosion {
 
     /// Ends everything: sessions, workers and their keeper, actors, and last the journal, synced to its end.
     pub async fn shutdown(&self) {
-        self.own.stop.send_if_modified(|stop| stop.replace(StopRequest { now: true }).is_none());
+        self.own.stop.send_replace(true);
         sockets::drained(&self.kernel).await;
         self.host.shutdown().await;
         self.sweep();

@@ -15,7 +15,6 @@ use eclosion_kernel::kernel::TRANSPORTS;
 use eclosion_kernel::supervision::Restart;
 use eclosion_schemas::Error;
 use eclosion_schemas::frame::Limits;
-use eclosion_schemas::ops::kernel::StopRequest;
 use tokio::sync::watch;
 
 use crate::places::Places;
@@ -24,7 +23,7 @@ use crate::places::Places;
 const DRAIN: Duration = Duration::from_secs(6);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-type Stopping = watch::Receiver<Option<StopRequest>>;
+type Stopping = watch::Receiver<bool>;
 
 /// What every incarnation of the listener works with.
 struct Door {
@@ -80,7 +79,7 @@ async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
     let mut stopping = door.stopping.clone();
     let stopped = async move {
         // A sender that is gone is a kernel that is gone.
-        let _ = stopping.wait_for(Option::is_some).await;
+        let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&door.welcome), stopped)?;
     let serving = async move {

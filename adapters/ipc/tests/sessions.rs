@@ -90,7 +90,7 @@ async fn a_role_may_call_what_it_permits_and_nothing_else() {
     let viewer = watched(Client::connect_with(&world.path, options)).await.unwrap();
     assert_eq!(viewer.role(), Role::View);
     assert_eq!(watched(viewer.call::<Echo>(text("a")).into_future()).await, Ok(text("a")));
-    let stop = eclosion_schemas::ops::kernel::StopRequest { now: false };
+    let stop = eclosion_schemas::ops::kernel::Empty {};
     assert_eq!(watched(viewer.call::<Stop>(stop).into_future()).await.unwrap_err().code, Code::Denied);
     // What is a worker's is not even an administrator's.
     let admin = world.client().await;

@@ -105,23 +105,16 @@ operation!(Describe {
     example: DescribeRequest { name: None },
 });
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct StopRequest {
-    /// End workers at once instead of letting them finish what is in hand.
-    #[serde(default)]
-    pub now: bool,
-}
-
 operation!(Stop {
-    request: StopRequest,
+    request: Empty,
     reply: Empty,
     name: "kernel.stop",
     address: ADDRESS,
     role: Admin,
     durability: Call,
     mutates: true,
-    doc: "Stops the kernel. Unfinished runs go on at its next start.",
-    example: StopRequest { now: false },
+    doc: "Stops the kernel and its workers. What they have in hand is tried again at its next start, where unfinished runs go on.",
+    example: Empty {},
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use eclosion_client::Client;
-use eclosion_schemas::ops::kernel::{Empty, Status, Stop, StopRequest};
+use eclosion_schemas::ops::kernel::{Empty, Status, Stop};
 use tokio::process::Child;
 
 use crate::failure::{Failure, ensure};
@@ -122,7 +122,7 @@ impl Kernel {
 
     /// Asks it to stop; it must end with 0.
     pub(crate) async fn stop(&mut self, client: &Client) -> Result<(), Failure> {
-        client.call::<Stop>(StopRequest { now: false }).await?;
+        client.call::<Stop>(Empty {}).await?;
         self.stopped().await
     }
 

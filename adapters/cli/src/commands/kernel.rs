@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use eclosion::Places;
 use eclosion_client::Client;
-use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, StopRequest, Tree};
+use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, Tree};
 use eclosion_schemas::ops::pool;
 use eclosion_schemas::{Code, Error};
 use tokio::time::Instant;
@@ -139,7 +139,7 @@ fn ended(places: &Places, status: std::process::ExitStatus) -> Error {
     error
 }
 
-pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8, Error> {
+pub(super) async fn down(globals: &Globals) -> Result<u8, Error> {
     let socket = globals.socket()?;
     let client = match Client::connect(&socket).await {
         Err(why) if why.reason == "kernel.silent" => {
@@ -151,7 +151,7 @@ pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8
         connected => connected?,
     };
     let status = client.call::<Status>(Empty {}).await?;
-    client.call::<Stop>(StopRequest { now: down.now }).await?;
+    client.call::<Stop>(Empty {}).await?;
     let deadline = Instant::now() + START;
     // The socket's file goes last; a connection may end earlier.
     while socket.exists() && Client::connect(&socket).await.is_ok() || alive(status.pid) {
