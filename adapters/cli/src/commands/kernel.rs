@@ -98,7 +98,7 @@ async fn ready(places: &Places, child: &mut Child) -> Result<Client, Error> {
             return Ok(client);
         }
         if let Ok(Some(status)) = child.try_wait() {
-            return Err(refusal(child).unwrap_or_else(|| ended(places, status)));
+            return Err(refusal(places, child).unwrap_or_else(|| ended(places, status)));
         }
         if Instant::now() >= deadline {
             let text = format!("the kernel (pid {}) did not get ready in time", child.id());
@@ -109,12 +109,16 @@ async fn ready(places: &Places, child: &mut Child) -> Result<Client, Error> {
     }
 }
 
-/// The error that it ended with, as it printed it. A kernel prints nothing else.
-fn refusal(child: &mut Child) -> Option<Error> {
+/// The error that it ended with, as it printed it. A kernel prints nothing else. Its help repeats the flag that we gave
+/// it; whoever reports it here repeats those that the user gave.
+fn refusal(places: &Places, child: &mut Child) -> Option<Error> {
     const BYTES_MAX: u64 = 64 * 1024;
     let mut said = String::new();
     child.stdout.take()?.take(BYTES_MAX).read_to_string(&mut said).ok()?;
-    serde_json::from_str(said.lines().last()?).ok()
+    let mut error: Error = serde_json::from_str(said.lines().last()?).ok()?;
+    let ours = format!("eclosion --instance {} ", places.instance);
+    error.help = error.help.map(|help| help.replace(&ours, "eclosion "));
+    Some(error)
 }
 
 /// It did not say why. Its last words are in its log.
