@@ -372,11 +372,14 @@ impl<A: Actor> Register for Journaled<A> {
 fn parts<A: Actor>(actor: Arc<A>, kernel: &Kernel) -> Result<Parts<A>, Error> {
     let address = address(actor.address())?;
     let (appended, lagging) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (wake, lag, listening) = (Arc::clone(&appended), Arc::clone(&lagging), Arc::clone(&actor));
+    // Weak: an actor may hold the journal, and a journal that is held for ever keeps its directory locked.
+    let (wake, lag, listening) = (Arc::clone(&appended), Arc::clone(&lagging), Arc::downgrade(&actor));
     let folds = <A::Core as crate::core::Core>::FOLDS;
     kernel.journal.listen(folds, move |events| {
         let mut folded = events.iter().filter(|event| folds.contains(&event.kind)).peekable();
-        let may_lag = folded.peek().is_some() && folded.all(|event| listening.can_wait(event));
+        let actor = listening.upgrade();
+        let can_wait = |event| actor.as_ref().is_some_and(|actor| actor.can_wait(event));
+        let may_lag = folded.peek().is_some() && folded.all(can_wait);
         if may_lag { lag.notify_one() } else { wake.notify_one() }
     });
     let (sender, commands) = mpsc::unbounded_channel();
