@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::control::{Control, Probe};
 use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::locked;
-use crate::mailbox::{Envelope, Mailbox, MailboxOptions, Message, Shelf};
+use crate::mailbox::{Envelope, Gate, Mailbox, MailboxOptions, Message, Shelf};
 use crate::publish::{Hub, OnFull, Publication, Subscription};
 use crate::refused::{Refused, no_responders};
 use crate::statistics::MailboxStatistics;
@@ -218,6 +218,12 @@ impl Bus {
             Some(shelf) => shelf.push_control(control),
             None => Err(Refused::Closed(control)),
         }
+    }
+
+    /// Closes or opens the gate of a mailbox; returns what it was. `None` when nobody serves the address.
+    #[must_use]
+    pub fn gate(&self, address: &Address, gate: Gate) -> Option<Gate> {
+        self.shelf(address.as_str()).map(|shelf| shelf.set_gate(gate))
     }
 
     /// Asks whoever takes from the mailbox whether it is alive, past everything that is queued.

@@ -9,12 +9,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub enum Control {
     /// Finish what is in hand, or with `now` not even that, and end.
-    Stop {
-        now: bool,
-    },
-    /// Take no more data until [`Control::Resume`]; see [`crate::Mailbox::take_control`].
-    Pause,
-    Resume,
+    Stop { now: bool },
     /// Answer that you are alive.
     Ping(Probe),
     /// Panic with this text; only kernels that were built with the feature `chaos` obey.

@@ -30,10 +30,10 @@ pub use clock::{Clock, ManualClock};
 pub use context::{Context, TraceContext};
 pub use control::{Control, Probe};
 pub use dead_letter::DeadLetter;
-pub use mailbox::{InHand, Mailbox, MailboxOptions, Message, Taken, WhenFull};
+pub use mailbox::{Gate, InHand, Mailbox, MailboxOptions, Message, Taken, WhenFull};
 pub use publish::{Delivery, Event, Publication, Subscription};
 pub use refused::Refused;
-pub use statistics::MailboxStatistics;
+pub use statistics::{MailboxStatistics, Quantiles};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -13,6 +13,9 @@
 //!                      ├ dropped (WhenFull::DropOldest)     └ dead-lettered (closed)
 //! ```
 //!
+//! An operator may close the gate: *paused*, nothing is taken from the data lane; *draining*, nothing new is accepted.
+//! It is the mailbox's and not the taker's, so the next incarnation finds it as it was.
+//!
 //! Invariants: (1) every transition counts under the one lock, except finish, which is one atomic and therefore cheap;
 //! so a reading always balances (P5). (2) `data` is sorted by ticket. (3) What is in hand keeps its place in the
 //! capacity, so giving it back never exceeds it. (4) Wakers are woken, asks resolved and messages dropped outside the
@@ -22,6 +25,7 @@
 
 mod in_hand;
 mod state;
+mod timing;
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +69,17 @@ pub enum WhenFull {
     Refuse,
     /// Drops the oldest queued message; if it was an ask, that resolves `exhausted`.
     DropOldest,
+}
+
+/// What an operator lets through the data lane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Gate {
+    #[default]
+    Open,
+    /// Messages are accepted, and wait.
+    Paused,
+    /// Messages are refused; those that wait are taken.
+    Draining,
 }
 
 /// What comes out of a mailbox.
@@ -164,6 +179,10 @@ impl Shelf {
         if state.closed {
             return Err(Refused::Closed(message));
         }
+        if state.gate == Gate::Draining {
+            state.refused += 1;
+            return Err(Refused::Draining(message));
+        }
         let mut dropped = None;
         if state.held(self.handled()) >= self.options.capacity_data {
             dropped = match self.options.when_full {
@@ -196,16 +215,31 @@ impl Shelf {
         Ok(())
     }
 
+    /// Lets through what it says from now on. Returns what it was.
+    pub(crate) fn set_gate(&self, gate: Gate) -> Gate {
+        let (was, taker) = {
+            let mut state = locked(&self.state);
+            (std::mem::replace(&mut state.gate, gate), state.taker.take())
+        };
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+        was
+    }
+
     /// Takes, or leaves the task's waker.
     #[inline]
     fn take_now(&self, lanes: Lanes, task: Option<&Task<'_>>) -> Option<Taken> {
         let mut expired = Vec::new();
         let mut state = locked(&self.state);
+        if state.timing.is_timed() {
+            state.timing.end(self.clock.tick());
+        }
         if !state.control.is_empty() || state.closed {
             let control = state.control.pop_front();
             return Some(control.map_or(Taken::Closed, Taken::Control));
         }
-        if lanes == Lanes::Both {
+        if lanes == Lanes::Both && state.gate != Gate::Paused {
             if task.is_some() && state.rests() {
                 drop(state);
                 task.into_iter().for_each(|task| task.waker().wake_by_ref());
@@ -268,7 +302,7 @@ impl Shelf {
 
     /// Resolves every ask here whose deadline has passed, queued or in work.
     pub(crate) fn sweep(&self, now: Tick) {
-        let due = locked(&self.state).sweep(now);
+        let due = locked(&self.state).sweep(now, self.handled());
         for message in due.queued {
             expire(&message);
         }
@@ -310,7 +344,7 @@ impl Shelf {
 
     pub(crate) fn statistics(&self) -> MailboxStatistics {
         let now = self.clock.tick();
-        let state = locked(&self.state);
+        let mut state = locked(&self.state);
         let mut statistics = state.statistics(self.handled(), now);
         statistics.capacity = self.options.capacity_data as u64;
         statistics

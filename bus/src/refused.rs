@@ -11,12 +11,17 @@ pub enum Refused<M> {
     Closed(M),
     /// Its deadline had passed before it was sent.
     Expired(M),
+    /// An operator has the address finish what is queued, and nothing new.
+    Draining(M),
 }
 
 impl<M> Refused<M> {
     pub fn into_inner(self) -> M {
         match self {
-            Refused::Full(message) | Refused::Closed(message) | Refused::Expired(message) => message,
+            Refused::Full(message)
+            | Refused::Closed(message)
+            | Refused::Expired(message)
+            | Refused::Draining(message) => message,
         }
     }
 
@@ -25,6 +30,7 @@ impl<M> Refused<M> {
             Refused::Full(message) => Refused::Full(change(message)),
             Refused::Closed(message) => Refused::Closed(change(message)),
             Refused::Expired(message) => Refused::Expired(change(message)),
+            Refused::Draining(message) => Refused::Draining(change(message)),
         }
     }
 
@@ -35,6 +41,7 @@ impl<M> Refused<M> {
             Refused::Full(_) => full(address),
             Refused::Closed(_) => no_responders(address),
             Refused::Expired(_) => Error::deadline("the request"),
+            Refused::Draining(_) => draining(address),
         }
     }
 }
@@ -43,6 +50,12 @@ fn full(address: &str) -> Error {
     Error::new(Code::Exhausted, "mailbox.full", format!("the mailbox of {address} is full"))
         .retry(Retry::After { after_ms: 50 })
         .help("eclosion tree")
+}
+
+fn draining(address: &str) -> Error {
+    Error::new(Code::Unavailable, "mailbox.draining", format!("{address} is draining and takes nothing new"))
+        .retry(Retry::After { after_ms: 1_000 })
+        .help(format!("eclosion resume {address}"))
 }
 
 pub(crate) fn no_responders(address: &str) -> Error {

@@ -1,6 +1,15 @@
-//! What became of everything that a mailbox accepted.
+//! What became of everything that a mailbox accepted, and how fast.
 
 use std::time::Duration;
+
+use crate::mailbox::Gate;
+
+/// Of a sample of recent messages, within 13 %.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantiles {
+    pub p50: Duration,
+    pub p99: Duration,
+}
 
 /// One reading of a mailbox, consistent in itself:
 /// `accepted = handled + dropped + expired + cancelled + dead_lettered + queued + in_hand` (P5).
@@ -28,6 +37,17 @@ pub struct MailboxStatistics {
     pub oldest_age: Option<Duration>,
     /// The operation taken last, while anything is in hand.
     pub current: Option<&'static str>,
+    /// How long the same has been in hand, as far as the sweeps have seen.
+    pub in_hand_for: Option<Duration>,
+    pub gate: Gate,
+    /// Over the last full second.
+    pub accepted_per_s: u64,
+    /// The part of the last full second in which something was in hand, in thousandths.
+    pub busy_permille: u16,
+    /// From accepted to taken, of asks.
+    pub wait: Option<Quantiles>,
+    /// From taken until the taker takes again.
+    pub handling: Option<Quantiles>,
 }
 
 impl MailboxStatistics {

@@ -3,12 +3,13 @@
 
 mod support;
 
+use std::future::IntoFuture;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use eclosion_bus::{Control, MailboxOptions, Refused, Taken, WhenFull};
+use eclosion_bus::{Address, Control, Gate, MailboxOptions, Quantiles, Refused, Taken, WhenFull};
 use eclosion_schemas::Code;
 use support::*;
 
@@ -46,21 +47,92 @@ fn control_is_taken_before_data_that_came_earlier() {
 fn the_control_lane_is_bounded_too() {
     let fixture = fixture();
     for _ in 0..4 {
-        fixture.bus.control(&address(), Control::Pause).unwrap();
+        fixture.bus.control(&address(), Control::Stop { now: false }).unwrap();
     }
-    assert!(matches!(fixture.bus.control(&address(), Control::Resume), Err(Refused::Full(Control::Resume))));
+    let refused = fixture.bus.control(&address(), Control::Stop { now: true });
+    assert!(matches!(refused, Err(Refused::Full(Control::Stop { now: true }))));
     assert_eq!(fixture.statistics().control_queued, 4);
 }
 
 #[test]
-fn a_paused_taker_gets_control_alone() {
+fn a_taker_may_wait_for_control_alone() {
     let fixture = fixture();
     fixture.tell(1);
-    let mut paused = Box::pin(fixture.mailbox.take_control());
-    assert!(now(&mut paused).is_none());
-    fixture.bus.control(&address(), Control::Resume).unwrap();
-    assert!(matches!(now(&mut paused), Some(Taken::Control(Control::Resume))));
+    let mut waiting = Box::pin(fixture.mailbox.take_control());
+    assert!(now(&mut waiting).is_none());
+    fixture.bus.control(&address(), Control::Stop { now: false }).unwrap();
+    assert!(matches!(now(&mut waiting), Some(Taken::Control(Control::Stop { .. }))));
     assert_eq!(fixture.statistics().queued, 1);
+}
+
+#[test]
+fn a_paused_mailbox_accepts_and_gives_control_alone_to_this_taker_and_the_next() {
+    let fixture = fixture();
+    let next = fixture.mailbox.clone();
+    assert_eq!(fixture.bus.gate(&address(), Gate::Paused), Some(Gate::Open));
+    fixture.tell(1);
+    assert!(fixture.mailbox.try_take().is_none() && next.try_take().is_none());
+    let mut waiting = Box::pin(next.take());
+    assert!(now(&mut waiting).is_none());
+    assert_eq!(fixture.bus.gate(&address(), Gate::Open), Some(Gate::Paused));
+    assert!(matches!(now(&mut waiting), Some(Taken::Message(message)) if note(&message) == 1));
+}
+
+#[test]
+fn a_draining_mailbox_hands_back_what_is_new_and_gives_what_waits() {
+    let fixture = fixture();
+    fixture.tell(1);
+    let _ = fixture.bus.gate(&address(), Gate::Draining);
+    assert!(matches!(fixture.bus.tell::<Double>(Note(2)), Err(Refused::Draining(Note(2)))));
+    assert_eq!(note(&fixture.take().unwrap()), 1);
+    let statistics = fixture.statistics();
+    assert_eq!((statistics.refused, statistics.gate), (1, Gate::Draining));
+    assert!(statistics.balances());
+}
+
+#[test]
+fn an_address_that_nobody_serves_has_no_gate() {
+    let fixture = fixture();
+    assert_eq!(fixture.bus.gate(&Address::new("/nobody").unwrap(), Gate::Paused), None);
+}
+
+#[test]
+fn what_is_looked_at_tells_how_long_messages_waited_and_were_handled() {
+    let fixture = fixture();
+    assert_eq!(fixture.statistics().wait, None);
+    let asked = fixture.bus.ask::<Double>(Note(1));
+    let mut asked = Box::pin(asked.into_future());
+    assert!(now(&mut asked).is_none());
+    fixture.clock.advance(Duration::from_millis(8));
+    let message = fixture.take().unwrap();
+    fixture.clock.advance(Duration::from_millis(2));
+    message.finish().reply(Ok(Box::new(2_u64)));
+    assert!(fixture.mailbox.try_take().is_none());
+    let statistics = fixture.statistics();
+    let near = |found: Option<Quantiles>, ms: f64| {
+        found.is_some_and(|found| (found.p50.as_secs_f64() * 1e3 / ms - 1.0).abs() < 0.13)
+    };
+    assert!(near(statistics.wait, 8.0) && near(statistics.handling, 2.0), "{statistics:?}");
+}
+
+#[test]
+fn the_sweep_sees_how_much_comes_and_how_busy_the_taker_is() {
+    let fixture = fixture();
+    let sweep = || {
+        fixture.clock.advance(Duration::from_millis(50));
+        fixture.bus.sweep(fixture.clock.now());
+    };
+    (0..40).for_each(|_| sweep());
+    (0..3).for_each(|note| fixture.tell(note));
+    let in_hand = fixture.take().unwrap();
+    (0..40).for_each(|_| sweep());
+    let statistics = fixture.statistics();
+    assert_eq!(statistics.busy_permille, 1000);
+    assert!(statistics.in_hand_for.is_some_and(|held| held >= Duration::from_millis(1900)));
+    drop(in_hand.finish());
+    (0..40).for_each(|_| sweep());
+    let statistics = fixture.statistics();
+    assert_eq!((statistics.busy_permille, statistics.in_hand_for, statistics.accepted_per_s), (0, None, 0));
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl ractor::Actor for Background {
                     Taken::Control(Control::Stop { .. }) | Taken::Closed => break,
                     Taken::Control(Control::Panic(text)) => obey_panic(life.mailbox.address(), &text),
                     Taken::Control(Control::Ping(probe)) => probe.answer(),
-                    Taken::Control(Control::Pause | Control::Resume) | Taken::Message(_) => {}
+                    Taken::Message(_) => {}
                 },
                 ended = &mut work => {
                     ended?;

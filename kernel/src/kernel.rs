@@ -13,10 +13,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eclosion_bus::{Address, Bus, Control, MailboxOptions};
+use eclosion_bus::{Address, Bus, Control, Gate, MailboxOptions, MailboxStatistics, Quantiles};
 use eclosion_schemas::operation::{Spec, Table};
-use eclosion_schemas::view::{ActorRow, ActorState};
-use eclosion_schemas::{Error, Incarnation};
+use eclosion_schemas::view::{ActorRow, ActorState, Latency};
+use eclosion_schemas::{Code, Error, Incarnation};
 use tokio::sync::{Mutex, Notify, broadcast, mpsc, watch};
 
 use crate::actor::{Actor, Context};
@@ -29,7 +29,7 @@ use crate::journal::threads::BeforeSync;
 use crate::journal::{Journal, JournalStore, Opened, Projection, Reader};
 use crate::service::{Factory, Handler, Service};
 use crate::shell::{Parts, Phase, Shell};
-use crate::supervision::{Budget, ChildSpec, Escalated, Restart, Root, Start};
+use crate::supervision::{Budget, ChildSpec, End, Ended, Escalated, Restart, Root, Start};
 
 /// The groups, in the order in which they start.
 pub const JOURNAL: &str = "journal";
@@ -276,21 +276,69 @@ impl Kernel {
         vitals.into_iter().map(|(address, vital)| self.row(&address, &vital)).collect()
     }
 
+    /// Ends the present incarnation after what it has in hand, or now, and waits for the next one.
+    ///
+    /// # Errors
+    /// `not_found` for what is not supervised; `precondition` for the journal's threads, which end with the kernel alone,
+    /// and for what is not begun again; `unavailable` while it is down or the kernel stops.
+    pub async fn end(&self, address: &Address, how: End, why: &str) -> Result<Ended, Error> {
+        for group in [ACTORS, HOLDERS, TRANSPORTS] {
+            let refused = match self.root.end_child(group, address.as_str(), how, why).await? {
+                Ended::Unknown => continue,
+                Ended::Temporary => Error::new(
+                    Code::Precondition,
+                    "actor.temporary",
+                    format!("{address} is not begun again when it ends"),
+                )
+                .help(format!("eclosion kill {address}")),
+                Ended::Down => {
+                    Error::new(Code::Unavailable, "actor.down", format!("{address} is down and starts soon"))
+                        .retry(eclosion_schemas::Retry::After { after_ms: 1_000 })
+                        .help("eclosion tree")
+                }
+                ended => return Ok(ended),
+            };
+            return Err(refused);
+        }
+        Err(match self.root.tree().get(address.as_str()) {
+            Some(_) => Error::new(
+                Code::Precondition,
+                "actor.journal",
+                format!("{address} belongs to the journal and ends with the kernel alone"),
+            )
+            .help("eclosion down && eclosion up"),
+            None => Error::not_found("actor.unknown", format!("there is no actor {address}"))
+                .help("eclosion tree"),
+        })
+    }
+
     fn row(&self, address: &str, vital: &crate::supervision::Vital) -> ActorRow {
         let parsed = address.parse::<Address>().ok();
         let statistics = parsed.and_then(|address| self.bus.statistics(&address)).unwrap_or_default();
-        let busy = vital.state == ActorState::Ready && statistics.in_hand > 0;
         ActorRow {
             address: address.to_owned(),
-            state: if busy { ActorState::Busy } else { vital.state },
+            state: shown_state(vital.state, &statistics),
             incarnation: vital.incarnation,
             restarts: vital.restarts,
             restarts_max: vital.budget.restarts_max,
             window_ms: vital.budget.window_ms,
             depth: statistics.queued,
             capacity: statistics.capacity,
+            accepted: statistics.accepted,
             handled: statistics.handled,
+            dropped: statistics.dropped,
+            expired: statistics.expired,
+            cancelled: statistics.cancelled,
+            refused: statistics.refused,
+            redelivered: statistics.redelivered,
             dead_letters: statistics.dead_lettered,
+            in_hand: statistics.in_hand,
+            oldest_ms: statistics.oldest_age.map(millis),
+            in_hand_ms: statistics.in_hand_for.map(millis),
+            accepted_per_s: statistics.accepted_per_s,
+            busy_permille: statistics.busy_permille,
+            wait: statistics.wait.map(latency),
+            handling: statistics.handling.map(latency),
             current: statistics.current.map(str::to_owned),
             last_error: vital.last_error.clone(),
         }
@@ -339,6 +387,32 @@ impl Kernel {
         });
         self.supervise(JOURNAL, address("/bus/sweeper")?, Restart::Permanent, begin).await
     }
+}
+
+/// With the same message in hand for so long, an actor is called stuck. Actors hand long work to others.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// What a supervisor says of an actor, and what its mailbox adds.
+fn shown_state(state: ActorState, statistics: &MailboxStatistics) -> ActorState {
+    if state != ActorState::Ready {
+        return state;
+    }
+    match statistics.gate {
+        Gate::Paused => ActorState::Paused,
+        Gate::Draining => ActorState::Draining,
+        Gate::Open if statistics.in_hand_for.is_some_and(|held| held >= STUCK) => ActorState::Stuck,
+        Gate::Open if statistics.in_hand > 0 => ActorState::Busy,
+        Gate::Open => ActorState::Ready,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn latency(quantiles: Quantiles) -> Latency {
+    let us = |duration: Duration| duration.as_secs_f64() * 1e6;
+    Latency { p50_us: us(quantiles.p50), p99_us: us(quantiles.p99) }
 }
 
 /// An actor that a builder was given, whatever its type.

@@ -66,14 +66,10 @@ impl<H: Handler> ractor::Actor for Service<H> {
         _: Run,
         life: &mut Life<H>,
     ) -> Result<(), ActorProcessingErr> {
-        let mut paused = false;
         loop {
-            let taken = if paused { life.mailbox.take_control().await } else { life.mailbox.take().await };
-            match taken {
+            match life.mailbox.take().await {
                 Taken::Message(message) => life.handler.handle(message).await,
                 Taken::Control(Control::Stop { .. }) | Taken::Closed => break,
-                Taken::Control(Control::Pause) => paused = true,
-                Taken::Control(Control::Resume) => paused = false,
                 Taken::Control(Control::Ping(probe)) => probe.answer(),
                 Taken::Control(Control::Panic(text)) => obey_panic(life.mailbox.address(), &text),
             }

@@ -91,7 +91,6 @@ pub(crate) struct Life<A: Actor> {
     phase: watch::Receiver<Phase>,
     /// Effects are performed from now on.
     performing: bool,
-    paused: bool,
     /// The journal was poisoned, and speculative state taken back.
     read_only: bool,
     table: Arc<Table>,
@@ -153,19 +152,8 @@ impl<A: Actor> Life<A> {
         let (restarts, phase) = (parts.restarts.subscribe(), parts.phase.clone());
         let read_only = parts.journal.poisoned().is_some();
         let (table, unpublished) = (parts.bus.table(), Vec::new());
-        let (performing, paused, lags_until) = (false, false, None);
-        Ok(Self {
-            parts,
-            engine,
-            restarts,
-            phase,
-            performing,
-            paused,
-            read_only,
-            table,
-            unpublished,
-            lags_until,
-        })
+        let (performing, lags_until) = (false, None);
+        Ok(Self { parts, engine, restarts, phase, performing, read_only, table, unpublished, lags_until })
     }
 
     /// Until it is told to stop.
@@ -194,8 +182,7 @@ impl<A: Actor> Life<A> {
         let mut commands = parts.commands.lock().await;
         tokio::select! {
             biased;
-            taken = parts.mailbox.take(), if !self.paused => Next::Taken(taken),
-            taken = parts.mailbox.take_control(), if self.paused => Next::Taken(taken),
+            taken = parts.mailbox.take() => Next::Taken(taken),
             Some(command) = commands.recv() => Next::Own(command),
             () = parts.appended.notified() => Next::Fold,
             () = parts.lagging.notified(), if lags_until.is_none() => Next::Lag,
@@ -224,7 +211,7 @@ impl<A: Actor> Life<A> {
                 Some(Taken::Control(control)) => self.control(control),
                 None => break,
             }
-            let more = handled < BATCH_MESSAGES_MAX && !self.paused;
+            let more = handled < BATCH_MESSAGES_MAX;
             next = if more { self.parts.mailbox.try_take() } else { None };
         }
         ControlFlow::Continue(())
@@ -279,8 +266,6 @@ impl<A: Actor> Life<A> {
 
     fn control(&mut self, control: Control) {
         match control {
-            Control::Pause => self.paused = true,
-            Control::Resume => self.paused = false,
             Control::Ping(probe) => probe.answer(),
             Control::Panic(text) => obey_panic(&self.parts.address, &text),
             Control::Stop { .. } => {}

@@ -20,6 +20,6 @@ mod root;
 mod tree;
 
 pub use budget::{Budget, Restart};
-pub use group::{ChildSpec, Group, Start, StartFuture};
+pub use group::{ChildSpec, End, Ended, Group, Start, StartFuture};
 pub use root::{Escalated, Root};
 pub use tree::{Tree, Vital};

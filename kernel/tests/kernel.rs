@@ -3,18 +3,21 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test, helpers and all")]
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use eclosion_bus::{InHand, Message};
+use eclosion_bus::{Address, Gate, InHand, Message};
 use eclosion_kernel::actor::{CommandOf, EffectOf};
 use eclosion_kernel::core::{AnyEvent, Core, Decision, Reads};
 use eclosion_kernel::journal::{JournalStore, Record, memory::MemoryStore};
+use eclosion_kernel::supervision::{End, Ended};
 use eclosion_kernel::{Actor, Context, Handler, Kernel};
 use eclosion_schemas::events::Event;
 use eclosion_schemas::operation::{NoItem, Operation, Spec};
-use eclosion_schemas::{Durability, EffectId, Error, Role, Timestamp};
+use eclosion_schemas::view::ActorState;
+use eclosion_schemas::{Durability, EffectId, Error, Incarnation, Role, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -197,4 +200,67 @@ async fn two_kernels_in_one_process_share_nothing() {
     within(one.stop()).await;
     assert_eq!(within(two.bus().ask::<Count>(add(1, false)).into_future()).await, Ok(2));
     within(two.stop()).await;
+}
+
+fn counter() -> Address {
+    Address::new("/counter").unwrap()
+}
+
+fn life(kernel: &Kernel) -> (u32, u32, ActorState) {
+    let row = kernel.rows().into_iter().find(|row| row.address == "/counter").unwrap();
+    (row.incarnation.0, row.restarts, row.state)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wished_restart_keeps_the_state_and_costs_nothing_of_the_budget() {
+    let kernel = kernel(&MemoryStore::default(), Counter::default()).await;
+    assert_eq!(within(kernel.bus().ask::<Count>(add(2, false)).into_future()).await, Ok(2));
+    for next in 2..=12 {
+        let ended = within(kernel.end(&counter(), End::Restart, "to see")).await;
+        assert_eq!(ended, Ok(Ended::Next(Incarnation(next))));
+    }
+    assert_eq!(within(kernel.bus().ask::<Count>(add(3, false)).into_future()).await, Ok(5));
+    assert_eq!(life(&kernel), (12, 0, ActorState::Ready));
+    within(kernel.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_counts_as_a_death_and_says_why() {
+    let kernel = kernel(&MemoryStore::default(), Counter::default()).await;
+    let ended = within(kernel.end(&counter(), End::Kill, "it seemed stuck")).await;
+    assert_eq!(ended, Ok(Ended::Next(Incarnation(2))));
+    let row = kernel.rows().into_iter().find(|row| row.address == "/counter").unwrap();
+    assert_eq!((row.restarts, row.last_error.as_deref()), (1, Some("it seemed stuck")));
+    assert_eq!(within(kernel.bus().ask::<Count>(add(3, false)).into_future()).await, Ok(3));
+    within(kernel.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_restarted_says_what_can_be_done() {
+    let kernel = kernel(&MemoryStore::default(), Counter::default()).await;
+    let refused = |address: &'static str| {
+        let kernel = kernel.clone();
+        async move { kernel.end(&Address::new(address).unwrap(), End::Restart, "").await.unwrap_err() }
+    };
+    assert_eq!(within(refused("/journal/writer")).await.reason, "actor.journal");
+    assert_eq!(within(refused("/nobody")).await.reason, "actor.unknown");
+    let forever: Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> = Box::pin(std::future::pending());
+    within(kernel.hold("holders", Address::new("/held").unwrap(), forever)).await.unwrap();
+    assert_eq!(within(refused("/held")).await.reason, "actor.temporary");
+    let gone = within(kernel.end(&Address::new("/held").unwrap(), End::Kill, "")).await;
+    assert_eq!(gone, Ok(Ended::Gone));
+    within(kernel.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_actor_stays_paused_over_a_restart_and_loses_nothing() {
+    let kernel = kernel(&MemoryStore::default(), Counter::default()).await;
+    assert_eq!(kernel.bus().gate(&counter(), Gate::Paused), Some(Gate::Open));
+    let waiting = tokio::spawn(kernel.bus().ask::<Count>(add(2, false)).into_future());
+    let ended = within(kernel.end(&counter(), End::Restart, "to see")).await;
+    assert_eq!((ended, life(&kernel).2), (Ok(Ended::Next(Incarnation(2))), ActorState::Paused));
+    assert!(!waiting.is_finished());
+    let _ = kernel.bus().gate(&counter(), Gate::Open);
+    assert_eq!(within(waiting).await.unwrap(), Ok(2));
+    within(kernel.stop()).await;
 }

@@ -216,7 +216,14 @@ pub enum ActorState {
     Stopped,
 }
 
-/// One row of `eclosion tree`.
+/// Of a sample of recent messages, within 13 %.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Latency {
+    pub p50_us: f64,
+    pub p99_us: f64,
+}
+
+/// One row of `eclosion tree`. `accepted = handled + dropped + expired + cancelled + dead_letters + depth + in_hand`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ActorRow {
     pub address: String,
@@ -226,10 +233,47 @@ pub struct ActorRow {
     pub restarts: u32,
     pub restarts_max: u32,
     pub window_ms: u64,
+    /// Messages that wait.
     pub depth: u64,
     pub capacity: u64,
+    #[serde(default)]
+    pub accepted: u64,
     pub handled: u64,
+    /// By the policy for a full mailbox.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Their deadline passed while they waited.
+    #[serde(default)]
+    pub expired: u64,
+    /// Withdrawn by whoever asked.
+    #[serde(default)]
+    pub cancelled: u64,
+    /// Never accepted: the mailbox was full or draining.
+    #[serde(default)]
+    pub refused: u64,
+    /// Times a message came back from an incarnation that died.
+    #[serde(default)]
+    pub redelivered: u64,
     pub dead_letters: u64,
+    #[serde(default)]
+    pub in_hand: u64,
+    /// How long the oldest message has waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
+    /// How long the same message has been in hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_hand_ms: Option<u64>,
+    /// Over the last full second, as is `busy_permille`: the part of it with something in hand.
+    #[serde(default)]
+    pub accepted_per_s: u64,
+    #[serde(default)]
+    pub busy_permille: u16,
+    /// From accepted to taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Latency>,
+    /// From taken until the actor takes the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handling: Option<Latency>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

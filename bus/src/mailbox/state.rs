@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::Gate;
 use super::in_hand::Message;
+use super::timing::Timing;
 use crate::ask::AskCell;
 use crate::clock::{Clock, Tick};
 use crate::control::Control;
@@ -42,6 +44,8 @@ pub(super) struct State {
     data: VecDeque<Box<Message>>,
     pub(super) taker: Option<Waker>,
     pub(super) closed: bool,
+    pub(super) gate: Gate,
+    pub(super) timing: Timing,
     pub(super) refused: u64,
     accepted: u64,
     dropped: u64,
@@ -68,6 +72,8 @@ impl State {
             data: VecDeque::new(),
             taker: None,
             closed: false,
+            gate: Gate::Open,
+            timing: Timing::default(),
             refused: 0,
             accepted: 0,
             dropped: 0,
@@ -135,6 +141,11 @@ impl State {
             }
             self.out += 1;
             self.current = Some(message.operation);
+            if self.timing.times(self.out) {
+                let now = clock.tick();
+                let waited = message.ask().map(|_| now.since(message.accepted_at));
+                self.timing.begin(now, waited);
+            }
             if let Some(ask) = message.ask() {
                 self.prune();
                 self.in_work.push((message.due, Arc::clone(ask)));
@@ -193,9 +204,10 @@ impl State {
         self.data.remove(at)
     }
 
-    pub(super) fn sweep(&mut self, now: Tick) -> Due {
+    pub(super) fn sweep(&mut self, now: Tick, handled: u64) -> Due {
         let mut due = Due::default();
         self.recent = self.recent.max(now);
+        self.timing.glance(now, self.accepted, self.out, self.out - handled);
         if self.earliest > now {
             return due;
         }
@@ -245,7 +257,9 @@ impl State {
         }
     }
 
-    pub(super) fn statistics(&self, handled: u64, now: Tick) -> MailboxStatistics {
+    /// A look, too: it has every message timed for a while.
+    pub(super) fn statistics(&mut self, handled: u64, now: Tick) -> MailboxStatistics {
+        self.timing.look(now);
         let in_hand = self.out - handled;
         let oldest = self.data.front().map(|message| message.accepted_at);
         MailboxStatistics {
@@ -263,6 +277,12 @@ impl State {
             control_queued: self.control.len() as u64,
             oldest_age: oldest.map(|at| now.since(at)),
             current: self.current.filter(|_| in_hand > 0),
+            in_hand_for: (in_hand > 0).then(|| self.timing.held_for(now)),
+            gate: self.gate,
+            accepted_per_s: self.timing.pace.accepted_per_s,
+            busy_permille: self.timing.pace.busy_permille,
+            wait: self.timing.wait(),
+            handling: self.timing.handling(),
         }
     }
 }

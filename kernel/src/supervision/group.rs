@@ -1,7 +1,8 @@
 //! A supervisor of children that are restarted one by one.
 //!
-//! States of a child: started (has a cell) → down (waits for its backoff) → started … or gone.
-//! [`Group::on_exit`] makes every transition but the first.
+//! States of a child: started (has a cell) → down (waits for its backoff) → started … or gone. `ended` makes every
+//! transition but the first. An end that somebody wished for ([`Message::End`]) is answered when the next incarnation
+//! has started, or the child is gone; a wished restart costs nothing of the budget, a kill counts like any death.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -86,6 +87,39 @@ pub struct Group;
 pub enum Message {
     Add(ChildSpec, oneshot::Sender<Result<(), String>>),
     StartAgain(Arc<str>),
+    End(Wish),
+}
+
+/// An operator's wish that an incarnation end.
+#[derive(Debug)]
+pub struct Wish {
+    pub address: Arc<str>,
+    pub how: End,
+    /// Shown as the child's last error.
+    pub why: String,
+    pub reply: oneshot::Sender<Ended>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// After what is in hand, and the next incarnation begins.
+    Restart,
+    /// Now; what is in hand is delivered once more.
+    Kill,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The next incarnation has started.
+    Next(Incarnation),
+    /// It was temporary, and is no more.
+    Gone,
+    /// It is not of this group.
+    Unknown,
+    /// It is not begun again, so it cannot be restarted.
+    Temporary,
+    /// It is down already and waits for its backoff.
+    Down,
 }
 
 /// What one incarnation of a group knows.
@@ -100,6 +134,21 @@ struct Child {
     spec: ChildSpec,
     cell: Option<ActorCell>,
     history: History,
+    /// What its end was wished for, and who waits for what comes after it.
+    wished: Option<Wish>,
+}
+
+impl Child {
+    fn new(spec: ChildSpec) -> Self {
+        Self { spec, cell: None, history: History::default(), wished: None }
+    }
+
+    /// Whoever wished for its end may have left.
+    fn answer(&mut self, ended: Ended) {
+        if let Some(wish) = self.wished.take() {
+            let _ = wish.reply.send(ended);
+        }
+    }
 }
 
 impl Actor for Group {
@@ -116,9 +165,7 @@ impl Actor for Group {
         let mut state = State { shared, children: BTreeMap::new() };
         for spec in specs {
             let address = Arc::clone(&spec.address);
-            state
-                .children
-                .insert(Arc::clone(&address), Child { spec, cell: None, history: History::default() });
+            state.children.insert(Arc::clone(&address), Child::new(spec));
             // A child that cannot start now is treated as one that died.
             if let Err(why) = start(&mut state, &myself, &address).await {
                 ended(&mut state, &myself, &address, Exit::Abnormal, &why)?;
@@ -144,6 +191,7 @@ impl Actor for Group {
                     ended(state, &myself, &address, Exit::Abnormal, &why)?;
                 }
             }
+            Message::End(wish) => end(state, wish),
         }
         Ok(())
     }
@@ -194,13 +242,38 @@ async fn add(state: &mut State, myself: &ActorRef<Message>, spec: ChildSpec) -> 
     if spec.restart != Restart::Temporary {
         state.shared.specs.lock().unwrap_or_else(PoisonError::into_inner).push(spec.clone());
     }
-    state.children.insert(Arc::clone(&address), Child { spec, cell: None, history: History::default() });
+    state.children.insert(Arc::clone(&address), Child::new(spec));
     let started = start(state, myself, &address).await;
     if started.is_err() {
         state.children.remove(&address);
         state.shared.forget(&address);
     }
     started
+}
+
+/// Begins an end that was wished for; what comes of it is reported to the supervisor.
+fn end(state: &mut State, wish: Wish) {
+    let refused = match state.children.get(&wish.address) {
+        None => Some(Ended::Unknown),
+        Some(child) if child.cell.is_none() => Some(Ended::Down),
+        Some(child) if child.spec.restart == Restart::Temporary && wish.how == End::Restart => {
+            Some(Ended::Temporary)
+        }
+        Some(_) => None,
+    };
+    if let Some(refused) = refused {
+        // Whoever wished may have left.
+        let _ = wish.reply.send(refused);
+        return;
+    }
+    let Some(child) = state.children.get_mut(&wish.address) else { return };
+    match (wish.how, &child.cell) {
+        (End::Restart, _) => (child.spec.stop)(),
+        (End::Kill, Some(cell)) => cell.kill(),
+        (End::Kill, None) => {}
+    }
+    // A second wish takes the place of the first, whose waiter sees its sender dropped.
+    child.wished = Some(wish);
 }
 
 async fn start(state: &mut State, myself: &ActorRef<Message>, address: &Arc<str>) -> Result<(), String> {
@@ -220,6 +293,7 @@ async fn start(state: &mut State, myself: &ActorRef<Message>, address: &Arc<str>
     match (child.spec.start)(incarnation, myself.get_cell()).await {
         Ok(cell) => {
             child.cell = Some(cell);
+            child.answer(Ended::Next(incarnation));
             state.shared.tree.update(address, |vital| vital.state = ActorState::Ready);
             Ok(())
         }
@@ -238,13 +312,21 @@ fn ended(
     let Some(child) = state.children.get_mut(address) else { return Ok(()) };
     child.cell = None;
     let clock = &state.shared.clock;
-    let verdict =
-        child.history.decide(child.spec.restart, exit, child.spec.budget, clock.now(), clock.entropy());
+    let restarted = child.wished.as_ref().is_some_and(|wish| wish.how == End::Restart);
+    let wished_why = child.wished.as_ref().map(|wish| wish.why.clone());
+    let why = wished_why.as_deref().unwrap_or(why);
+    let verdict = match restarted && exit == Exit::Normal {
+        true => Verdict::RestartAfter { ms: 0 },
+        false => {
+            child.history.decide(child.spec.restart, exit, child.spec.budget, clock.now(), clock.entropy())
+        }
+    };
     if exit == Exit::Abnormal {
         tracing::warn!(%address, why, ?verdict, "died");
     }
     match verdict {
         Verdict::Gone => {
+            child.answer(Ended::Gone);
             state.children.remove(address);
             state.shared.forget(address);
         }

@@ -7,7 +7,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 
 use super::budget::{Budget, Exit, History, Restart, Verdict};
-use super::group::{ChildSpec, Group, Message as GroupMessage, Shared};
+use super::group::{ChildSpec, End, Ended, Group, Message as GroupMessage, Shared, Wish};
 use super::tree::Tree;
 use crate::clock::Clock;
 
@@ -78,12 +78,28 @@ impl Root {
     /// # Errors
     /// `internal` when it does not start; nothing of it is kept then.
     pub async fn add_child(&self, group: &str, spec: ChildSpec) -> Result<(), Error> {
-        let (reply, found) = oneshot::channel();
-        self.actor.cast(Message::Group(group.into(), reply)).map_err(|_| stopping())?;
-        let found = found.await.map_err(|_| stopping())?.ok_or_else(stopping)?;
+        let found = self.group(group).await?;
         let (reply, outcome) = oneshot::channel();
         found.cast(GroupMessage::Add(spec, reply)).map_err(|_| stopping())?;
         outcome.await.map_err(|_| stopping())?.map_err(|why| Error::internal("supervision.child", why))
+    }
+
+    /// Ends an incarnation of a child of a group, and waits for what comes after it.
+    ///
+    /// # Errors
+    /// `unavailable` when the tree is stopping, or the supervisor died meanwhile.
+    pub async fn end_child(&self, group: &str, address: &str, how: End, why: &str) -> Result<Ended, Error> {
+        let found = self.group(group).await?;
+        let (reply, ended) = oneshot::channel();
+        let wish = Wish { address: address.into(), how, why: why.into(), reply };
+        found.cast(GroupMessage::End(wish)).map_err(|_| stopping())?;
+        ended.await.map_err(|_| stopping())
+    }
+
+    async fn group(&self, address: &str) -> Result<ActorRef<GroupMessage>, Error> {
+        let (reply, found) = oneshot::channel();
+        self.actor.cast(Message::Group(address.into(), reply)).map_err(|_| stopping())?;
+        found.await.map_err(|_| stopping())?.ok_or_else(stopping)
     }
 
     /// Waits until the tree has given up.
