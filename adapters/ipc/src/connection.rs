@@ -1,4 +1,5 @@
-//! One connection: a Unix stream socket on which frames travel, and descriptors with them.
+//! One connection: a Unix stream socket on which frames travel, and descriptors with them. A client whose first byte is
+//! `{` sends and gets the same frames as lines of JSON ([`lines`]).
 //!
 //! Owned by whoever drives it: a [`Session`](crate::Session) or a [`WorkerLink`](crate::WorkerLink). It comes in two
 //! halves over one [`Socket`], because a worker's link is written to by others than the one who reads it:
@@ -15,6 +16,7 @@
 //! 3. Nothing blocks; a peer that takes nothing for [`STALL`] while something waits for it is given up.
 //! 4. Whatever the peer sends, the worst that follows is an [`End`].
 
+mod lines;
 mod reader;
 mod socket;
 mod writer;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use eclosion_schemas::frame::{Frame, FrameError, Limits, StreamId};
 use eclosion_schemas::{Code, Error};
 
+pub use self::lines::LineError;
 pub(crate) use self::reader::Reader;
 pub use self::reader::Received;
 pub(crate) use self::socket::Socket;
@@ -56,6 +59,8 @@ pub enum End {
     Descriptors { named: usize, there: usize },
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error(transparent)]
+    Line(#[from] LineError),
     #[error("the socket failed: {0}")]
     Io(#[from] io::Error),
 }
@@ -64,7 +69,7 @@ impl End {
     /// Whether the peer is to blame; it is told before the connection closes.
     #[must_use]
     pub fn is_violation(&self) -> bool {
-        matches!(self, End::Frame(_) | End::Descriptors { .. })
+        matches!(self, End::Frame(_) | End::Line(_) | End::Descriptors { .. })
     }
 }
 
@@ -73,6 +78,7 @@ impl From<End> for Error {
         let text = end.to_string();
         match end {
             End::Frame(why) => why.into(),
+            End::Line(why) => why.into(),
             End::Descriptors { .. } => Error::invalid("frame.descriptors", text),
             End::Stalled => Error::new(Code::SlowConsumer, "connection.stalled", text),
             End::Closed => Error::new(Code::Unavailable, "connection.closed", text),
@@ -149,6 +155,12 @@ impl Connection {
             }
             poll_fn(|task| self.poll_receive(task)).await?;
         }
+    }
+
+    /// From here on lines are spoken: the first byte said so, and nothing has been sent.
+    pub fn speak_lines(&mut self) {
+        self.reader.speak_lines();
+        self.writer.speak_lines();
     }
 
     /// Puts a frame in line. It leaves with the next flush.

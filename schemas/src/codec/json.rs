@@ -1,8 +1,8 @@
 //! JSON: for people, shells and the line dialect. Same field names as msgpack.
 //!
-//! What JSON has no form for travels as an object with one key: bytes as `{"$b64": "…"}`, a part of a payload as
-//! `{"$part": 0}`, a number that is not finite as `{"$float": "nan"}`. [`to_msgpack`] reads the first of them back;
-//! the other two are only ever shown.
+//! What JSON has no form for travels as an object with one key: bytes as `{"$b64": "…"}`, or as `{"$msgpack": …}` where
+//! they are msgpack themselves, a part of a payload as `{"$part": 0}`, a number that is not finite as
+//! `{"$float": "nan"}`. [`to_msgpack`] and [`pack`] read all four back.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +16,8 @@ use crate::payload::PART_EXTENSION;
 
 /// The only key of an object that stands for bytes.
 pub const BYTES_KEY: &str = "$b64";
+/// The only key of an object that stands for bytes which are the msgpack of its value.
+pub const MSGPACK_KEY: &str = "$msgpack";
 /// The only key of an object that stands for a part of a payload.
 pub const PART_KEY: &str = "$part";
 /// The only key of an object that stands for a number that is not finite.
@@ -75,8 +77,15 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// [`CodecError`] when the text is out of bounds or not JSON, or its base64 is malformed.
 pub fn to_msgpack(text: &[u8]) -> Result<Vec<u8>, CodecError> {
-    let value: Value = decode(text)?;
-    super::encode(&Packed(&value))
+    pack(&decode(text)?)
+}
+
+/// The same for a value that [`decode`] has read, so that its nesting is bounded.
+///
+/// # Errors
+/// `Shape` where base64 is malformed.
+pub fn pack(value: &Value) -> Result<Vec<u8>, CodecError> {
+    super::encode(&Packed(value))
 }
 
 /// msgpack in, the JSON value that shows it out.
@@ -85,6 +94,38 @@ pub fn to_msgpack(text: &[u8]) -> Result<Vec<u8>, CodecError> {
 /// [`CodecError`] when the bytes are out of bounds.
 pub fn from_msgpack(bytes: &[u8]) -> Result<Value, CodecError> {
     super::decode::<Shown>(bytes).map(|shown| shown.0)
+}
+
+/// As [`from_msgpack`], with the body of each payload shown as the value that it holds.
+///
+/// # Errors
+/// As [`from_msgpack`].
+pub fn show(bytes: &[u8]) -> Result<Value, CodecError> {
+    let mut value = from_msgpack(bytes)?;
+    show_bodies(&mut value);
+    Ok(value)
+}
+
+fn show_bodies(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(show_bodies),
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                let held = (key == "body").then(|| held_value(field)).flatten();
+                match held {
+                    Some(held) => *field = marked(MSGPACK_KEY, held),
+                    None => show_bodies(field),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The value in a payload's body, if that is what it is.
+fn held_value(shown: &Value) -> Option<Value> {
+    let text = sole(shown.as_object()?, BYTES_KEY)?.as_str()?;
+    from_msgpack(&STANDARD.decode(text).ok()?).ok()
 }
 
 fn shape(why: serde_json::Error) -> CodecError {
@@ -103,8 +144,10 @@ impl Serialize for Packed<'_> {
                 list.end()
             }
             Value::Object(fields) => {
-                if let Some(text) = sole(fields, BYTES_KEY).and_then(Value::as_str) {
-                    return serializer.serialize_bytes(&STANDARD.decode(text).map_err(S::Error::custom)?);
+                if let Some((key, value)) = fields.iter().next().filter(|_| fields.len() == 1)
+                    && let Some(marked) = Marked::of(key, value)
+                {
+                    return marked.serialize(serializer);
                 }
                 let mut map = serializer.serialize_map(Some(fields.len()))?;
                 fields.iter().try_for_each(|(key, value)| map.serialize_entry(key, &Packed(value)))?;
@@ -115,8 +158,49 @@ impl Serialize for Packed<'_> {
     }
 }
 
+/// What an object with one key may stand for.
+enum Marked<'a> {
+    Base64(&'a str),
+    Msgpack(&'a Value),
+    Part(u32),
+    Float(f64),
+}
+
+impl<'a> Marked<'a> {
+    fn of(key: &str, value: &'a Value) -> Option<Self> {
+        match key {
+            BYTES_KEY => value.as_str().map(Marked::Base64),
+            MSGPACK_KEY => Some(Marked::Msgpack(value)),
+            PART_KEY => value.as_u64().and_then(|index| u32::try_from(index).ok()).map(Marked::Part),
+            FLOAT_KEY => value.as_str().and_then(|text| text.parse().ok()).map(Marked::Float),
+            _ => None,
+        }
+    }
+
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Marked::Base64(text) => {
+                serializer.serialize_bytes(&STANDARD.decode(text).map_err(S::Error::custom)?)
+            }
+            Marked::Msgpack(value) => serializer.serialize_bytes(&pack(value).map_err(S::Error::custom)?),
+            Marked::Part(index) => {
+                let data = ByteBuf::from(index.to_be_bytes());
+                serializer
+                    .serialize_newtype_struct(rmp_serde::MSGPACK_EXT_STRUCT_NAME, &(PART_EXTENSION, data))
+            }
+            Marked::Float(number) => serializer.serialize_f64(*number),
+        }
+    }
+}
+
 fn sole<'a>(fields: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     if fields.len() == 1 { fields.get(key) } else { None }
+}
+
+/// Bytes as JSON shows them.
+#[must_use]
+pub fn binary(bytes: &[u8]) -> Value {
+    marked(BYTES_KEY, STANDARD.encode(bytes))
 }
 
 fn marked(key: &str, value: impl Into<Value>) -> Value {
@@ -167,7 +251,7 @@ impl<'de> Visitor<'de> for Show {
     }
 
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Value, E> {
-        Ok(marked(BYTES_KEY, STANDARD.encode(bytes)))
+        Ok(binary(bytes))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
@@ -193,7 +277,7 @@ impl<'de> Visitor<'de> for Show {
         let index = <[u8; 4]>::try_from(data.as_slice()).map(u32::from_be_bytes);
         Ok(match (kind, index) {
             (PART_EXTENSION, Ok(index)) => marked(PART_KEY, index),
-            _ => marked(BYTES_KEY, STANDARD.encode(&data)),
+            _ => binary(&data),
         })
     }
 }
@@ -246,7 +330,7 @@ impl<'de> serde::de::Visitor<'de> for AnyVisitor {
     }
 
     fn visit_bytes<E>(self, value: &[u8]) -> Result<Self::Value, E> {
-        Ok(serde_json::json!({ (BYTES_KEY): base64::engine::general_purpose::STANDARD.encode(value) }))
+        Ok(binary(value))
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -307,6 +391,7 @@ mod tests {
             [&[0x94, 0xd6, 1, 0, 0, 0, 3, 0xd4, 9, 7, 0xcb, 0x7f, 0xf8][..], &[0; 6], &[0x81, 5, 6]].concat();
         let shown = from_msgpack(&odd).unwrap();
         assert_eq!(shown, serde_json::json!([{"$part": 3}, {"$b64": "Bw=="}, {"$float": "nan"}, {"5": 6}]));
+        assert_eq!(to_msgpack(&serde_json::to_vec(&shown).unwrap()).unwrap()[..7], odd[..7]);
         assert!(to_msgpack(br#"{"$b64": "?"}"#).is_err());
     }
 }

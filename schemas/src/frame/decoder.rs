@@ -57,6 +57,12 @@ impl Decoder {
         })
     }
 
+    /// Takes back what was pushed and is no frame yet: another dialect's first bytes.
+    #[must_use]
+    pub fn take_bytes(&mut self) -> BytesMut {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Bytes that were pushed and belong to no frame yet. More than none at the end of a connection: it broke off
     /// inside a frame.
     #[must_use]

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use eclosion_schemas::frame::{Assembler, Decoder, Frame, Limits, StreamId};
 
+use super::lines::LineDecoder;
 use super::socket::Socket;
 use super::{DESCRIPTORS_MAX, End};
 
@@ -23,7 +24,10 @@ pub struct Received {
 
 #[derive(Debug)]
 pub(crate) struct Reader {
+    limits: Limits,
     decoder: Decoder,
+    /// In place of the other, once lines are spoken.
+    lines: Option<LineDecoder>,
     assembler: Assembler,
     buffer: Box<[u8]>,
     /// In the order of their frames.
@@ -36,7 +40,9 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
+            limits,
             decoder: Decoder::new(limits),
+            lines: None,
             assembler: Assembler::new(limits),
             buffer: vec![0; READ_BYTES].into(),
             unclaimed: VecDeque::new(),
@@ -49,6 +55,12 @@ impl Reader {
         self.first_byte
     }
 
+    pub(crate) fn speak_lines(&mut self) {
+        let mut lines = LineDecoder::new(&self.limits);
+        lines.push(&self.decoder.take_bytes());
+        self.lines = Some(lines);
+    }
+
     pub(crate) fn poll_receive(&mut self, socket: &Socket, task: &mut Context<'_>) -> Poll<Result<(), End>> {
         let bytes = match ready!(socket.poll_receive(task, &mut self.buffer, &mut self.unclaimed)) {
             Ok(bytes) => bytes,
@@ -56,16 +68,26 @@ impl Reader {
             Err(why) => return Poll::Ready(Err(why.into())),
         };
         if bytes == 0 {
-            let inside = self.decoder.buffered() > 0 || self.assembler.buffered() > 0;
+            let lines = self.lines.as_ref().map_or(0, LineDecoder::buffered);
+            let inside = lines + self.decoder.buffered() + self.assembler.buffered() > 0;
             return Poll::Ready(Err(if inside { End::Broken } else { End::Closed }));
         }
         let received = &self.buffer[..bytes];
         self.first_byte = self.first_byte.or_else(|| received.first().copied());
-        self.decoder.push(received);
+        match &mut self.lines {
+            Some(lines) => lines.push(received),
+            None => self.decoder.push(received),
+        }
         Poll::Ready(Ok(()))
     }
 
     pub(crate) fn received(&mut self) -> Result<Option<Received>, End> {
+        if let Some(lines) = &mut self.lines {
+            // No line names one.
+            self.unclaimed.clear();
+            let frame = lines.next_frame()?;
+            return Ok(frame.map(|frame| Received { frame, descriptors: Vec::new() }));
+        }
         while let Some(frame) = self.decoder.next_frame()? {
             let mut descriptors = self.claim(&frame)?;
             let stream = frame.stream;

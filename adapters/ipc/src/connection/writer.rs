@@ -11,6 +11,7 @@ use bytes::{Buf, BytesMut};
 use eclosion_schemas::frame::{Frame, Outbox, StreamId};
 use tokio::time::Sleep;
 
+use super::lines;
 use super::socket::Socket;
 use super::{End, OUTGOING_BYTES_MAX, STALL};
 
@@ -27,6 +28,7 @@ pub(crate) struct Writer {
     buffer: BytesMut,
     /// They ride with the first byte of `buffer`.
     descriptors: Vec<OwnedFd>,
+    speaks_lines: bool,
     /// Running while the peer takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -38,8 +40,15 @@ impl Writer {
             parked: VecDeque::new(),
             buffer: BytesMut::new(),
             descriptors: Vec::new(),
+            speaks_lines: false,
             stalled: None,
         }
+    }
+
+    /// To be called before anything is pushed: a line is whole, so that nothing may be cut.
+    pub(crate) fn speak_lines(&mut self) {
+        self.outbox = Outbox::new(usize::MAX);
+        self.speaks_lines = true;
     }
 
     pub(crate) fn push(&mut self, mut frame: Frame, descriptors: Vec<OwnedFd>) {
@@ -109,6 +118,10 @@ impl Writer {
                 None => self.outbox.pop(),
             };
             let Some((frame, descriptors)) = next else { break };
+            if self.speaks_lines {
+                lines::encode(&frame, &mut self.buffer);
+                continue;
+            }
             if let Some(descriptors) = descriptors {
                 if !self.buffer.is_empty() {
                     self.parked.push_back((frame, descriptors));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eclosion_schemas::codec::json;
 use eclosion_schemas::frame::{API, API_COMPATIBLE, Envelope, Frame, FrameType, StreamId};
 use eclosion_schemas::{Code, Error, Role};
 
@@ -26,7 +25,7 @@ impl Session {
     async fn hello(&mut self) -> Result<Frame, Over> {
         match self.connection.first_byte().await? {
             0 => {}
-            b'{' => return Err(Over::Line(in_json(&other_dialect()), other_dialect())),
+            b'{' => self.connection.speak_lines(),
             _ => return Err(Over::Line(format!("{}\n", other_dialect()), other_dialect())),
         }
         let received = self.connection.receive().await?;
@@ -77,11 +76,6 @@ fn late(wait: Duration) -> Error {
 }
 
 fn other_dialect() -> Error {
-    let text = "this socket speaks binary frames, whose first byte is 0";
+    let text = "this socket speaks frames, whose first byte is 0, and lines of JSON objects";
     Error::new(Code::Unimplemented, "hello.dialect", text).help("eclosion call NAME JSON")
-}
-
-fn in_json(error: &Error) -> String {
-    let line = json::encode(&serde_json::json!({ "error": error }));
-    line.ok().and_then(|line| String::from_utf8(line).ok()).unwrap_or_default() + "\n"
 }

@@ -1,0 +1,132 @@
+//! The clients of `schemas/examples`, which know sockets and JSON and nothing else, at the real binary.
+//!
+//! Node is no part of what this project needs: where there is none, its test says so by name and ends.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const STEPS: &str = r#"
+def double(x):
+    return {"x": x + x}
+
+def refuse():
+    raise ValueError("no")
+"#;
+
+struct House(TempDir);
+
+impl House {
+    fn new() -> Self {
+        let house = Self(tempfile::tempdir().unwrap());
+        std::fs::write(house.0.path().join("steps.py"), STEPS).unwrap();
+        let up = house.eclosion(&["up"]);
+        assert!(up.status.success(), "{}", text(&up.stderr));
+        house
+    }
+
+    fn eclosion(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
+        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
+        for (name, place) in [
+            ("ECLOSION_STATE_DIR", "state"),
+            ("ECLOSION_RUNTIME_DIR", "run"),
+            ("ECLOSION_CACHE_DIR", "cache"),
+        ] {
+            command.env(name, self.0.path().join(place));
+        }
+        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE"] {
+            command.env_remove(name);
+        }
+        command.output().unwrap()
+    }
+
+    fn client(&self, program: &str, file: &str, method: &str, request: &Value) -> Command {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/examples");
+        let mut command = Command::new(program);
+        command.arg(examples.join(file)).arg(self.0.path().join("run/default.sock"));
+        command.arg(method).arg(request.to_string()).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        // A failed test leaves no kernel.
+        let _ = self.eclosion(&["down"]);
+    }
+}
+
+/// Ended with the test, however it ends.
+struct Follower(Child);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn does_all_that_a_client_can(program: &str, file: &str) {
+    let house = House::new();
+    let said = house.client(program, file, "kernel.status", &json!({})).output().unwrap();
+    assert_eq!(lines(&said)[0]["state"], "ready", "{}", text(&said.stderr));
+
+    let call = |function: &str, arguments: Value| {
+        let request = json!({
+            "function": format!("steps:{function}"),
+            "code": house.0.path(),
+            "arguments": {"body": {"$msgpack": arguments}},
+        });
+        house.client(program, file, "pool.call", &request).output().unwrap()
+    };
+    let said = call("double", json!({"x": 21}));
+    assert_eq!(
+        lines(&said).last().unwrap()["body"],
+        json!({"$msgpack": {"x": 42}}),
+        "{}",
+        text(&said.stderr)
+    );
+
+    let refused = call("refuse", json!({}));
+    let error: Value = serde_json::from_slice(&refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), &error["reason"]), (Some(1), &json!("task.raised")));
+    assert_eq!(error["remote"]["type"], "ValueError");
+
+    let mut follow = house.client(program, file, "bus.subscribe", &json!({"filter": "**"}));
+    let mut follower = Follower(follow.stdout(Stdio::piped()).spawn().unwrap());
+    let mut heard = BufReader::new(follower.0.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&heard.next().unwrap().unwrap()).unwrap();
+    assert_eq!(first["tag"], "acknowledged");
+}
+
+#[test]
+fn a_client_without_dependencies_in_python_does_all_that_a_client_can() {
+    let python = std::env::var("ECLOSION_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    does_all_that_a_client_can(&python, "lines.py");
+}
+
+#[test]
+fn a_client_without_dependencies_in_node_does_all_that_a_client_can() {
+    let node = Command::new("node").arg("--version").output();
+    if !node.is_ok_and(|node| node.status.success()) {
+        eprintln!(
+            "SKIPPED: a_client_without_dependencies_in_node_does_all_that_a_client_can: there is no node here"
+        );
+        return;
+    }
+    does_all_that_a_client_can("node", "lines.mjs");
+}
