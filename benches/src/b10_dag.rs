@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eclosion::{Eclosion, Options, Places};
+use eclosion::{Kernel, Options, Places};
 use eclosion_schemas::RunId;
 use eclosion_schemas::flow::{FLOW_SCHEMA, FlowSpec, TaskSpec};
 use eclosion_schemas::ops::kernel::OnFull;
@@ -60,7 +60,7 @@ async fn in_turns(directory: &Path, us: &mut Samples, peer: &mut Samples) -> Res
     let mut options = Options::new(Places::below(directory, "bench"));
     options.workers_max = WORKERS;
     options.keeper_binary = Some(binary()?);
-    let kernel = Eclosion::start(options).await?;
+    let kernel = Kernel::start(options).await?;
     // Starts the workers.
     tokio::time::timeout(PATIENCE, graph(&kernel)).await??;
     for _ in 0..ROUNDS {
@@ -86,7 +86,7 @@ pub(crate) fn binary() -> Result<PathBuf, Failure> {
 }
 
 /// Runs one graph to its end.
-pub(crate) async fn graph(kernel: &Eclosion) -> Result<(), Failure> {
+pub(crate) async fn graph(kernel: &Kernel) -> Result<(), Failure> {
     let request = StartRequest { flow: flow(), set: BTreeMap::new(), tenant: None, new: true, idem: None };
     let run = kernel.bus().ask::<Start>(request).await?.run;
     let mut changes = kernel.bus().subscribe(format!("run/{run}/state").parse()?, OnFull::Latest, 16);

@@ -1,6 +1,6 @@
 //! B13: how long until the kernel is there, and how large it is.
 //!
-//! *ready* is [`Eclosion::start`] on a new directory until it returns: the journal made and synced, the socket bound.
+//! *ready* is [`Kernel::start`] on a new directory until it returns: the journal made and synced, the socket bound.
 //! *next worker* is a Python process that a zygote forks until it has introduced itself: a second worker beside a busy
 //! first, asked for by a call, until the call is answered. *resident* is the process of `eclosion up --foreground`
 //! without workers; its row holds bytes where others hold nanoseconds.
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use eclosion::{Eclosion, Options, Places};
+use eclosion::{Kernel, Options, Places};
 use eclosion_schemas::Payload;
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::pool::{Call, CallRequest};
@@ -51,7 +51,7 @@ async fn measured() -> Result<(Samples, Samples), Failure> {
         (options.workers_max, options.keeper_binary) = (2, Some(binary()?));
         ready.begin_round();
         let started = Instant::now();
-        let kernel = Eclosion::start(options).await?;
+        let kernel = Kernel::start(options).await?;
         ready.add(started.elapsed(), 1);
         next.begin_round();
         next.add(second_worker(&kernel, directory.path()).await?, 1);
@@ -61,7 +61,7 @@ async fn measured() -> Result<(Samples, Samples), Failure> {
 }
 
 /// The first worker is kept busy, so that a call needs another one.
-async fn second_worker(kernel: &Eclosion, directory: &Path) -> Result<Duration, Failure> {
+async fn second_worker(kernel: &Kernel, directory: &Path) -> Result<Duration, Failure> {
     call(kernel, "calls:echo", serde_json::json!({"value": "x"})).await?;
     let began = directory.join("began");
     let busy = call(kernel, "starts:busy", serde_json::json!({"began": began}));
@@ -80,7 +80,7 @@ async fn second_worker(kernel: &Eclosion, directory: &Path) -> Result<Duration, 
     }
 }
 
-async fn call(kernel: &Eclosion, function: &str, arguments: serde_json::Value) -> Result<(), Failure> {
+async fn call(kernel: &Kernel, function: &str, arguments: serde_json::Value) -> Result<(), Failure> {
     let request = CallRequest {
         function: function.into(),
         code: source().to_string_lossy().into_owned(),

@@ -1,7 +1,7 @@
 //! B14: back in service after a death.
 //!
 //! *worker* is SIGKILL to the only worker until a call is answered by its successor: the death is seen, recorded, the
-//! next process forked and reserved. *kernel* is [`Eclosion::start`] on a journal of 100,000 commits that no snapshot
+//! next process forked and reserved. *kernel* is [`Kernel::start`] on a journal of 100,000 commits that no snapshot
 //! covers, all verified, decoded and offered to every subsystem, until it returns. They are commits of a run that is over
 //! and forgotten, so that what is measured is the reading and not one shape of graph. *panic* is a subsystem that is told
 //! to panic until a question is answered by its next incarnation, in a kernel that was started on the journal of real
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eclosion::{Eclosion, Options, Places};
+use eclosion::{Kernel, Options, Places};
 use eclosion_bus::Control;
 use eclosion_journal_sqlite::SqliteJournal;
 use eclosion_kernel::core::AnyEvent;
@@ -67,7 +67,7 @@ async fn workers() -> Result<Row, Failure> {
     let directory = tempfile::tempdir()?;
     let mut options = Options::new(Places::below(directory.path(), "bench"));
     (options.workers_max, options.keeper_binary) = (1, Some(binary()?));
-    let kernel = Eclosion::start(options).await?;
+    let kernel = Kernel::start(options).await?;
     let mut samples = Samples::of(Role::Us, "worker killed → next serving");
     let mut serving = pid(&kernel).await?;
     for _ in 0..KILLS {
@@ -89,7 +89,7 @@ async fn workers() -> Result<Row, Failure> {
     Ok(samples.row())
 }
 
-async fn pid(kernel: &Eclosion) -> Result<i32, Failure> {
+async fn pid(kernel: &Kernel) -> Result<i32, Failure> {
     let request = CallRequest {
         function: "starts:pid".into(),
         code: source().to_string_lossy().into_owned(),
@@ -154,7 +154,7 @@ async fn work(places: &Places) -> Result<(), Failure> {
 }
 
 /// A question that a subsystem answers by itself.
-async fn ask(kernel: &Eclosion, address: &str) -> Result<(), Failure> {
+async fn ask(kernel: &Kernel, address: &str) -> Result<(), Failure> {
     let bus = kernel.bus();
     match address {
         run::ADDRESS => {
@@ -186,13 +186,13 @@ fn on_disk() -> Result<(Places, [TempDir; 2]), Failure> {
 
 /// A kernel, and how long its start took. What the one before it in this process held of the journal may fall a moment
 /// after its shutdown: its last readers end by themselves.
-async fn start(places: &Places) -> Result<(Eclosion, Duration), Failure> {
+async fn start(places: &Places) -> Result<(Kernel, Duration), Failure> {
     let begun = Instant::now();
     loop {
         let mut options = Options::new(places.clone());
         options.keeper_binary = Some(binary()?);
         let started = Instant::now();
-        match Eclosion::start(options).await {
+        match Kernel::start(options).await {
             Ok(kernel) => return Ok((kernel, started.elapsed())),
             Err(why) if why.reason == "journal.locked" && begun.elapsed() < PATIENCE => {
                 tokio::task::yield_now().await;

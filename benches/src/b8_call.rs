@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use eclosion::{Eclosion, Options, Places};
+use eclosion::{Kernel, Options, Places};
 use eclosion_schemas::Payload;
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::pool::{Call, CallRequest};
@@ -46,7 +46,7 @@ fn text(why: Failure) -> String {
 async fn measured(directory: &Path) -> Result<Vec<Row>, Failure> {
     let mut options = Options::new(Places::below(directory, "bench"));
     (options.workers_max, options.keeper_binary) = (1, Some(binary()?));
-    let kernel = Eclosion::start(options).await?;
+    let kernel = Kernel::start(options).await?;
     // It makes the runtime that the floor takes its msgpack from.
     call(&kernel).await?;
     let (mut raw, mut pool) = (Raw::start(&directory.join("cache/runtime"))?, Pool::start()?);
@@ -79,7 +79,7 @@ fn arguments() -> Payload {
     Payload::of(&serde_json::json!({"value": "x".repeat(64)}))
 }
 
-async fn call(kernel: &Eclosion) -> Result<(), Failure> {
+async fn call(kernel: &Kernel) -> Result<(), Failure> {
     let request = CallRequest {
         function: "calls:echo".into(),
         code: source().to_string_lossy().into_owned(),

@@ -120,9 +120,19 @@ impl Builder {
     /// Adds a plain actor; `factory` makes the handler of each incarnation.
     #[must_use]
     pub fn service<H: Handler>(
-        mut self,
+        self,
         address: &'static str,
         factory: impl Fn() -> H + Send + Sync + 'static,
+    ) -> Self {
+        self.service_with(address, move |_| factory())
+    }
+
+    /// As [`Builder::service`], for a handler that sends messages itself.
+    #[must_use]
+    pub fn service_with<H: Handler>(
+        mut self,
+        address: &'static str,
+        factory: impl Fn(&Bus) -> H + Send + Sync + 'static,
     ) -> Self {
         self.actors.push(Box::new(Plain { address, factory: Arc::new(factory) }));
         self
@@ -150,6 +160,7 @@ impl Builder {
         for group in [JOURNAL, ACTORS, HOLDERS, TRANSPORTS] {
             kernel.root.add_group(group).await?;
         }
+        one_decider(&self.actors)?;
         let projections = self.actors.iter().filter_map(|actor| actor.projection()).collect();
         let writing = Writing { journal: Arc::clone(&journal), store: self.store.into(), projections };
         let syncing = Syncing { journal, syncer: syncer.into(), before: self.before_sync };
@@ -418,6 +429,10 @@ fn latency(quantiles: Quantiles) -> Latency {
 /// An actor that a builder was given, whatever its type.
 trait Register: Send {
     fn projection(&self) -> Option<Projection>;
+    /// The kinds of events that it decides.
+    fn decides(&self) -> &'static [&'static str] {
+        &[]
+    }
     fn child(self: Box<Self>, kernel: &Kernel) -> Result<ChildSpec, Error>;
 }
 
@@ -426,6 +441,10 @@ struct Journaled<A>(Arc<A>);
 impl<A: Actor> Register for Journaled<A> {
     fn projection(&self) -> Option<Projection> {
         self.0.projection()
+    }
+
+    fn decides(&self) -> &'static [&'static str] {
+        <A::Core as crate::core::Core>::DECIDES
     }
 
     fn child(self: Box<Self>, kernel: &Kernel) -> Result<ChildSpec, Error> {
@@ -441,6 +460,18 @@ impl<A: Actor> Register for Journaled<A> {
         });
         Ok(ChildSpec { address, restart: Restart::Permanent, budget: Budget::ACTOR, start, stop })
     }
+}
+
+/// An event is decided by one actor and folded by any: two deciders would each append behind the other's back.
+fn one_decider(actors: &[Box<dyn Register>]) -> Result<(), Error> {
+    let mut kinds = std::collections::BTreeSet::new();
+    for kind in actors.iter().flat_map(|actor| actor.decides()) {
+        if !kinds.insert(kind) {
+            let text = format!("the event {kind} is decided by two actors");
+            return Err(Error::new(Code::AlreadyExists, "event.decider", text));
+        }
+    }
+    Ok(())
 }
 
 fn parts<A: Actor>(actor: Arc<A>, kernel: &Kernel) -> Result<Parts<A>, Error> {
@@ -482,7 +513,7 @@ fn parts<A: Actor>(actor: Arc<A>, kernel: &Kernel) -> Result<Parts<A>, Error> {
 
 struct Plain<H> {
     address: &'static str,
-    factory: Factory<H>,
+    factory: Arc<dyn Fn(&Bus) -> H + Send + Sync>,
 }
 
 impl<H: Handler> Register for Plain<H> {
@@ -492,7 +523,8 @@ impl<H: Handler> Register for Plain<H> {
 
     fn child(self: Box<Self>, kernel: &Kernel) -> Result<ChildSpec, Error> {
         let mailbox = kernel.bus.open(address(self.address)?, MailboxOptions::default())?;
-        let factory = self.factory;
+        let (factory, bus) = (self.factory, kernel.bus.clone());
+        let factory: Factory<H> = Arc::new(move || factory(&bus));
         let start: Start = Arc::new(move |_, supervisor| {
             let arguments = (mailbox.clone(), Arc::clone(&factory));
             Box::pin(async move {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use eclosion::{Eclosion, Options, Places};
+use eclosion::{Kernel, Options, Places};
 use eclosion_schemas::{Code, Error};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,7 +22,7 @@ enum End {
 /// Serves until it is asked to stop.
 pub(crate) async fn serve(options: Options) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
-    let kernel = Eclosion::start(options).await?;
+    let kernel = Kernel::start(options).await?;
     tracing::info!(socket = %kernel.places().socket.display(), pid = std::process::id(), "ready");
     let end = tokio::select! {
         _ = kernel.stopped() => End::Asked,

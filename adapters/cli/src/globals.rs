@@ -42,7 +42,10 @@ impl Globals {
     }
 
     pub(crate) fn options(&self) -> Result<Options, Error> {
-        Options::configured(&self.configuration.settings)
+        // The keeper is this binary in another role.
+        let this = std::env::current_exe()
+            .map_err(|why| Error::internal("binary", format!("this binary is not to be found: {why}")))?;
+        Ok(Options { keeper_binary: Some(this), ..Options::configured(&self.configuration.settings)? })
     }
 
     /// The socket to dial.

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use eclosion::Eclosion;
+use eclosion::Kernel;
 use eclosion_client::Client;
 use eclosion_schemas::{Code, Error};
 use tokio::net::UnixStream;
@@ -22,7 +22,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A client and, if nobody listened, the kernel that it is a client of.
 pub(crate) struct Session {
     pub(crate) client: Client,
-    pub(crate) kernel: Option<Eclosion>,
+    pub(crate) kernel: Option<Kernel>,
 }
 
 /// A client of the kernel that listens.
@@ -49,7 +49,7 @@ pub(crate) async fn attach_or_start(globals: &Globals) -> Result<Session, Error>
     daemon::log_to_file(&daemon::log_file(&options.places))?;
     globals.log();
     daemon::become_kernel();
-    match Eclosion::start(options).await {
+    match Kernel::start(options).await {
         Ok(kernel) => Ok(Session { client: Client::connect(&socket).await?, kernel: Some(kernel) }),
         Err(refusal) if refusal.code == Code::Conflict => {
             let client = connect_until(&socket, Instant::now() + STARTING).await.map_err(|_| refusal)?;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use eclosion_bus::InHand;
-use eclosion_kernel::{Handler, Kernel, Phase};
+use eclosion_kernel::clock::{Clock, SystemClock};
+use eclosion_kernel::{Builder, Handler, Kernel, Phase};
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::kernel::{
     Describe, DescribeReply, Empty, Ping, Status, StatusReply, Stop, Tree, TreeReply,
@@ -25,6 +26,30 @@ pub(crate) struct Own {
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Introspect(pub(crate) Arc<Own>);
+
+impl Own {
+    pub(crate) fn new(instance: &str, state: PathBuf, stop: &watch::Sender<bool>) -> Arc<Self> {
+        Arc::new(Self {
+            kernel: OnceLock::new(),
+            instance: instance.to_owned(),
+            state,
+            started: SystemClock.now(),
+            stop: stop.clone(),
+        })
+    }
+
+    /// Once, when the kernel has started.
+    pub(crate) fn attach(&self, kernel: &Kernel) {
+        // An `Own` belongs to one kernel; a second attach is the same one.
+        let _ = self.kernel.set(kernel.clone());
+    }
+}
+
+/// Adds the actor.
+pub(crate) fn serve(builder: Builder, own: &Arc<Own>) -> Builder {
+    let own = Arc::clone(own);
+    builder.service(eclosion_schemas::ops::kernel::ADDRESS, move || Introspect(Arc::clone(&own)))
+}
 
 impl Handler for Introspect {
     async fn handle(&mut self, message: InHand) {

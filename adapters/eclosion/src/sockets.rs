@@ -3,6 +3,7 @@
 //! The socket itself outlives the listener's incarnations: whoever connects while the next one begins waits in the
 //! operating system's queue. A session that panics takes its own connection along and nothing else.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,8 +17,6 @@ use eclosion_kernel::supervision::Restart;
 use eclosion_schemas::Error;
 use eclosion_schemas::frame::Limits;
 use tokio::sync::watch;
-
-use crate::places::Places;
 
 /// How long sessions may take to go; a little more than each is given for the calls that are under way.
 const DRAIN: Duration = Duration::from_secs(6);
@@ -40,11 +39,11 @@ struct Door {
 /// As [`Listener::bind`].
 pub(crate) async fn listen(
     kernel: &Kernel,
-    places: &Places,
+    socket: &Path,
     welcome: Arc<Welcome>,
     stopping: Stopping,
 ) -> Result<(), Error> {
-    let listener = Listener::bind(ListenOptions::new(&places.socket))?;
+    let listener = Listener::bind(ListenOptions::new(socket))?;
     let door =
         Arc::new(Door { kernel: kernel.clone(), listener, welcome, stopping, sessions: AtomicU64::new(0) });
     let begin: Begin = Arc::new(move || -> Work { Box::pin(accept(Arc::clone(&door))) });
@@ -52,12 +51,12 @@ pub(crate) async fn listen(
 }
 
 /// What the kernel says of itself to clients and workers alike.
-pub(crate) fn welcome(kernel: &Kernel, places: &Places) -> Welcome {
+pub(crate) fn welcome(kernel: &Kernel, instance: &str) -> Welcome {
     let operations: Vec<_> = kernel.bus().table().iter().map(|spec| spec.describe()).collect();
     let described = serde_json::to_vec(&operations).unwrap_or_default();
     Welcome {
         server: concat!("eclosion/", env!("CARGO_PKG_VERSION")).into(),
-        instance: places.instance.clone(),
+        instance: instance.to_owned(),
         epoch: kernel.journal().epoch(),
         describe_hash: blake3::hash(&described).to_hex().to_string(),
         features: Vec::new(),

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use eclosion::{Eclosion, Options, Places};
+use eclosion::{Kernel, Options, Places};
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::pool::{Call, CallRequest, Status, StatusRequest};
 use eclosion_schemas::{Code, Error, Payload, codec};
@@ -43,7 +43,7 @@ fn binary() -> Option<PathBuf> {
 
 struct Scene {
     directory: tempfile::TempDir,
-    kernel: Eclosion,
+    kernel: Kernel,
 }
 
 impl Scene {
@@ -54,7 +54,7 @@ impl Scene {
         options.workers_max = 1;
         options.cancel_grace_ms = 200;
         options.keeper_binary = Some(keeper_binary);
-        Self { kernel: Eclosion::start(options).await.unwrap(), directory }
+        Self { kernel: Kernel::start(options).await.unwrap(), directory }
     }
 
     fn request(&self, function: &str, arguments: &Value) -> CallRequest {

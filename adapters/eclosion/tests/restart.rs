@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use eclosion::{Eclosion, Options, Places};
+use eclosion::{Kernel, Options, Places};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_can_be_had_again_after_a_shutdown() {
@@ -10,7 +10,7 @@ async fn a_directory_can_be_had_again_after_a_shutdown() {
     for life in 1..=3 {
         let begun = Instant::now();
         let kernel = loop {
-            match Eclosion::start(Options::new(Places::below(directory.path(), "again"))).await {
+            match Kernel::start(Options::new(Places::below(directory.path(), "again"))).await {
                 Ok(kernel) => break kernel,
                 // What still runs out drops the last of the old one.
                 Err(why) if why.reason == "journal.locked" && begun.elapsed() < Duration::from_secs(10) => {

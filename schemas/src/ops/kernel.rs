@@ -10,7 +10,9 @@ use crate::view::ActorRow;
 
 pub const ADDRESS: &str = "/kernel";
 
-pub(super) fn all() -> Vec<Spec> {
+/// Operations that every kernel with a socket serves.
+#[must_use]
+pub fn all() -> Vec<Spec> {
     vec![
         Spec::of::<Ping>(),
         Spec::of::<Status>(),

@@ -4,7 +4,7 @@
 //! cargo t            everything
 //! cargo t rust       cargo test of the whole workspace, with a fresh binary in ECLOSION_BINARY
 //! cargo t python     pytest in python-workers
-//! cargo t lint       rustfmt, clippy, ruff, basedpyright, drift of generated files
+//! cargo t lint       rustfmt, clippy, features, ruff, basedpyright, drift of generated files
 //! cargo crash N      N seeded rounds of killing; `cargo crash --seed S` repeats one
 //! ```
 //!
@@ -64,6 +64,15 @@ fn crash(arguments: &[String]) -> Step {
     })
 }
 
+/// Each feature of the facade alone, as an embedder may ask for it.
+fn features(workspace: &Workspace) -> bool {
+    let alone = ["", "sqlite", "ipc", "client", "config", "workers"];
+    alone.iter().all(|feature| {
+        let check = ["check", "--quiet", "--locked", "--package", "eclosion", "--no-default-features"];
+        workspace.cargo(&[&check[..], &["--features", feature]].concat())
+    })
+}
+
 fn lints() -> Vec<Step> {
     let mut steps = vec![
         Step::new("rustfmt", |workspace| workspace.cargo(&["fmt", "--all", "--check"])),
@@ -71,6 +80,7 @@ fn lints() -> Vec<Step> {
             workspace.cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
         }),
     ];
+    steps.push(Step::new("features of the library, one by one", features));
     steps.extend(python::lints());
     steps
 }

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use eclosion::Eclosion;
+use eclosion::Kernel;
 use eclosion_client::Client;
 use eclosion_schemas::ops::kernel::{Empty, Tree};
 use eclosion_schemas::ops::run::{
@@ -106,7 +106,7 @@ async fn submitted(globals: &Globals, arguments: arguments::Run) -> Result<u8, E
 }
 
 /// Ends the kernel in this process; whoever does not want to wait for what is in hand says so by a signal.
-async fn shut_down(kernel: &Eclosion) -> Result<(), Error> {
+async fn shut_down(kernel: &Kernel) -> Result<(), Error> {
     let mut signals = Signals::new()?;
     let ending = kernel.shutdown();
     tokio::pin!(ending);
@@ -276,7 +276,7 @@ fn goes_on(mut why: Error, run: &RunId) -> Error {
 }
 
 /// Somebody stopped the kernel in this process, or its supervision has given up.
-async fn kernel_ends(kernel: Option<&Eclosion>, voice: &Voice) -> u8 {
+async fn kernel_ends(kernel: Option<&Kernel>, voice: &Voice) -> u8 {
     let Some(kernel) = kernel else { return std::future::pending().await };
     tokio::select! {
         _ = kernel.stopped() => {
@@ -348,7 +348,7 @@ async fn failed(globals: &Globals, client: &Client, found: &GetReply, took: &str
 }
 
 /// The kernel in this process goes on for others that follow unfinished runs through it.
-async fn stay(client: &Client, kernel: &Eclosion, signals: &mut Signals) -> Result<(), Error> {
+async fn stay(client: &Client, kernel: &Kernel, signals: &mut Signals) -> Result<(), Error> {
     let mut is_said = false;
     while others_follow(client).await? {
         if !is_said {

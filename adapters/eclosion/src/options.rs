@@ -1,0 +1,92 @@
+//! How a kernel with its subsystems is started: places, sizes, times.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use eclosion_environments::EnvironmentOptions;
+use eclosion_pool_manager::PoolOptions;
+use eclosion_schemas::Error;
+
+use crate::config::{self, Settings, machine};
+use crate::places::Places;
+
+/// How a kernel is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub places: Places,
+    /// Workers at a time. Default: the cores of this machine.
+    pub workers_max: u32,
+    /// Workers kept, even idle, for each environment that an unfinished run uses.
+    pub workers_min: u32,
+    /// An idle worker ends after this.
+    pub idle_ms: u64,
+    /// What tasks that ask for it may hold together.
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+    /// How long workers outlive a kernel that died.
+    pub grace_ms: u64,
+    /// How long an attempt may take to end once it was cancelled, before its worker is terminated.
+    pub cancel_grace_ms: u64,
+    /// For one build of an environment, waiting for another builder included.
+    pub build_timeout_ms: u64,
+    /// The binary `eclosion`, which serves in the role `keeper`. Default: the one that is found on `PATH`. Without one
+    /// there are no workers.
+    pub keeper_binary: Option<PathBuf>,
+    /// Go on from the last whole record of a damaged journal.
+    pub accept_loss: bool,
+}
+
+impl Options {
+    /// This machine's size, and the stated defaults.
+    #[must_use]
+    pub fn new(places: Places) -> Self {
+        let cores = machine::cores();
+        Self {
+            places,
+            workers_max: cores,
+            workers_min: config::WORKERS_MIN_DEFAULT,
+            idle_ms: config::IDLE_MS_DEFAULT,
+            cpu_millis: u64::from(cores) * 1000,
+            memory_bytes: machine::memory_bytes(),
+            grace_ms: config::GRACE_MS_DEFAULT,
+            cancel_grace_ms: config::CANCEL_GRACE_MS_DEFAULT,
+            build_timeout_ms: config::BUILD_TIMEOUT_MS_DEFAULT,
+            keeper_binary: None,
+            accept_loss: false,
+        }
+    }
+
+    /// What settings say, and nothing else: neither a file nor the environment is read.
+    ///
+    /// # Errors
+    /// `precondition` for a setting without a value.
+    pub fn configured(settings: &Settings) -> Result<Self, Error> {
+        let places = Places::configured(settings)?;
+        // The table's ranges end far below.
+        let count = |setting| settings.whole(setting).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        let (workers_min, workers_max) = (count(&config::WORKERS_MIN)?, count(&config::WORKERS_MAX)?);
+        Ok(Self {
+            places,
+            workers_max,
+            workers_min,
+            idle_ms: settings.whole(&config::IDLE_MS)?,
+            cpu_millis: settings.whole(&config::CPU_MILLIS)?,
+            memory_bytes: settings.whole(&config::MEMORY_BYTES)?,
+            grace_ms: settings.whole(&config::GRACE_MS)?,
+            cancel_grace_ms: settings.whole(&config::CANCEL_GRACE_MS)?,
+            build_timeout_ms: settings.whole(&config::BUILD_TIMEOUT_MS)?,
+            keeper_binary: None,
+            accept_loss: false,
+        })
+    }
+
+    pub(crate) fn pool(&self) -> PoolOptions {
+        let (workers_min, idle_ms) = (self.workers_min, self.idle_ms);
+        PoolOptions { workers_min, idle_ms, ..PoolOptions::new(self.workers_max) }
+    }
+
+    pub(crate) fn environments(&self) -> EnvironmentOptions {
+        let build_timeout = Duration::from_millis(self.build_timeout_ms);
+        EnvironmentOptions { build_timeout, ..EnvironmentOptions::new(&self.places.cache) }
+    }
+}

@@ -1,0 +1,230 @@
+//! The kernel with the subsystems: what is opened, in which order, and what hands what to whom.
+
+use std::ops::ControlFlow;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use eclosion_arbitration::{ArbitrationActor, ArbitrationOptions};
+use eclosion_artifact_store::{ArtifactActor, BlobStore};
+use eclosion_bus::Bus;
+use eclosion_dag_tracker::DagActor;
+use eclosion_environments::Environments;
+use eclosion_ipc::Welcome;
+use eclosion_kernel::clock::{Clock, SystemClock};
+use eclosion_kernel::journal::Projection;
+use eclosion_pool_manager::PoolManager;
+use eclosion_process::{KeeperConfig, Leftover};
+use eclosion_schemas::events::{Event, WorkerDied, WorkerStarted};
+use eclosion_schemas::{Code, Error, Seq, WorkerId};
+use eclosion_store_fs::FileStore;
+use tokio::sync::watch;
+
+use crate::Options;
+use crate::builder::Builder;
+use crate::calls::Calls;
+use crate::environments::Builds;
+use crate::introspect::{self, Own};
+use crate::logs::Logs;
+use crate::output::OutputFiles;
+use crate::places::Places;
+use crate::running::Kernel;
+use crate::sockets;
+use crate::workers::{HostConfig, WorkerHost};
+
+/// What derives rows.
+const PROJECTIONS: &[Projection] = &[eclosion_dag_tracker::project, eclosion_artifact_store::project];
+
+/// What the subsystems stand on, and what has to be closed behind them.
+#[derive(Debug)]
+pub(crate) struct House {
+    host: WorkerHost,
+    files: Arc<FileStore>,
+    places: Places,
+    /// Removed with the kernel.
+    _temporary: Option<Temporary>,
+}
+
+/// Starts, and returns once the socket is bound and survivors were taken over.
+pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
+    let additions = builder.take_additions();
+    let (options, socket, temporary) = grounds(&mut builder)?;
+    let places = options.places.clone();
+    places.make()?;
+    let journal = builder.journal(Some(&places.state), options.accept_loss, PROJECTIONS)?;
+    let files = Arc::new(FileStore::open(&places.artifacts())?);
+    let blobs: Arc<dyn BlobStore> = Arc::clone(&files) as _;
+    let environments = Arc::new(Environments::new(options.environments()));
+    let outputs = OutputFiles::open(places.logs()).map_err(|why| unavailable(&places.logs(), &why))?;
+    let host = WorkerHost::new(
+        host_config(&options, outputs.clone()),
+        Arc::clone(&blobs),
+        Arc::clone(&environments),
+    );
+    let builds = Builds::new(environments);
+    let stop = watch::Sender::new(false);
+    let own = Own::new(&places.instance, places.state.clone(), &stop);
+    let bus: Arc<OnceLock<Bus>> = Arc::default();
+    let (logs, reading) = (Arc::clone(&bus), Arc::clone(&bus));
+    let (sync, artifacts) = (Arc::clone(&blobs), ArtifactActor::new(blobs));
+    let reader = artifacts.clone();
+    let calls = Calls::new(host.clone(), Arc::clone(&bus));
+    let ours = introspect::serve(journal.operations(table()?), &own)
+        .before_sync(Arc::new(move || sync.sync()))
+        .actor(artifacts)
+        .actor(ArbitrationActor::new(ArbitrationOptions::new(options.cpu_millis, options.memory_bytes)))
+        .actor(PoolManager::new(options.pool(), Arc::new(host.clone()), Arc::new(builds.clone())))
+        .actor(DagActor::new())
+        .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
+        .service(eclosion_schemas::ops::pool::CALLS, move || calls.clone())
+        .service(eclosion_schemas::ops::log::ADDRESS, move || Logs {
+            bus: Arc::clone(&logs),
+            files: outputs.clone(),
+        });
+    let kernel = Builder::extend(additions, ours)?.start().await?;
+    // Set once, here: the actors were made before the kernel that they are part of.
+    let _ = bus.set(kernel.bus().clone());
+    own.attach(&kernel);
+    let welcome = Arc::new(sockets::welcome(&kernel, &places.instance));
+    host.attach(&kernel, Arc::clone(&welcome));
+    builds.attach(&kernel);
+    let house = House { host, files, places, _temporary: temporary };
+    let started = Kernel { kernel, stop, socket, house };
+    started.open_doors(welcome).await?;
+    Ok(started)
+}
+
+/// Where it lives, where it listens, and what is to be removed with it.
+fn grounds(builder: &mut Builder) -> Result<(Options, Option<PathBuf>, Option<Temporary>), Error> {
+    let named = builder.socket.take();
+    if let Some(mut options) = builder.options.take() {
+        if let Some(socket) = named {
+            options.places.socket = socket;
+        }
+        let socket = options.places.socket.clone();
+        return Ok((options, Some(socket), None));
+    }
+    let temporary = match &builder.directory {
+        Some(_) => None,
+        None => Some(Temporary::new()?),
+    };
+    builder.is_ephemeral |= temporary.is_some();
+    let directory =
+        temporary.as_ref().map(|temporary| temporary.0.as_path()).or(builder.directory.as_deref());
+    let mut places = Places::below(directory.unwrap_or(Path::new(".")), &builder.instance);
+    if let Some(socket) = &named {
+        places.socket.clone_from(socket);
+    }
+    Ok((Options::new(places), named, temporary))
+}
+
+/// A directory of a kernel that keeps nothing.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Self, Error> {
+        let mut last = std::io::ErrorKind::AlreadyExists.into();
+        for _ in 0..8 {
+            let name = format!("eclosion-{}-{:x}", std::process::id(), SystemClock.entropy());
+            let directory = std::env::temp_dir().join(name);
+            match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+                Ok(()) => return Ok(Self(directory)),
+                Err(why) => last = why,
+            }
+        }
+        Err(unavailable(&std::env::temp_dir(), &last))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(why) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(directory = %self.0.display(), %why, "a temporary directory is left");
+        }
+    }
+}
+
+impl Kernel {
+    async fn open_doors(&self, welcome: Arc<Welcome>) -> Result<(), Error> {
+        if let Some(socket) = &self.socket {
+            sockets::listen(&self.kernel, socket, welcome, self.stop.subscribe()).await?;
+        }
+        self.house.host.adopt(recorded_workers(&self.kernel)?).await?;
+        self.house.sweep();
+        self.kernel.adopt();
+        self.kernel.run();
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.house.places
+    }
+
+    /// The keeper's pid, once a worker was needed.
+    pub async fn keeper_pid(&self) -> Option<u32> {
+        self.house.host.keeper_pid().await
+    }
+}
+
+impl House {
+    /// Ends the workers and their keeper.
+    pub(crate) async fn close(&self) {
+        self.host.shutdown().await;
+        self.sweep();
+    }
+
+    /// Without a worker nobody is left who could still name what was staged, or who uses scratch.
+    fn sweep(&self) {
+        if !self.host.is_empty() {
+            return;
+        }
+        let swept = self.files.sweep(self.files.next_stage(), &[]);
+        // Mostly there is none.
+        let scratch = std::fs::remove_dir_all(self.places.scratch()).is_ok();
+        tracing::debug!(swept, scratch, "removed what earlier workers left");
+    }
+}
+
+fn table() -> Result<eclosion_schemas::operation::Table, Error> {
+    #[cfg_attr(not(feature = "chaos"), expect(unused_mut, reason = "chaos adds an operation"))]
+    let mut table = eclosion_schemas::ops::table()?;
+    #[cfg(feature = "chaos")]
+    table.declare(eclosion_schemas::operation::Spec::of::<crate::chaos::Panic>())?;
+    Ok(table)
+}
+
+fn host_config(options: &Options, outputs: OutputFiles) -> HostConfig {
+    let places = &options.places;
+    let keeper = KeeperConfig {
+        binary: options.keeper_binary.clone().unwrap_or_else(|| "eclosion".into()),
+        instance: places.instance.clone(),
+        dir: places.runtime.clone(),
+        grace_ms: options.grace_ms,
+        temporary: vec![places.socket.clone(), places.scratch(), places.artifacts().join("stage")],
+        log: places.logs().join("keeper.log"),
+        connect_timeout_ms: 10_000,
+    };
+    let cancel_grace_ms = options.cancel_grace_ms;
+    HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms }
+}
+
+/// The workers that the journal knows and has not seen die.
+fn recorded_workers(kernel: &eclosion_kernel::Kernel) -> Result<Vec<Leftover>, Error> {
+    let mut alive = std::collections::BTreeMap::<WorkerId, Leftover>::new();
+    kernel.reader().read(Seq(0), &[WorkerStarted::KIND, WorkerDied::KIND], &mut |record| {
+        if let Some(started) = record.event::<WorkerStarted>() {
+            let (pid, start_ticks, boot_id) = (started.pid, started.start_ticks, started.boot_id.clone());
+            alive.insert(started.worker.clone(), Leftover { pid, start_ticks, boot_id });
+        } else if let Some(died) = record.event::<WorkerDied>() {
+            alive.remove(&died.worker);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(alive.into_values().collect())
+}
+
+fn unavailable(path: &Path, why: &std::io::Error) -> Error {
+    Error::new(Code::Unavailable, "places.make", format!("{}: {why}", path.display()))
+}
