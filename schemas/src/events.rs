@@ -9,6 +9,7 @@
 //! | `attempt.waiting` | pool manager | itself |
 //! | `worker.requested` `worker.started` `worker.stopping` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
 //! | `lease.granted` `lease.released` `lease.refused` | arbitration | pool manager |
+//! | `artifact.pinned` `artifact.unpinned` `artifact.tagged` `artifact.untagged` | artifact store | stale manager |
 //!
 //! Stored as msgpack named maps with type and version; a field is only ever added, with a default.
 
@@ -41,6 +42,10 @@ macro_rules! event {
         }
     };
 }
+
+mod artifact;
+
+pub use artifact::{ArtifactPinned, ArtifactTagged, ArtifactUnpinned, ArtifactUntagged};
 
 /// A run was accepted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -9,9 +9,9 @@ use eclosion_kernel::journal::{Projection, Record};
 use eclosion_schemas::EffectId;
 use eclosion_schemas::error::Error;
 use eclosion_schemas::events::StepCommitted;
-use eclosion_schemas::ops::artifact::{ADDRESS, Get, Lineage, List};
+use eclosion_schemas::ops::artifact::{ADDRESS, Get, Lineage, List, Pin, Pins, Tag, Tags, Unpin, Untag};
 
-use crate::files::{Files, Objects, Resolve};
+use crate::files::{Files, Objects, Page, Resolve, Views};
 use crate::ports::BlobStore;
 use crate::state::{Artifacts, Command, Effect, State};
 use crate::{rows, view};
@@ -47,20 +47,11 @@ impl Actor for ArtifactActor {
     }
 
     fn command(&self, message: &Message) -> Result<Command, Error> {
-        if let Some(request) = message.request::<List>() {
-            Ok(Command::List(request.clone()))
-        } else if let Some(request) = message.request::<Get>() {
-            Ok(Command::Get(request.clone()))
-        } else if let Some(request) = message.request::<Lineage>() {
-            Ok(Command::Lineage(request.clone()))
-        } else if let Some(request) = message.request::<Resolve>() {
-            Ok(Command::Resolve(request.clone()))
-        } else if let Some(request) = message.request::<Objects>() {
-            Ok(Command::Objects(*request))
-        } else {
-            let address = Address::new(ADDRESS).map_err(|why| Error::internal("address", why.to_string()))?;
-            Err(unimplemented(&address, message.operation))
-        }
+        let known = read(message).or_else(|| labels(message));
+        known.ok_or_else(|| match Address::new(ADDRESS) {
+            Ok(address) => unimplemented(&address, message.operation),
+            Err(why) => Error::internal("address", why.to_string()),
+        })
     }
 
     /// Nobody waits for it but readers.
@@ -83,5 +74,41 @@ impl Actor for ArtifactActor {
 
     fn projection(&self) -> Option<Projection> {
         Some(rows::project)
+    }
+}
+
+/// What is answered from rows.
+fn read(message: &Message) -> Option<Command> {
+    if let Some(request) = message.request::<List>() {
+        Some(Command::List(request.clone()))
+    } else if let Some(request) = message.request::<Get>() {
+        Some(Command::Get(request.clone()))
+    } else if let Some(request) = message.request::<Lineage>() {
+        Some(Command::Lineage(request.clone()))
+    } else if let Some(request) = message.request::<Resolve>() {
+        Some(Command::Resolve(request.clone()))
+    } else if let Some(request) = message.request::<Objects>() {
+        Some(Command::Objects(*request))
+    } else if let Some(request) = message.request::<Page>() {
+        Some(Command::Page(request.clone()))
+    } else {
+        message.request::<Views>().cloned().map(Command::Views)
+    }
+}
+
+/// Tags and pins.
+fn labels(message: &Message) -> Option<Command> {
+    if let Some(request) = message.request::<Tag>() {
+        Some(Command::Tag(request.clone()))
+    } else if let Some(request) = message.request::<Untag>() {
+        Some(Command::Untag(request.clone()))
+    } else if let Some(request) = message.request::<Tags>() {
+        Some(Command::Tags(request.clone()))
+    } else if let Some(request) = message.request::<Pin>() {
+        Some(Command::Pin(request.clone()))
+    } else if let Some(request) = message.request::<Unpin>() {
+        Some(Command::Unpin(request.clone()))
+    } else {
+        message.request::<Pins>().cloned().map(Command::Pins)
     }
 }

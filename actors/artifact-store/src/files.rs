@@ -1,7 +1,8 @@
-//! `/artifacts/files`: what has to read files. `artifact.get` with the bytes of a value's parts, `artifact.verify`.
+//! `/artifacts/files`: what has to read files, or to ask more than once. `artifact.get` with the bytes of a value's parts,
+//! `artifact.verify`, `artifact.search`, and labels for artifacts that are named in another way than `RUN/TASK`.
 //!
 //! A plain actor beside the journaled one, because a pure core cannot read: it asks `/artifacts` for what the rows say,
-//! follows names that lead to other names (`FLOW/TASK@2`, a digest), and reads files on blocking threads. Each request
+//! follows names that lead to other names (`FLOW/TASK@2`, `FLOW/TASK@TAG`, a digest), and reads files on blocking threads. Each request
 //! is served by a task of its own, at most [`REQUESTS_MAX`] at a time, and ends with its asker.
 //!
 //! A version that was named but not committed is an error; without a version the newest committed one is meant.
@@ -12,16 +13,23 @@ use eclosion_bus::{Bus, InHand, Responder};
 use eclosion_kernel::Handler;
 use eclosion_schemas::Digest;
 use eclosion_schemas::error::{Code, Error};
-use eclosion_schemas::operation::{Durability, NoItem, Operation, Role, Value};
+use eclosion_schemas::operation::{Operation, Value};
 use eclosion_schemas::ops::artifact::{
-    ADDRESS, Get, GetReply, GetRequest, Piece, Verify, VerifyReply, VerifyRequest,
+    ADDRESS, Get, GetReply, GetRequest, Piece, Pin, PinReply, PinRequest, Search, SearchRequest, Tag,
+    TagReply, TagRequest, Unpin, Verify, VerifyReply, VerifyRequest,
 };
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::ports::BlobStore;
 use crate::rows::VERSIONS_MAX;
+
+mod index;
+mod search;
+
+pub use index::{
+    Objects, ObjectsReply, ObjectsRequest, Page, PageReply, PageRequest, Resolve, ResolveReply,
+    ResolveRequest, Views, ViewsReply, ViewsRequest,
+};
 
 /// Where it is served.
 pub use eclosion_schemas::ops::artifact::FILES;
@@ -31,66 +39,6 @@ const REQUESTS_MAX: usize = 8;
 const PIECE_BYTES: u32 = 256 * 1024;
 /// How many runs without the artifact are passed over when no version is named.
 const NEWEST_MAX: usize = 64;
-
-/// The names `RUN/TASK` that another name may stand for, oldest first. Between the two actors of this crate.
-#[derive(Debug, Clone, Copy)]
-pub struct Resolve;
-
-/// A digest, or `FLOW/TASK`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct ResolveRequest {
-    pub name: String,
-}
-
-/// The n-th is version n; it may not have been committed.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct ResolveReply {
-    pub names: Vec<String>,
-}
-
-impl Operation for Resolve {
-    type Request = ResolveRequest;
-    type Reply = ResolveReply;
-    type Item = NoItem;
-    const NAME: &'static str = "artifact.resolve";
-    const ADDRESS: &'static str = ADDRESS;
-    const ROLE: Role = Role::Service;
-    const DURABILITY: Durability = Durability::Call;
-    const DOC: &'static str = "Lists the artifacts that a name may stand for.";
-
-    fn example() -> ResolveRequest {
-        ResolveRequest { name: "automl/report".into() }
-    }
-}
-
-/// The digests that begin with one byte, and their lengths. Between the two actors of this crate.
-#[derive(Debug, Clone, Copy)]
-pub struct Objects;
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
-pub struct ObjectsRequest {
-    pub shard: u8,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct ObjectsReply {
-    pub objects: Vec<(Digest, u64)>,
-}
-
-impl Operation for Objects {
-    type Request = ObjectsRequest;
-    type Reply = ObjectsReply;
-    type Item = NoItem;
-    const NAME: &'static str = "artifact.objects";
-    const ADDRESS: &'static str = ADDRESS;
-    const ROLE: Role = Role::Service;
-    const DURABILITY: Durability = Durability::Call;
-    const DOC: &'static str = "Lists the objects that records name.";
-
-    fn example() -> ObjectsRequest {
-        ObjectsRequest { shard: 0 }
-    }
-}
 
 /// See the head of this file.
 #[derive(Debug, Clone)]
@@ -103,6 +51,28 @@ pub struct Files {
 enum Request {
     Get(GetRequest),
     Verify(VerifyRequest),
+    Search(SearchRequest),
+    Tag(TagRequest),
+    Pin(PinRequest),
+    Unpin(PinRequest),
+}
+
+impl Request {
+    fn of(message: &InHand) -> Option<Self> {
+        if let Some(request) = message.request::<Get>() {
+            Some(Self::Get(request.clone()))
+        } else if let Some(request) = message.request::<Verify>() {
+            Some(Self::Verify(request.clone()))
+        } else if let Some(request) = message.request::<Search>() {
+            Some(Self::Search(request.clone()))
+        } else if let Some(request) = message.request::<Tag>() {
+            Some(Self::Tag(request.clone()))
+        } else if let Some(request) = message.request::<Pin>() {
+            Some(Self::Pin(request.clone()))
+        } else {
+            message.request::<Unpin>().cloned().map(Self::Unpin)
+        }
+    }
 }
 
 impl Files {
@@ -118,11 +88,7 @@ impl Handler for Files {
     )]
     async fn handle(&mut self, message: InHand) {
         let place = Arc::clone(&self.places).acquire_owned().await;
-        let request = if let Some(request) = message.request::<Get>() {
-            Some(Request::Get(request.clone()))
-        } else {
-            message.request::<Verify>().cloned().map(Request::Verify)
-        };
+        let request = Request::of(&message);
         let operation = message.operation;
         let responder = message.finish();
         let (Some(request), Some(bus)) = (request, self.bus.get().cloned()) else {
@@ -131,10 +97,7 @@ impl Handler for Files {
         };
         let reading = Reading { bus, blobs: Arc::clone(&self.blobs) };
         tokio::spawn(async move {
-            let outcome = match request {
-                Request::Get(request) => reading.get(&request.name, &responder).await.map(boxed),
-                Request::Verify(request) => reading.verify(request, &responder).await.map(boxed),
-            };
+            let outcome = reading.answer(request, &responder).await;
             responder.reply(outcome);
             drop(place);
         });
@@ -151,6 +114,36 @@ struct Reading {
 }
 
 impl Reading {
+    async fn answer(&self, request: Request, responder: &Responder) -> Result<Value, Error> {
+        match request {
+            Request::Get(request) => self.get(&request.name, responder).await.map(boxed),
+            Request::Verify(request) => self.verify(request, responder).await.map(boxed),
+            Request::Search(request) => self.search(request, responder).await.map(boxed),
+            Request::Tag(request) => self.tag(request).await.map(boxed),
+            Request::Pin(request) => self.pin::<Pin>(request).await.map(boxed),
+            Request::Unpin(request) => self.pin::<Unpin>(request).await.map(boxed),
+        }
+    }
+
+    async fn tag(&self, request: TagRequest) -> Result<TagReply, Error> {
+        let name = self.canonical(&request.name).await?;
+        self.bus.ask::<Tag>(TagRequest { name, ..request }).to(&index()?).await
+    }
+
+    async fn pin<O>(&self, request: PinRequest) -> Result<PinReply, Error>
+    where
+        O: Operation<Request = PinRequest, Reply = PinReply>,
+    {
+        let name = self.canonical(&request.name).await?;
+        self.bus.ask::<O>(PinRequest { name, ..request }).to(&index()?).await
+    }
+
+    /// `RUN/TASK`, whichever name was given.
+    async fn canonical(&self, name: &str) -> Result<String, Error> {
+        let artifact = self.find(name).await?.artifact;
+        Ok(format!("{}/{}", artifact.run, artifact.task))
+    }
+
     async fn get(&self, name: &str, responder: &Responder) -> Result<GetReply, Error> {
         let found = self.find(name).await?;
         for (index, part) in found.payload.parts.iter().enumerate() {
@@ -169,14 +162,17 @@ impl Reading {
         Ok(found)
     }
 
-    /// By `RUN/TASK`, `FLOW/TASK`, `FLOW/TASK@VERSION` or digest.
+    /// By `RUN/TASK`, `FLOW/TASK`, `FLOW/TASK@VERSION`, `FLOW/TASK@TAG` or digest.
     async fn find(&self, name: &str) -> Result<GetReply, Error> {
         let refusal = match self.ask(name).await {
             Err(refusal) if refusal.code == Code::NotFound => refusal,
             found => return found,
         };
         let (path, version) = match name.rsplit_once('@') {
-            Some((path, version)) => (path, Some(version.parse::<usize>().map_err(|_| refusal.clone())?)),
+            Some((path, version)) => match version.parse::<usize>() {
+                Ok(version) => (path, Some(version)),
+                Err(_) => return self.tagged(name).await?.ok_or(refusal),
+            },
             None => (name, None),
         };
         let names = self.bus.ask::<Resolve>(ResolveRequest { name: path.into() }).await?.names;
@@ -186,6 +182,15 @@ impl Reading {
                 Ok(renamed(self.ask(name).await?, path, version))
             }
             None => self.newest(path, &names).await?.ok_or(refusal),
+        }
+    }
+
+    /// By `FLOW/TASK@TAG`.
+    async fn tagged(&self, name: &str) -> Result<Option<GetReply>, Error> {
+        let named = self.bus.ask::<Resolve>(ResolveRequest { name: name.into() }).await?.names.pop();
+        match named {
+            Some(named) => self.ask(&named).await.map(Some),
+            None => Ok(None),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The artifact store: outputs of steps by name and by content, their versions and their lineage.
 //!
-//! It decides no events of its own yet. What it knows is derived from `run.started` and `step.committed`: rows by a
-//! projection, and in memory only which runs are live. The bytes of large values lie behind a port.
+//! What it knows of outputs is derived from `run.started` and `step.committed`: rows by a projection, and in memory only
+//! which runs are live. What people say of them, tags and pins, it decides itself. The bytes of large values lie behind a
+//! port.
 //!
 //! Reading order: [`rows`] (what is kept, and how it is found), [`lineage`] (who needs whom), [`state`] (the pure core),
 //! [`view`] (an output as readers see it), [`ports`] (where bytes lie), [`actor`] (the shell's parts that are this

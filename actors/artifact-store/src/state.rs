@@ -1,26 +1,40 @@
-//! The pure core of the artifact store: answers from rows, and knows which runs are live.
+//! The pure core of the artifact store: answers from rows, and knows which runs are live and what is pinned.
 //!
-//! It decides no events. Everything that is finished is found in rows; memory holds the runs that may still commit, so
-//! that a name which is not there *yet* is told apart from one which will never be.
+//! What steps have made follows from the records of others; it decides only what people say about it: tags and pins
+//! ([`labels`]). Everything that is finished is found in rows; memory holds the runs that may still commit, so that a
+//! name which is not there *yet* is told apart from one which will never be, and the pins.
 
 use std::collections::BTreeMap;
 
 use eclosion_kernel::core::{AnyEvent, Core, Decision, Query, Reads};
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::error::{Code, Error};
-use eclosion_schemas::events::{Event, RunFinished, RunStarted, StepCommitted};
-use eclosion_schemas::ops::artifact::{GetReply, GetRequest, LineageReply, ListReply, ListRequest};
+use eclosion_schemas::events::{
+    ArtifactPinned, ArtifactTagged, ArtifactUnpinned, ArtifactUntagged, Event, RunFinished, RunStarted,
+    StepCommitted,
+};
+use eclosion_schemas::ops::artifact::{
+    GetReply, GetRequest, LineageReply, ListReply, ListRequest, PinRequest, PinsRequest, TagRequest,
+    TagsRequest, UntagRequest,
+};
 use eclosion_schemas::view::ArtifactView;
 use eclosion_schemas::{EffectId, RunId, Timestamp};
 use serde::Serialize;
 
-use crate::files::{ObjectsReply, ObjectsRequest, ResolveReply, ResolveRequest};
+use crate::files::{
+    ObjectsReply, ObjectsRequest, PageReply, PageRequest, ResolveReply, ResolveRequest, ViewsReply,
+    ViewsRequest,
+};
 use crate::{lineage, rows};
+
+mod labels;
 
 /// What may still commit.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct State {
     live: BTreeMap<RunId, Live>,
+    /// By artifact `RUN/TASK`, then by holder.
+    pins: BTreeMap<String, BTreeMap<String, Pin>>,
     #[serde(skip)]
     outstanding: BTreeMap<EffectId, Effect>,
 }
@@ -31,11 +45,32 @@ pub struct Live {
     pub artifacts: u64,
 }
 
+/// Why and since when somebody holds an artifact.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pin {
+    pub reason: String,
+    pub since: Timestamp,
+}
+
 impl State {
     /// A run that may still commit.
     #[must_use]
     pub fn live(&self, run: &RunId) -> Option<&Live> {
         self.live.get(run)
+    }
+
+    /// Whether anybody holds this artifact, `RUN/TASK`.
+    #[must_use]
+    pub fn is_pinned(&self, artifact: &str) -> bool {
+        self.pins.contains_key(artifact)
+    }
+
+    fn holders(&self, artifact: &str) -> Vec<String> {
+        self.pins.get(artifact).map(|holders| holders.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    fn pins_count(&self) -> usize {
+        self.pins.values().map(BTreeMap::len).sum()
     }
 }
 
@@ -46,6 +81,14 @@ pub enum Command {
     Lineage(GetRequest),
     Resolve(ResolveRequest),
     Objects(ObjectsRequest),
+    Page(PageRequest),
+    Views(ViewsRequest),
+    Tag(TagRequest),
+    Untag(UntagRequest),
+    Tags(TagsRequest),
+    Pin(PinRequest),
+    Unpin(PinRequest),
+    Pins(PinsRequest),
 }
 
 /// It owes nobody anything.
@@ -61,8 +104,17 @@ impl Core for Artifacts {
     type Command = Command;
     type Effect = Effect;
 
-    const DECIDES: &'static [&'static str] = &[];
-    const FOLDS: &'static [&'static str] = &[RunStarted::KIND, StepCommitted::KIND, RunFinished::KIND];
+    const DECIDES: &'static [&'static str] =
+        &[ArtifactPinned::KIND, ArtifactUnpinned::KIND, ArtifactTagged::KIND, ArtifactUntagged::KIND];
+    const FOLDS: &'static [&'static str] = &[
+        RunStarted::KIND,
+        StepCommitted::KIND,
+        RunFinished::KIND,
+        ArtifactPinned::KIND,
+        ArtifactUnpinned::KIND,
+        ArtifactTagged::KIND,
+        ArtifactUntagged::KIND,
+    ];
 
     fn queries(&self, command: &Command) -> Vec<Query> {
         match command {
@@ -72,11 +124,25 @@ impl Core for Artifacts {
                 let run = run_of(&request.name);
                 vec![rows::lineage_of(run), rows::by_prefix(&format!("{run}/"))]
             }
-            Command::Resolve(request) => match flow_name(&request.name) {
-                Some((flow, task)) => vec![rows::runs_of(flow, lineage::base(task))],
-                None => vec![rows::object(&request.name)],
+            Command::Resolve(request) => match (request.name.split_once('@'), flow_name(&request.name)) {
+                (Some((path, tag)), _) => vec![rows::tag(path, tag)],
+                (None, Some((flow, task))) => vec![rows::runs_of(flow, lineage::base(task))],
+                (None, None) => vec![rows::object(&request.name)],
             },
             Command::Objects(request) => vec![rows::objects(request.shard)],
+            Command::Page(request) => rows::page(request.before),
+            Command::Views(request) => rows::views(&request.names),
+            Command::Tag(TagRequest { name, .. }) => {
+                let [artifact, _] = rows::by_name(name);
+                vec![artifact, rows::lineage_of(run_of(name))]
+            }
+            Command::Untag(request) => vec![rows::tag(&request.path, &request.tag)],
+            Command::Tags(request) => vec![rows::tags(request)],
+            Command::Pin(PinRequest { name, .. }) | Command::Unpin(PinRequest { name, .. }) => {
+                let [artifact, _] = rows::by_name(name);
+                vec![artifact]
+            }
+            Command::Pins(_) => Vec::new(),
         }
     }
 
@@ -97,6 +163,19 @@ impl Core for Artifacts {
                 let objects = rows::found_objects(reads, request.shard);
                 Ok(Decision::reply(ObjectsReply { objects }))
             }
+            Command::Page(request) => {
+                let (names, before) = rows::found_page(reads, request.before);
+                Ok(Decision::reply(PageReply { names, before }))
+            }
+            Command::Views(request) => {
+                Ok(Decision::reply(ViewsReply { views: rows::found_views(reads, &request.names) }))
+            }
+            Command::Tag(request) => labels::tag(state, reads, request),
+            Command::Untag(request) => labels::untag(reads, request),
+            Command::Tags(request) => Ok(Decision::reply(labels::tags(reads, request))),
+            Command::Pin(request) => labels::pin(state, reads, request),
+            Command::Unpin(request) => labels::unpin(state, reads, request),
+            Command::Pins(request) => Ok(Decision::reply(labels::pins(state, request))),
         }
     }
 
@@ -114,6 +193,12 @@ impl Core for Artifacts {
             }
         } else if let Some(event) = record.event::<RunFinished>() {
             state.live.remove(&event.run);
+        } else if let Some(event) = record.event::<ArtifactPinned>() {
+            let pin = Pin { reason: event.reason.clone(), since: record.at };
+            let name = format!("{}/{}", event.run, event.task);
+            state.pins.entry(name).or_default().insert(event.holder.clone(), pin);
+        } else if let Some(event) = record.event::<ArtifactUnpinned>() {
+            unpinned(state, &event);
         }
     }
 
@@ -126,7 +211,18 @@ impl Core for Artifacts {
     }
 
     fn digest(&self, state: &State) -> String {
-        format!("{:?}", state.live)
+        format!("{:?} {:?}", state.live, state.pins)
+    }
+}
+
+/// No empty maps are kept, so that equal states are equal to the byte.
+fn unpinned(state: &mut State, event: &ArtifactUnpinned) {
+    let name = format!("{}/{}", event.run, event.task);
+    if let Some(holders) = state.pins.get_mut(&name) {
+        holders.remove(&event.holder);
+        if holders.is_empty() {
+            state.pins.remove(&name);
+        }
     }
 }
 
@@ -174,7 +270,7 @@ fn unknown(state: &State, name: &str) -> Error {
             ))
         }
         None => Error::not_found("artifact.unknown", format!("there is no artifact `{name}`"))
-            .help("eclosion artifact ls; names are RUN/TASK, FLOW/TASK or FLOW/TASK@VERSION"),
+            .help("eclosion artifact ls; names are RUN/TASK, FLOW/TASK, FLOW/TASK@VERSION or FLOW/TASK@TAG"),
     }
 }
 
@@ -188,12 +284,15 @@ fn flow_name(name: &str) -> Option<(&str, &str)> {
 }
 
 fn resolve(reads: &Reads, name: &str) -> ResolveReply {
-    let names = match flow_name(name) {
-        Some((flow, task)) => {
+    let names = match (name.split_once('@'), flow_name(name)) {
+        (Some((path, tag)), _) => {
+            rows::found_tag(reads, path, tag).and_then(|tag| tag.artifact).into_iter().collect()
+        }
+        (None, Some((flow, task))) => {
             let runs = rows::found_runs(reads, flow, lineage::base(task)).into_iter();
             runs.map(|run| format!("{run}/{task}")).collect()
         }
-        None => rows::found_object(reads, name).map(|row| row.name).into_iter().collect(),
+        (None, None) => rows::found_object(reads, name).map(|row| row.name).into_iter().collect(),
     };
     ResolveReply { names }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use eclosion_schemas::{RunId, TaskId};
 
+pub(crate) mod artifact;
+
 /// Runs flows of Python steps so that none of them is lost.
 #[derive(Debug, Parser)]
 #[command(name = "eclosion", version, max_term_width = 110, infer_long_args = false)]
@@ -59,9 +61,9 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Say why a run or a task waits or failed.
     Why(Why),
-    /// List, fetch and check artifacts.
+    /// List, find, fetch, tag, pin and check artifacts.
     #[command(subcommand)]
-    Artifact(Artifact),
+    Artifact(artifact::Artifact),
     /// Show workers and environments.
     Pool,
     /// Describe the operations that the kernel knows.
@@ -163,31 +165,6 @@ pub(crate) struct Logs {
 pub(crate) struct Why {
     pub(crate) run: RunId,
     pub(crate) task: Option<TaskId>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Artifact {
-    /// List artifacts by name.
-    Ls {
-        /// Names that start with this: RUN/, or FLOW/.
-        #[arg(default_value = "")]
-        prefix: String,
-        #[arg(long)]
-        run: Option<RunId>,
-        #[arg(long, default_value_t = 100)]
-        limit: u32,
-    },
-    /// Print a value, and put its files into a directory.
-    Get {
-        /// RUN/TASK, FLOW/TASK, FLOW/TASK@VERSION, or a digest.
-        name: String,
-        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-        out: Option<PathBuf>,
-    },
-    /// Show what an artifact was made from, and what was made from it.
-    Lineage { name: String },
-    /// Compare what is stored with its names.
-    Verify { name: Option<String> },
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,13 @@ use crate::operation::Spec;
 use crate::payload::Payload;
 use crate::view::ArtifactView;
 
+mod labels;
+
+pub use labels::{
+    Pin, PinReply, PinRequest, PinView, Pins, PinsReply, PinsRequest, Search, SearchReply, SearchRequest,
+    Tag, TagReply, TagRequest, TagView, Tags, TagsReply, TagsRequest, Unpin, Untag, UntagReply, UntagRequest,
+};
+
 pub const ADDRESS: &str = "/artifacts";
 /// Who reads files for clients.
 pub const FILES: &str = "/artifacts/files";
@@ -20,7 +27,8 @@ pub const STAGE: &str = "artifact.stage";
 pub const OPEN: &str = "artifact.open";
 
 pub(super) fn all() -> Vec<Spec> {
-    vec![Spec::of::<List>(), Spec::of::<Get>(), Spec::of::<Verify>(), Spec::of::<Lineage>()]
+    let own = [Spec::of::<List>(), Spec::of::<Get>(), Spec::of::<Verify>(), Spec::of::<Lineage>()];
+    own.into_iter().chain(labels::all()).collect()
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -15,7 +15,8 @@ use eclosion_kernel::journal::{Append, Mark};
 use eclosion_schemas::events::{RunStarted, StepCommitted};
 use eclosion_schemas::operation::{Operation, Role, Spec};
 use eclosion_schemas::ops::artifact::{
-    Get, GetReply, GetRequest, List, ListReply, ListRequest, Piece, Verify, VerifyReply, VerifyRequest,
+    Get, GetReply, GetRequest, List, ListReply, ListRequest, Piece, Pin, PinRequest, Search, SearchRequest,
+    Tag, TagRequest, Unpin, Verify, VerifyReply, VerifyRequest,
 };
 use eclosion_schemas::{Attempt, Digest, Error, Fence, Part, Payload, Seq, Timestamp};
 use eclosion_store_fs::FileStore;
@@ -142,6 +143,66 @@ async fn a_value_comes_with_its_bytes_by_every_name_that_it_has() {
     let request = ListRequest { run: None, prefix: String::new(), limit: 10 };
     let listed: ListReply = world.kernel.bus().ask::<List>(request).await.unwrap();
     assert_eq!((listed.artifacts.len(), listed.cut, List::ADDRESS), (2, 0, "/artifacts"));
+    world.kernel.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tags_pins_and_searches_take_every_name_that_an_artifact_has() {
+    let world = World::start().await;
+    let mut digests = Vec::new();
+    for (run, bytes) in [("r1", 10), ("r2", 2_000), ("r3", 300)] {
+        world.start_run(run).await;
+        digests.push(world.commit(run, &vec![7; bytes]).await);
+    }
+    let bus = world.kernel.bus();
+    let tag = |name: &str, tag: &str| {
+        let request = TagRequest { name: name.into(), tag: tag.into(), reason: String::new() };
+        bus.ask::<Tag>(request).to(&Address::new(FILES).unwrap()).into_future()
+    };
+    assert_eq!(tag("automl/load@2", "best").await.unwrap().artifact, "r2/load");
+    assert_eq!(tag("automl/load@best", "served").await.unwrap().artifact, "r2/load");
+    assert_eq!(tag(digests[0].as_str(), "best").await.unwrap().artifact, "r1/load");
+    assert_eq!(world.get("automl/load@best").await.unwrap().0.len(), 10);
+    assert_eq!(world.get("automl/load@served").await.unwrap().0.len(), 2_000);
+    assert_eq!(world.get("automl/load@nobody").await.unwrap_err().reason, "artifact.unknown");
+    let pin = PinRequest { name: "automl/load@served".into(), holder: "web".into(), reason: "live".into() };
+    let pinned = bus.ask::<Pin>(pin.clone()).to(&Address::new(FILES).unwrap()).await.unwrap();
+    assert_eq!((pinned.artifact.as_str(), pinned.holders.as_slice()), ("r2/load", &["web".to_owned()][..]));
+    let unpinned = bus.ask::<Unpin>(pin).to(&Address::new(FILES).unwrap()).await.unwrap();
+    assert!(unpinned.holders.is_empty());
+    let any = || SearchRequest { limit: 9, ..SearchRequest::default() };
+    let some = |text: &str| Some(text.to_owned());
+    for (request, found) in [
+        (any(), "r3 r2 r1"),
+        (SearchRequest { text: "AUTOML bytes".into(), ..any() }, "r3 r2 r1"),
+        (SearchRequest { text: "r2".into(), ..any() }, "r2"),
+        (SearchRequest { text: digests[2].as_str()[..20].into(), ..any() }, "r3"),
+        (SearchRequest { text: "automl nobody".into(), ..any() }, ""),
+        (SearchRequest { bytes_min: Some(300), ..any() }, "r3 r2"),
+        (SearchRequest { bytes_min: Some(20), bytes_max: Some(999), ..any() }, "r3"),
+        (SearchRequest { codec: some("npy"), ..any() }, ""),
+        (SearchRequest { flow: some("automl"), task: some("load"), ..any() }, "r3 r2 r1"),
+        (SearchRequest { flow: some("automl"), task: some("nobody"), ..any() }, ""),
+        (SearchRequest { task: some("load"), run: Some("r1".parse().unwrap()), ..any() }, "r1"),
+        (SearchRequest { tag: some("served"), ..any() }, "r2"),
+        (SearchRequest { tag: some("best"), flow: some("other"), ..any() }, ""),
+    ] {
+        let reply = bus.ask::<Search>(request.clone()).to(&Address::new(FILES).unwrap()).await.unwrap();
+        let runs: Vec<_> = reply.artifacts.iter().map(|artifact| artifact.run.as_str()).collect();
+        assert_eq!((runs.join(" ").as_str(), reply.more), (found, None), "{request:?}");
+    }
+    // One at a time, each reply says where to go on.
+    let (mut before, mut runs) = (None, Vec::new());
+    loop {
+        let request = SearchRequest { before, limit: 1, ..SearchRequest::default() };
+        let reply = bus.ask::<Search>(request).to(&Address::new(FILES).unwrap()).await.unwrap();
+        runs.extend(reply.artifacts.into_iter().map(|artifact| artifact.run.to_string()));
+        match reply.more {
+            Some(more) => before = Some(more),
+            None => break,
+        }
+    }
+    assert_eq!(runs, ["r3", "r2", "r1"]);
     world.kernel.stop().await;
 }
 

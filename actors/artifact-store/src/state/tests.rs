@@ -4,6 +4,7 @@ use eclosion_kernel::engine::Engine;
 use eclosion_kernel::journal::memory::MemoryStore;
 use eclosion_kernel::journal::{Append, Journal, JournalStore, Reader};
 use eclosion_schemas::flow::FlowSpec;
+use eclosion_schemas::ops::artifact::{PinReply, PinsReply, TagReply, TagView, TagsReply, UntagReply};
 use eclosion_schemas::view::RunState;
 use eclosion_schemas::{Attempt, Epoch, Fence, Part, Payload, Seq};
 use serde_json::json;
@@ -38,6 +39,40 @@ impl World {
         records[0].seq
     }
 
+    /// The records of others that the engine folded on the way were written when they were appended.
+    fn write(&mut self, records: &[Arc<Record>]) {
+        let own: Vec<_> =
+            records.iter().filter(|record| Artifacts::DECIDES.contains(&&*record.kind)).cloned().collect();
+        let Some(last) = own.last() else { return };
+        let mut rows = Vec::new();
+        own.iter().for_each(|record| crate::project(record, &mut rows));
+        self.store.append(&own, &rows).unwrap();
+        self.journal.mark_written(last.seq);
+    }
+
+    fn tag(&mut self, name: &str, tag: &str) -> Result<TagReply, Error> {
+        self.ask(&Command::Tag(TagRequest { name: name.into(), tag: tag.into(), reason: String::new() }))
+    }
+
+    fn tags(&mut self, prefix: &str, history: bool, limit: u32) -> (Vec<(String, Option<String>)>, bool) {
+        let request = TagsRequest { prefix: prefix.into(), history, limit };
+        let reply: TagsReply = self.ask(&Command::Tags(request)).unwrap();
+        let shown = |tag: TagView| (format!("{}@{}", tag.path, tag.tag), tag.artifact);
+        (reply.tags.into_iter().map(shown).collect(), reply.more)
+    }
+
+    fn pin(&mut self, name: &str, holder: &str) -> Result<PinReply, Error> {
+        self.ask(&Command::Pin(pin_of(name, holder)))
+    }
+
+    fn unpin(&mut self, name: &str, holder: &str) -> Result<PinReply, Error> {
+        self.ask(&Command::Unpin(pin_of(name, holder)))
+    }
+
+    fn page(&mut self, before: Option<Seq>) -> PageReply {
+        self.ask(&Command::Page(PageRequest { before })).unwrap()
+    }
+
     fn ask<T: 'static>(&mut self, command: &Command) -> Result<T, Error> {
         let mut reads = Reads::new(Epoch(1), 0);
         for query in Artifacts.queries(command) {
@@ -51,7 +86,9 @@ impl World {
             };
             reads.insert(query, rows);
         }
-        let reply = self.engine.handle(&self.journal, &reads, command, None, Timestamp(9)).reply.unwrap();
+        let step = self.engine.handle(&self.journal, &reads, command, None, Timestamp(9));
+        self.write(&step.records);
+        let reply = step.reply.unwrap();
         reply.map(|reply| *reply.downcast().unwrap())
     }
 
@@ -62,6 +99,10 @@ impl World {
     fn resolve(&mut self, name: &str) -> Vec<String> {
         self.ask::<ResolveReply>(&Command::Resolve(ResolveRequest { name: name.into() })).unwrap().names
     }
+}
+
+fn pin_of(name: &str, holder: &str) -> PinRequest {
+    PinRequest { name: name.into(), holder: holder.into(), reason: "served".into() }
 }
 
 fn flow() -> FlowSpec {
@@ -249,4 +290,105 @@ fn rows_follow_from_the_stored_bytes_alone() {
         .unwrap();
     assert_eq!(typed, decoded);
     assert!(typed.len() > 10);
+}
+
+#[test]
+fn a_tag_moves_and_its_history_stays() {
+    let mut world = World::new();
+    whole_run(&mut world, "r1");
+    whole_run(&mut world, "r2");
+    let tagged = world.tag("r1/report", "production").unwrap();
+    assert_eq!((tagged.path.as_str(), tagged.artifact.as_str()), ("automl/report", "r1/report"));
+    world.tag("r1/train[1]", "best").unwrap();
+    assert_eq!(world.resolve("automl/report@production"), ["r1/report"]);
+    world.tag("r2/report", "production").unwrap();
+    assert_eq!(world.resolve("automl/report@production"), ["r2/report"]);
+    let now = [("automl/report@production", "r2/report"), ("automl/train[1]@best", "r1/train[1]")];
+    let now = now.map(|(tag, artifact)| (tag.to_owned(), Some(artifact.to_owned())));
+    assert_eq!(world.tags("", false, 9), (now.to_vec(), false));
+    assert_eq!(world.tags("automl/", false, 1), (now[..1].to_vec(), true));
+    let (path, tag) = ("automl/report".to_owned(), "production".to_owned());
+    let untag = Command::Untag(UntagRequest { path, tag, reason: String::new() });
+    world.ask::<UntagReply>(&untag).unwrap();
+    assert!(world.resolve("automl/report@production").is_empty());
+    assert_eq!(world.ask::<UntagReply>(&untag).unwrap_err().reason, "artifact.tag");
+    let led = world.tags("automl/report", true, 9).0.into_iter().map(|(_, artifact)| artifact);
+    assert_eq!(led.collect::<Vec<_>>(), [Some("r1/report".to_owned()), Some("r2/report".into()), None]);
+}
+
+#[test]
+fn labels_that_are_no_names_are_refused_and_so_is_what_is_not_there() {
+    let mut world = World::new();
+    whole_run(&mut world, "r1");
+    for tag in ["", "3", "a b", "a/b", "a@b", "-x", &"x".repeat(65)] {
+        assert_eq!(world.tag("r1/report", tag).unwrap_err().code, Code::Invalid, "{tag}");
+    }
+    for holder in ["", "a b", &"x".repeat(65)] {
+        assert_eq!(world.pin("r1/report", holder).unwrap_err().code, Code::Invalid, "{holder}");
+    }
+    assert_eq!(world.tag("r1/nobody", "x").unwrap_err().reason, "artifact.pending");
+    assert_eq!(world.pin("r9/report", "x").unwrap_err().code, Code::NotFound);
+}
+
+#[test]
+fn an_artifact_is_held_until_its_last_holder_lets_go() {
+    let mut world = World::new();
+    whole_run(&mut world, "r1");
+    assert_eq!(world.pin("r1/report", "alice").unwrap().holders, ["alice"]);
+    assert_eq!(world.pin("r1/report", "alice").unwrap().holders, ["alice"], "the same again");
+    assert_eq!(world.pin("r1/report", "Bob").unwrap().holders, ["Bob", "alice"]);
+    assert_eq!(world.unpin("r1/report", "alice").unwrap().holders, ["Bob"]);
+    assert_eq!(world.unpin("r1/report", "alice").unwrap().holders, ["Bob"], "gone already");
+    assert!(world.engine.state().is_pinned("r1/report") && !world.engine.state().is_pinned("r1/load"));
+    let pins: PinsReply = world.ask(&Command::Pins(PinsRequest { prefix: "r1/".into(), limit: 9 })).unwrap();
+    assert_eq!((pins.pins[0].holder.as_str(), pins.pins[0].since, pins.more), ("Bob", Timestamp(9), false));
+    let mut again = Engine::new(Artifacts);
+    again.recover(&world.journal).unwrap();
+    assert_eq!(again.digest(), world.engine.digest());
+    world.unpin("r1/report", "Bob").unwrap();
+    assert!(!world.engine.state().is_pinned("r1/report"));
+}
+
+#[test]
+fn pages_go_back_through_all_artifacts_once_each_newest_first() {
+    let mut world = World::new();
+    let mut all = Vec::new();
+    for run in 0..70 {
+        let run = format!("r{run}");
+        whole_run(&mut world, &run);
+        all.extend(["load", "train[0]", "train[1]", "select", "report"].map(|task| format!("{run}/{task}")));
+        // Records of others lie between, more than a page looks over.
+        for _ in 0..if run == "r35" { 10_000 } else { 9 } {
+            world.append(finished("r0", RunState::Succeeded));
+        }
+    }
+    let (mut found, mut before) = (Vec::new(), None);
+    loop {
+        let page = world.page(before);
+        found.extend(page.names);
+        match page.before {
+            Some(next) => before = Some(next),
+            None => break,
+        }
+    }
+    all.reverse();
+    assert_eq!(found, all);
+}
+
+#[test]
+fn a_small_value_lies_in_the_row_of_its_artifact_and_a_larger_one_beside_it() {
+    for (bytes, rows) in [(10, 2), (5_000, 3)] {
+        let mut world = World::new();
+        world.append(started("r1"));
+        let output = Payload::of(&"x".repeat(bytes));
+        let event = committed("r1", "load", output.clone());
+        let append =
+            Append { events: vec![event], at: Timestamp(5), cause: None, folded: Seq(0), folds: &[] };
+        let record = world.journal.append(&append).unwrap().remove(0);
+        let mut changes = Vec::new();
+        crate::project(&record, &mut changes);
+        assert_eq!(changes.len(), rows);
+        world.store.append(&[record], &changes).unwrap();
+        assert_eq!(world.get("r1/load").unwrap().payload, output);
+    }
 }

@@ -1,26 +1,38 @@
-//! Artifacts: what is there, one of them, where it came from, and whether it is still what it was.
+//! Artifacts: what is there, one of them, where it came from, what people call it, and whether it is still what it was.
 
 use std::path::PathBuf;
 
 use eclosion_schemas::Error;
-use eclosion_schemas::ops::artifact::{GetRequest, Lineage, List, ListRequest, Verify, VerifyRequest};
+use eclosion_schemas::ops::artifact::{
+    GetRequest, Lineage, List, ListRequest, PinsRequest, TagsRequest, Verify, VerifyRequest,
+};
 use eclosion_schemas::view::ArtifactView;
 
 use super::result::{self, Keep};
-use crate::arguments;
+use crate::arguments::artifact as arguments;
 use crate::globals::Globals;
 use crate::render::{self, table};
 use crate::terminal::{document, print, talk};
 use crate::{exit, session};
 
+mod labels;
+
 pub(super) async fn perform(globals: &Globals, artifact: arguments::Artifact) -> Result<u8, Error> {
+    use arguments::Artifact;
     match artifact {
-        arguments::Artifact::Ls { prefix, run, limit } => {
-            list(globals, ListRequest { run, prefix, limit }).await
+        Artifact::Ls { prefix, run, limit } => list(globals, ListRequest { run, prefix, limit }).await,
+        Artifact::Search(search) => labels::search(globals, search).await,
+        Artifact::Get { name, out } => get(globals, &name, out).await,
+        Artifact::Tag { name, tag, reason } => labels::tag(globals, name, tag, reason).await,
+        Artifact::Untag { name, reason } => labels::untag(globals, &name, reason).await,
+        Artifact::Tags { prefix, history, limit } => {
+            labels::tags(globals, TagsRequest { prefix, history, limit }).await
         }
-        arguments::Artifact::Get { name, out } => get(globals, &name, out).await,
-        arguments::Artifact::Lineage { name } => lineage(globals, name).await,
-        arguments::Artifact::Verify { name } => verify(globals, name).await,
+        Artifact::Pin(pin) => labels::pin(globals, pin).await,
+        Artifact::Unpin(pin) => labels::unpin(globals, pin).await,
+        Artifact::Pins { prefix, limit } => labels::pins(globals, PinsRequest { prefix, limit }).await,
+        Artifact::Lineage { name } => lineage(globals, name).await,
+        Artifact::Verify { name } => verify(globals, name).await,
     }
 }
 

@@ -118,7 +118,11 @@ impl Api {
         self.event::<events::EnvironmentFailed>()?;
         self.event::<events::LeaseGranted>()?;
         self.event::<events::LeaseReleased>()?;
-        self.event::<events::LeaseRefused>()
+        self.event::<events::LeaseRefused>()?;
+        self.event::<events::ArtifactPinned>()?;
+        self.event::<events::ArtifactUnpinned>()?;
+        self.event::<events::ArtifactTagged>()?;
+        self.event::<events::ArtifactUntagged>()
     }
 
     fn event<E: Event + JsonSchema>(&mut self) -> Result<(), String> {
