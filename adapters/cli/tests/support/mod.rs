@@ -1,0 +1,80 @@
+//! A house of its own for a test on the real binary: state, runtime directory and configuration in one temporary place,
+//! and no kernel left behind.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) struct House(TempDir);
+
+impl House {
+    /// `steps` is the module that flows name.
+    pub(crate) fn new(steps: &str) -> Self {
+        let house = Self(tempfile::tempdir().unwrap());
+        fs::write(house.path("steps.py"), steps).unwrap();
+        house
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// A flow file of this name and these tables.
+    pub(crate) fn flow(&self, name: &str, tasks: &str) -> String {
+        let file = format!("{name}.toml");
+        self.write(&file, &format!("schema = \"eclosion/flow/v1\"\nname = \"{name}\"\n{tasks}"));
+        file
+    }
+
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
+        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
+        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE", "ECLOSION_CONFIG"] {
+            command.env_remove(name);
+        }
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("errors-cache");
+        command
+            .env("ECLOSION_STATE_DIR", self.path("state"))
+            .env("ECLOSION_RUNTIME_DIR", self.path("run"))
+            .env("ECLOSION_CACHE_DIR", cache)
+            .env("XDG_CONFIG_HOME", self.path("config"));
+        command
+    }
+
+    pub(crate) fn output(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// What it says on stdout.
+    pub(crate) fn say(&self, words: &[&str]) -> String {
+        let output = self.output(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The document that it prints with `--json`.
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
+        let said = self.say(&[words, &["--json"]].concat());
+        serde_json::from_str(&said).unwrap_or_else(|why| panic!("{words:?}: {why}: {said}"))
+    }
+
+    /// Exit code, and what it says on stderr.
+    pub(crate) fn refused(&self, words: &[&str]) -> (Option<i32>, String) {
+        let output = self.output(words);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        // A failed test leaves no kernel.
+        let _ = self.command(&["down"]).output();
+    }
+}
