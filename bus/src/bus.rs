@@ -11,7 +11,7 @@ use std::time::Instant;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use eclosion_schemas::operation::{Operation, Spec, Table, Value};
-use eclosion_schemas::{Code, Error};
+use eclosion_schemas::{Code, Epoch, Error, Seq};
 
 use crate::address::{Address, Filter, Subject};
 use crate::ask::{Ask, AskCell, Origin, Pending};
@@ -265,7 +265,20 @@ impl Bus {
     /// not yet taken.
     #[must_use]
     pub fn subscribe(&self, filter: Filter, on_full: OnFull, capacity: usize) -> Subscription {
-        self.0.hub.subscribe(filter, on_full, capacity)
+        self.0.hub.subscribe(filter, on_full, capacity, None)
+    }
+
+    /// The same for one who has heard up to a position: changes since then, some of them perhaps for the second time; or
+    /// `reset` and a snapshot, if they are not kept or the position is of another epoch.
+    #[must_use]
+    pub fn subscribe_from(
+        &self,
+        filter: Filter,
+        on_full: OnFull,
+        capacity: usize,
+        start: Option<(Epoch, Seq)>,
+    ) -> Subscription {
+        self.0.hub.subscribe(filter, on_full, capacity, start)
     }
 
     #[must_use]

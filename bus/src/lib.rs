@@ -31,7 +31,7 @@ pub use context::{Context, TraceContext};
 pub use control::{Control, Probe};
 pub use dead_letter::DeadLetter;
 pub use mailbox::{Gate, InHand, Mailbox, MailboxOptions, Message, Taken, WhenFull};
-pub use publish::{Delivery, Event, Publication, Subscription};
+pub use publish::{Delivery, Event, Publication, Subscription, TAIL_MAX};
 pub use refused::Refused;
 pub use statistics::{MailboxStatistics, Quantiles};
 

@@ -8,11 +8,12 @@
 //! for all transports. Nothing here is unbounded (P5): queues have a capacity and a policy, states are counted, the
 //! cache of matches is cut when it is full.
 //!
-//! It deliberately keeps no history: who was away longer gets a snapshot, and reads the journal for the rest.
+//! It keeps no more history than its [`tail`]: who was away longer gets a snapshot, and reads the journal for the rest.
 
 mod event;
 mod queue;
 mod subscription;
+mod tail;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,10 @@ use eclosion_schemas::{Code, Error};
 
 pub use self::event::{Event, Publication};
 use self::queue::Queue;
+use self::subscription::Opening;
 pub use self::subscription::{Delivery, Subscription};
+pub use self::tail::TAIL_MAX;
+use self::tail::Tail;
 use crate::address::{Filter, Subject};
 use crate::locked;
 
@@ -45,6 +49,7 @@ struct State {
     matches: HashMap<Subject, Arc<[Arc<Queue>]>>,
     /// The newest position published.
     newest: (Epoch, Seq),
+    tail: Tail,
 }
 
 impl State {
@@ -61,8 +66,27 @@ impl State {
         receivers
     }
 
+    fn opening(&self, filter: &Filter, start: Option<(Epoch, Seq)>) -> Opening {
+        let reset = match start {
+            None => None,
+            Some((epoch, _)) if epoch != self.newest.0 => {
+                Some(format!("the cursor is of epoch {epoch}, and this is epoch {}", self.newest.0))
+            }
+            Some(cursor) if cursor > self.newest => {
+                Some(format!("the cursor {} is beyond {}", cursor.1, self.newest.1))
+            }
+            Some(cursor) => match self.tail.since(cursor, filter) {
+                Some(changes) => return Opening::resume(cursor, changes),
+                None => Some(format!("what came behind {} is not kept any more", cursor.1)),
+            },
+        };
+        let states = self.retained.iter().filter(|(subject, _)| filter.matches(subject));
+        Opening::snapshot(self.newest, reset, states.map(|(_, event)| Arc::clone(event)).collect())
+    }
+
     fn deliver(&mut self, event: &Arc<Event>, receivers: &[Arc<Queue>]) -> Wakers {
         self.newest = self.newest.max(event.position());
+        self.tail.push(event);
         Wakers(receivers.iter().filter_map(|queue| queue.push(event)).collect())
     }
 }
@@ -137,18 +161,23 @@ impl Hub {
         before - state.retained.len()
     }
 
-    pub(crate) fn subscribe(&self, filter: Filter, on_full: OnFull, capacity: usize) -> Subscription {
+    /// With a cursor, what was published since then; a snapshot otherwise.
+    pub(crate) fn subscribe(
+        &self,
+        filter: Filter,
+        on_full: OnFull,
+        capacity: usize,
+        start: Option<(Epoch, Seq)>,
+    ) -> Subscription {
         let queue = Arc::new(Queue::new(filter, on_full, capacity));
         let mut state = locked(&self.0);
-        let states = state.retained.iter().filter(|(subject, _)| queue.filter().matches(subject));
-        let snapshot = states.map(|(_, event)| Arc::clone(event)).collect();
+        let opening = state.opening(queue.filter(), start);
         state.last_id += 1;
         let id = state.last_id;
         state.subscribers.insert(id, Arc::clone(&queue));
         state.matches.clear();
-        let position = state.newest;
         drop(state);
-        Subscription::new(queue, Leave { hub: Arc::downgrade(&self.0), id }, position, snapshot)
+        Subscription::new(queue, Leave { hub: Arc::downgrade(&self.0), id }, opening)
     }
 }
 

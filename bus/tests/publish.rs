@@ -39,7 +39,7 @@ fn publish(bus: &Bus, seqs: std::ops::RangeInclusive<u64>) {
     }
 }
 
-/// Everything that is there, in short: `s3` a snapshot, `|` its end, `c4` a change, `-2` a gap, `.` the end.
+/// Everything that is there, in short: `s3` a snapshot, `|` its end, `c4` a change, `-2` a gap, `!` a reset, `.` the end.
 fn drain(subscription: &mut Subscription) -> String {
     let mut words = Vec::new();
     while let Some(delivery) = now(&mut Box::pin(subscription.next())) {
@@ -50,6 +50,7 @@ fn drain(subscription: &mut Subscription) -> String {
             Some(Delivery::SnapshotEnd) => "|".to_owned(),
             Some(Delivery::Change(event)) => format!("c{}", event.value::<u64>().unwrap()),
             Some(Delivery::Gap { dropped }) => format!("-{dropped}"),
+            Some(Delivery::Reset { .. }) => "!".to_owned(),
         });
         if delivery.is_none() {
             break;
@@ -249,4 +250,40 @@ fn follow(bus: &Bus) {
             None => std::thread::yield_now(),
         }
     }
+}
+
+fn resume(bus: &Bus, filter: &str, cursor: (u32, u64)) -> String {
+    let start = Some((Epoch(cursor.0), Seq(cursor.1)));
+    drain(&mut bus.subscribe_from(Filter::new(filter).unwrap(), OnFull::Gap, 8, start))
+}
+
+#[test]
+fn a_cursor_goes_on_with_what_came_since_and_repeats_its_own_position() {
+    let bus = bus();
+    let epoch = publication(1).epoch.0;
+    bus.retain(&subject("x"), publication(1)).unwrap();
+    publish(&bus, 2..=4);
+    bus.publish(&subject("other"), publication(5));
+    assert_eq!(resume(&bus, "x", (epoch, 3)), "a3 c3 c4");
+    assert_eq!(resume(&bus, "x", (epoch, 5)), "a5");
+    assert_eq!(resume(&bus, "**", (epoch, 5)), "a5 c5");
+    // Two actors publish each when it is ready: what is older by its position may come later.
+    publish(&bus, 8..=8);
+    publish(&bus, 6..=6);
+    assert_eq!(resume(&bus, "x", (epoch, 8)), "a8 c8 c6");
+}
+
+#[test]
+fn a_cursor_that_cannot_be_gone_on_from_is_reset_to_a_snapshot() {
+    let bus = bus();
+    let epoch = publication(1).epoch.0;
+    assert_eq!(resume(&bus, "x", (epoch, 1)), "a0 ! |");
+    bus.retain(&subject("x"), publication(1)).unwrap();
+    for cursor in [(epoch + 1, 1), (epoch - 1, 1), (epoch, 2)] {
+        assert_eq!(resume(&bus, "x", cursor), "a1 ! s1 |", "{cursor:?}");
+    }
+    let kept = eclosion_bus::TAIL_MAX as u64;
+    publish(&bus, 2..=1 + kept);
+    assert_eq!(resume(&bus, "y", (epoch, 2)), "a2");
+    assert_eq!(resume(&bus, "x", (epoch, 1)), format!("a{} ! s1 |", 1 + kept));
 }

@@ -15,8 +15,8 @@ use eclosion_schemas::Digest;
 use eclosion_schemas::error::{Code, Error};
 use eclosion_schemas::operation::{Operation, Value};
 use eclosion_schemas::ops::artifact::{
-    ADDRESS, Get, GetReply, GetRequest, Piece, Pin, PinReply, PinRequest, Search, SearchRequest, Tag,
-    TagReply, TagRequest, Unpin, Verify, VerifyReply, VerifyRequest,
+    ADDRESS, Get, GetReply, GetRequest, OpenReply, OpenRequest, Piece, Pin, PinReply, PinRequest, Read,
+    Search, SearchRequest, Tag, TagReply, TagRequest, Unpin, Verify, VerifyReply, VerifyRequest,
 };
 use tokio::sync::Semaphore;
 
@@ -50,6 +50,7 @@ pub struct Files {
 
 enum Request {
     Get(GetRequest),
+    Read(OpenRequest),
     Verify(VerifyRequest),
     Search(SearchRequest),
     Tag(TagRequest),
@@ -63,6 +64,8 @@ impl Request {
             Some(Self::Get(request.clone()))
         } else if let Some(request) = message.request::<Verify>() {
             Some(Self::Verify(request.clone()))
+        } else if let Some(request) = message.request::<Read>() {
+            Some(Self::Read(request.clone()))
         } else if let Some(request) = message.request::<Search>() {
             Some(Self::Search(request.clone()))
         } else if let Some(request) = message.request::<Tag>() {
@@ -117,6 +120,7 @@ impl Reading {
     async fn answer(&self, request: Request, responder: &Responder) -> Result<Value, Error> {
         match request {
             Request::Get(request) => self.get(&request.name, responder).await.map(boxed),
+            Request::Read(request) => self.read(request.digest, responder).await.map(boxed),
             Request::Verify(request) => self.verify(request, responder).await.map(boxed),
             Request::Search(request) => self.search(request, responder).await.map(boxed),
             Request::Tag(request) => self.tag(request).await.map(boxed),
@@ -148,18 +152,27 @@ impl Reading {
         let found = self.find(name).await?;
         for (index, part) in found.payload.parts.iter().enumerate() {
             let Some(digest) = part.digest.clone() else { continue };
-            let mut offset = 0;
-            loop {
-                let (blobs, digest) = (Arc::clone(&self.blobs), digest.clone());
-                let bytes = blocking(move || blobs.read(&digest, offset, PIECE_BYTES)).await??;
-                if bytes.is_empty() {
-                    break;
-                }
-                offset += bytes.len() as u64;
-                responder.item(boxed(Piece { part: index as u32, bytes })).await?;
-            }
+            self.pieces(&digest, index as u32, responder).await?;
         }
         Ok(found)
+    }
+
+    async fn read(&self, digest: Digest, responder: &Responder) -> Result<OpenReply, Error> {
+        Ok(OpenReply { bytes: self.pieces(&digest, 0, responder).await? })
+    }
+
+    /// Sends a file; returns its length.
+    async fn pieces(&self, digest: &Digest, part: u32, responder: &Responder) -> Result<u64, Error> {
+        let mut offset = 0;
+        loop {
+            let (blobs, digest) = (Arc::clone(&self.blobs), digest.clone());
+            let bytes = blocking(move || blobs.read(&digest, offset, PIECE_BYTES)).await??;
+            if bytes.is_empty() {
+                return Ok(offset);
+            }
+            offset += bytes.len() as u64;
+            responder.item(boxed(Piece { part, bytes })).await?;
+        }
     }
 
     /// By `RUN/TASK`, `FLOW/TASK`, `FLOW/TASK@VERSION`, `FLOW/TASK@TAG` or digest.

@@ -152,7 +152,7 @@ pub struct Subscribe<'a> {
 
 impl<'a> Subscribe<'a> {
     pub(crate) fn new(client: &'a Client, filter: String) -> Self {
-        Self { client, request: SubscribeRequest { filter, on_full: OnFull::Gap }, credit: None }
+        Self { client, request: SubscribeRequest { filter, on_full: OnFull::Gap, start: None }, credit: None }
     }
 
     /// What happens when it does not keep up.

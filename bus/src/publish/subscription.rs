@@ -1,4 +1,5 @@
-//! The receiving end: acknowledged, snapshot, end of snapshot, then changes and gaps.
+//! The receiving end: acknowledged, snapshot, end of snapshot, then changes and gaps. With a cursor: acknowledged, what
+//! was published since then, then changes; or acknowledged, reset, and a snapshot as without one.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,6 +20,10 @@ pub enum Delivery {
         epoch: Epoch,
         seq: Seq,
     },
+    /// The cursor cannot be gone on from; a snapshot follows.
+    Reset {
+        why: Arc<str>,
+    },
     /// A retained state, before any change.
     Snapshot(Arc<Event>),
     SnapshotEnd,
@@ -37,6 +42,7 @@ impl Delivery {
     pub fn to_wire(&self) -> Result<WireDelivery, Error> {
         Ok(match self {
             Delivery::Acknowledged { epoch, seq } => WireDelivery::Acknowledged { epoch: *epoch, seq: *seq },
+            Delivery::Reset { why } => WireDelivery::Reset { why: why.to_string() },
             Delivery::Snapshot(event) => {
                 let ((epoch, seq), subject) = (event.position(), event.subject.to_string());
                 WireDelivery::Snapshot { subject, epoch, seq, value: event.to_json()? }
@@ -74,22 +80,50 @@ pub struct Subscription {
     _leave: Leave,
 }
 
-/// What comes before the first change.
+/// What comes before the first change of the queue, in this order.
 #[derive(Debug)]
-enum Opening {
-    Acknowledge { position: (Epoch, Seq), snapshot: Vec<Arc<Event>> },
-    Snapshot(std::vec::IntoIter<Arc<Event>>),
-    Over,
+pub(super) struct Opening {
+    position: Option<(Epoch, Seq)>,
+    reset: Option<Arc<str>>,
+    snapshot: Option<std::vec::IntoIter<Arc<Event>>>,
+    changes: std::vec::IntoIter<Arc<Event>>,
+}
+
+impl Opening {
+    pub(super) fn snapshot(position: (Epoch, Seq), reset: Option<String>, states: Vec<Arc<Event>>) -> Self {
+        Self {
+            position: Some(position),
+            reset: reset.map(Arc::from),
+            snapshot: Some(states.into_iter()),
+            changes: Vec::new().into_iter(),
+        }
+    }
+
+    pub(super) fn resume(cursor: (Epoch, Seq), changes: Vec<Arc<Event>>) -> Self {
+        Self { position: Some(cursor), reset: None, snapshot: None, changes: changes.into_iter() }
+    }
+
+    fn next(&mut self) -> Option<Delivery> {
+        if let Some((epoch, seq)) = self.position.take() {
+            return Some(Delivery::Acknowledged { epoch, seq });
+        }
+        if let Some(why) = self.reset.take() {
+            return Some(Delivery::Reset { why });
+        }
+        if let Some(states) = &mut self.snapshot {
+            if let Some(state) = states.next() {
+                return Some(Delivery::Snapshot(state));
+            }
+            self.snapshot = None;
+            return Some(Delivery::SnapshotEnd);
+        }
+        self.changes.next().map(Delivery::Change)
+    }
 }
 
 impl Subscription {
-    pub(super) fn new(
-        queue: Arc<Queue>,
-        leave: Leave,
-        position: (Epoch, Seq),
-        snapshot: Vec<Arc<Event>>,
-    ) -> Self {
-        Self { queue, opening: Opening::Acknowledge { position, snapshot }, _leave: leave }
+    pub(super) fn new(queue: Arc<Queue>, leave: Leave, opening: Opening) -> Self {
+        Self { queue, opening, _leave: leave }
     }
 
     /// The next item; `None` once it has ended. Cancel-safe.
@@ -99,7 +133,7 @@ impl Subscription {
 
     /// What [`Subscription::next`] awaits.
     pub fn poll_next(&mut self, task: &mut Task<'_>) -> Poll<Option<Delivery>> {
-        if let Some(delivery) = self.open() {
+        if let Some(delivery) = self.opening.next() {
             return Poll::Ready(Some(delivery));
         }
         let progress = ready!(tokio::task::coop::poll_proceed(task));
@@ -116,24 +150,6 @@ impl Subscription {
     #[must_use]
     pub fn why_ended(&self) -> Option<Error> {
         self.queue.why_ended()
-    }
-
-    fn open(&mut self) -> Option<Delivery> {
-        match &mut self.opening {
-            Opening::Acknowledge { position: (epoch, seq), snapshot } => {
-                let acknowledged = Delivery::Acknowledged { epoch: *epoch, seq: *seq };
-                self.opening = Opening::Snapshot(std::mem::take(snapshot).into_iter());
-                Some(acknowledged)
-            }
-            Opening::Snapshot(states) => match states.next() {
-                Some(state) => Some(Delivery::Snapshot(state)),
-                None => {
-                    self.opening = Opening::Over;
-                    Some(Delivery::SnapshotEnd)
-                }
-            },
-            Opening::Over => None,
-        }
     }
 }
 

@@ -9,16 +9,74 @@
 
     square(3)  # 9: a task is its function, with no kernel needed
 
+With a kernel running, functions go to its workers, and everything it does can be asked for (``eclosion.client``):
+
+    refs = [square.submit(n) for n in range(10)]
+    print([ref.result() for ref in refs])
+
+    with eclosion.connect() as kernel:
+        print(kernel.kernel.status().state)
+
 A worker is ``python -m eclosion.worker``; ``eclosion.testing`` runs tasks and whole flows in process.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ._current import Current, current
-from ._errors import Cancelled, Refused, TaskError
+from ._errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Refused,
+    Rejected,
+    TaskDied,
+    TaskError,
+    TaskRaised,
+    Unreachable,
+)
 from .flow import Flow, flow
 from .task import Task, task
 
+if TYPE_CHECKING:
+    from .client import Client, Ref, as_completed, connect
+    from .client.executor import Executor
+
 __version__ = "0.1.0"
 
-__all__ = ["Cancelled", "Current", "Flow", "Refused", "Task", "TaskError", "current", "flow", "task"]
+__all__ = [
+    "Cancelled",
+    "Client",
+    "Current",
+    "DeadlineExceeded",
+    "Executor",
+    "Flow",
+    "Ref",
+    "Refused",
+    "Rejected",
+    "Task",
+    "TaskDied",
+    "TaskError",
+    "TaskRaised",
+    "Unreachable",
+    "as_completed",
+    "connect",
+    "current",
+    "flow",
+    "task",
+]
+
+# Of the client, which a worker has no use for: imported when it is first named.
+_CLIENT = frozenset({"Client", "Ref", "as_completed", "connect"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CLIENT:
+        from . import client
+
+        return getattr(client, name)
+    if name == "Executor":
+        from .client.executor import Executor
+
+        return Executor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

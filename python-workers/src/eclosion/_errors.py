@@ -1,17 +1,22 @@
 """What a refusal says, in the one shape that it has everywhere, and the exceptions that users meet.
 
 An error that crosses the wire is plain data (:class:`ErrorData`, ``schemas/src/error.rs``). In Python it is raised as
-:class:`Refused`, which carries that data. :class:`Cancelled` and :class:`TaskError` are the two that user code may
-raise itself.
+:class:`Refused`, which carries that data, or as the class below it that says most (:func:`raised`). Nothing is ever
+unpickled: an exception of a task is a :class:`TaskRaised` that tells of it, and a ``ValueError`` too if it was one.
+:class:`Cancelled` and :class:`TaskError` are the two that user code may raise itself.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+import builtins
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from ._schemas import DeathCertificate
 
 
 class Cancelled(BaseException):
-    """The attempt was cancelled. Not an ``Exception``, so that a task's own retry loops do not swallow it."""
+    """The attempt, or the call, was cancelled. Not an ``Exception``, so that retry loops do not swallow it."""
 
 
 class TaskError(Exception):
@@ -46,6 +51,105 @@ class Refused(Exception):  # noqa: N818
     def __init__(self, error: ErrorData) -> None:
         super().__init__(f"{error.get('message', '')} ({error.get('code', '')}, {error.get('reason', '')})")
         self.error = error
+
+
+class Unreachable(Refused, ConnectionError):  # noqa: N818
+    """No kernel answers, or the one that did is gone before it answered."""
+
+
+class DeadlineExceeded(Refused, TimeoutError):  # noqa: N818
+    """The call did not finish before its deadline."""
+
+
+class Rejected(Refused):
+    """The kernel has no room for it now; ``retry_after`` is how many seconds to wait before it is sent again."""
+
+    def __init__(self, error: ErrorData) -> None:
+        super().__init__(error)
+        self.retry_after = error.get("retry", {}).get("after_ms", 0) / 1000
+
+
+class TaskDied(Refused):
+    """The worker died under the call; ``certificate`` says how, as far as the kernel has seen it."""
+
+    certificate: DeathCertificate | None = None
+
+
+class TaskRaised(Refused):
+    """The task raised; ``remote`` is its exception as data (``RemoteException``)."""
+
+    def __init__(self, error: ErrorData) -> None:
+        super().__init__(error)
+        self.remote: dict[str, Any] = error.get("remote", {})
+
+    def __str__(self) -> str:
+        return self.remote.get("text", "") or str(self.args[0])
+
+
+class RemoteTraceback(Exception):  # noqa: N818
+    """Shown above a :class:`TaskRaised`: the lines that Python printed where it was raised."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def raised(data: ErrorData) -> BaseException:
+    """The exception to raise for an error that came over the wire."""
+    code, reason = data.get("code"), data.get("reason", "")
+    if code == "cancelled":
+        return Cancelled(data.get("message", ""))
+    if code == "deadline":
+        return DeadlineExceeded(data)
+    if reason == "worker.died":
+        return TaskDied(data)
+    if reason == "task.raised":
+        return _task_raised(data)
+    if reason in ("kernel.unreachable", "connection.closed"):
+        return Unreachable(data)
+    if data.get("retry", {}).get("policy", "never") != "never":
+        return Rejected(data)
+    return Refused(data)
+
+
+def _task_raised(data: ErrorData) -> TaskRaised:
+    remote = data.get("remote", {})
+    kind = getattr(builtins, remote.get("type", ""), None)
+    found: TaskRaised | None = None
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            found = _both(kind)(data)
+        except TypeError:
+            pass  # One that cannot be made so, as a UnicodeDecodeError.
+    found = found or TaskRaised(data)
+    if remote:
+        found.__cause__ = RemoteTraceback(traceback_of(remote))
+    return found
+
+
+def _both(kind: type[Exception]) -> type[TaskRaised]:
+    both = _both_known.get(kind)
+    if both is None:
+        both = _both_known[kind] = type(kind.__name__, (TaskRaised, kind), {"__module__": "eclosion.remote"})
+    return both
+
+
+_both_known: dict[type[Exception], type[TaskRaised]] = {}
+
+
+def traceback_of(remote: dict[str, Any]) -> str:
+    """A remote exception as Python would print it, its causes first."""
+    lines: list[str] = []
+    cause = remote.get("cause")
+    if cause:
+        lines += [traceback_of(cause), "\nThe above exception led to the following one:\n\n"]
+    lines.append("Traceback (in the worker, most recent call last):\n")
+    for frame in remote.get("frames", []):
+        lines.append(f'  File "{frame["file"]}", line {frame["line"]}, in {frame["function"]}\n')
+        if frame.get("source"):
+            lines.append(f"    {frame['source']}\n")
+    lines.append(f"{remote.get('type')}: {remote.get('text')}\n")
+    lines += [f"{note}\n" for note in remote.get("notes", [])]
+    return "".join(lines)
 
 
 def error(

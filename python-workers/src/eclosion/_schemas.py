@@ -182,6 +182,12 @@ class DeliveryAcknowledged(_Wire, kw_only=True, tag_field="tag", tag="acknowledg
     seq: Seq
 
 
+class DeliveryReset(_Wire, kw_only=True, tag_field="tag", tag="reset"):
+    """The cursor cannot be gone on from: what was folded so far is to be forgotten, a snapshot follows."""
+
+    why: str
+
+
 class DeliverySnapshot(_Wire, kw_only=True, tag_field="tag", tag="snapshot"):
     """A retained state, before any change."""
 
@@ -209,7 +215,14 @@ class DeliveryGap(_Wire, kw_only=True, tag_field="tag", tag="gap"):
 
 
 # One item of a subscription.
-Delivery = DeliveryAcknowledged | DeliverySnapshot | DeliverySnapshotEnd | DeliveryChange | DeliveryGap
+Delivery = (
+    DeliveryAcknowledged
+    | DeliveryReset
+    | DeliverySnapshot
+    | DeliverySnapshotEnd
+    | DeliveryChange
+    | DeliveryGap
+)
 
 
 class Empty(_Wire, kw_only=True):
@@ -762,6 +775,9 @@ class SubscribeRequest(_Wire, kw_only=True):
     # `run/7k2m4q9d/**`; `*` is one chunk, `**` the tail.
     filter: str
     on_full: OnFull = "gap"
+    # A cursor `EPOCH:SEQ`, of the last delivery that was heard: changes since then, some of them perhaps once
+    # more. Where that cannot be, `reset` and a snapshot. Without one, a snapshot.
+    start: str | None = None
 
 
 class ReportProgress(_Wire, kw_only=True, tag_field="tag", tag="progress"):

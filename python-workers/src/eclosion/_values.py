@@ -246,13 +246,13 @@ class Inputs:
         descriptor, size_bytes = self._store.open(part.digest)
         self._descriptors.append(descriptor)
         if part.codec == "npy":
-            return _map_array(descriptor)
+            return map_array(descriptor)
         if part.codec in ("msgpack", "bytes"):
             return _read(descriptor, size_bytes)
         if part.codec == "file":
             return self._place(descriptor, part.name or "file")
         if part.codec == "arrow":
-            return _open_arrow(descriptor)
+            return open_arrow(descriptor)
         raise ValueError(f"a part of unknown codec `{part.codec}`")
 
     def close(self) -> None:
@@ -276,7 +276,7 @@ def _body(value: object, parts: list[Content], *, first: int) -> bytes:
         if content is not None:
             parts.append(content)
             return msgspec.msgpack.Ext(PART_EXTENSION, (first + len(parts) - 1).to_bytes(4, "big"))
-        return _plain(item)
+        return plain(item)
 
     try:
         return msgspec.msgpack.encode(value, enc_hook=hook)
@@ -307,14 +307,14 @@ def _content(item: object) -> Content | None:
     return _arrow_content(item)
 
 
-def _plain(item: object) -> object:
+def plain(item: object) -> object:
     """Data that msgspec knows in place of ``item``."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(item, numpy.generic):
-        plain: object = cast("Any", item).item()
-        if type(plain) is type(item):
+        scalar: object = cast("Any", item).item()
+        if type(scalar) is type(item):
             raise TypeError(f"a numpy scalar of type {type(item).__name__} has no plain form")
-        return plain
+        return scalar
     for base in (bool, int, float, str):
         if isinstance(item, base):
             return base(item)
@@ -359,7 +359,7 @@ def _array_content(numpy: Any, item: Any) -> Content:
     return BytesContent("npy", head.getvalue(), data)
 
 
-def _map_array(descriptor: int) -> Any:
+def map_array(descriptor: int) -> Any:
     import numpy
 
     mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
@@ -385,7 +385,7 @@ def _arrow_content(item: object) -> Content | None:
     return BytesContent("arrow", memoryview(sink.getvalue()))
 
 
-def _open_arrow(descriptor: int) -> object:
+def open_arrow(descriptor: int) -> object:
     import importlib
 
     arrow: Any = importlib.import_module("pyarrow")

@@ -5,6 +5,7 @@
 
     train(table, "forest")             # runs here and now, with no kernel
     train.map(["forest", "linear"], table=table)   # one call for each item, given to the first free parameter
+    train.submit(table, "forest").result()         # runs on a worker of the kernel that is running
 
 Inside of a ``@flow`` function the same two lines wire the flow. Types survive: a checker sees the function's own.
 """
@@ -18,6 +19,8 @@ from . import _wiring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from .client import Ref
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,6 +80,12 @@ class Task(Generic[P, R]):
             return [function(**{parameter: item}, **fixed) for item in items]
         arguments = {parameter: _wiring.ITEM, **fixed}
         return cast("list[R]", wiring.add(cast("Task[..., Any]", self), arguments, each=items))
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
+        """Calls the function on a worker of the kernel that is running. Raises :class:`Unreachable` if none is."""
+        from .client import default_client
+
+        return default_client().submit(self.function, *args, **kwargs)
 
     def options(self, **options: Any) -> Task[P, R]:
         """The same function with other options."""

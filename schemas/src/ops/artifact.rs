@@ -27,7 +27,13 @@ pub const STAGE: &str = "artifact.stage";
 pub const OPEN: &str = "artifact.open";
 
 pub(super) fn all() -> Vec<Spec> {
-    let own = [Spec::of::<List>(), Spec::of::<Get>(), Spec::of::<Verify>(), Spec::of::<Lineage>()];
+    let own = [
+        Spec::of::<List>(),
+        Spec::of::<Get>(),
+        Spec::of::<Read>(),
+        Spec::of::<Verify>(),
+        Spec::of::<Lineage>(),
+    ];
     own.into_iter().chain(labels::all()).collect()
 }
 
@@ -119,6 +125,22 @@ operation!(Get {
     durability: Call,
     doc: "Fetches an artifact, verified.",
     example: GetRequest { name: "7k2m4q9d/report".into() },
+});
+
+operation!(Read {
+    request: OpenRequest,
+    reply: OpenReply,
+    item: Piece,
+    name: "artifact.read",
+    address: FILES,
+    role: View,
+    durability: Call,
+    doc: "Fetches one file of the store by its digest, verified: a part of what a call has returned, too.",
+    example: OpenRequest {
+        digest: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+            .parse()
+            .unwrap_or_else(|_| unreachable!("a well-formed digest"))
+    },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -125,6 +125,10 @@ pub struct SubscribeRequest {
     pub filter: String,
     #[serde(default)]
     pub on_full: OnFull,
+    /// A cursor `EPOCH:SEQ`, of the last delivery that was heard: changes since then, some of them perhaps once more.
+    /// Where that cannot be, `reset` and a snapshot. Without one, a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
 }
 
 /// What happens when a subscriber does not keep up.
@@ -149,6 +153,9 @@ pub enum Delivery {
     /// The first item: subscribed, as of this position.
     #[schemars(title = "DeliveryAcknowledged")]
     Acknowledged { epoch: Epoch, seq: Seq },
+    /// The cursor cannot be gone on from: what was folded so far is to be forgotten, a snapshot follows.
+    #[schemars(title = "DeliveryReset")]
+    Reset { why: String },
     /// A retained state, before any change.
     #[schemars(title = "DeliverySnapshot")]
     Snapshot {
@@ -182,5 +189,5 @@ operation!(Subscribe {
     role: View,
     durability: Call,
     doc: "Subscribes: an acknowledgement, a snapshot of retained states, then changes.",
-    example: SubscribeRequest { filter: "run/**".into(), on_full: OnFull::Gap },
+    example: SubscribeRequest { filter: "run/**".into(), on_full: OnFull::Gap, start: None },
 });

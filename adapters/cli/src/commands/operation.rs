@@ -93,6 +93,7 @@ pub(super) async fn subscribe(globals: &Globals, sub: arguments::Sub) -> Result<
                 talk(&format!("{dropped} were dropped here, because this reader is slow"))
             }
             Delivery::Acknowledged { seq, .. } => talk(&format!("subscribed as of record {seq}")),
+            Delivery::Reset { why } => talk(&format!("begun anew: {why}")),
             Delivery::SnapshotEnd {} => {}
         }
     }

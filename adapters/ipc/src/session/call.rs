@@ -8,7 +8,7 @@ use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
 use eclosion_schemas::operation::{Operation, Spec};
 use eclosion_schemas::ops::kernel::{OnFull, Subscribe, SubscribeRequest};
 use eclosion_schemas::suggest::nearest;
-use eclosion_schemas::{Code, Error, Retry};
+use eclosion_schemas::{Code, Epoch, Error, Retry, Seq};
 
 use super::stream::{OpenStream, Source};
 use super::{Session, stopping};
@@ -111,7 +111,8 @@ impl Session {
             return Err(Error::new(Code::Denied, "subscribe.block", text));
         }
         let filter = Filter::new(&request.filter)?;
-        let subscription = self.bus.subscribe(filter, request.on_full, SUBSCRIPTION_CAPACITY);
+        let start = request.start.as_deref().map(cursor).transpose()?;
+        let subscription = self.bus.subscribe_from(filter, request.on_full, SUBSCRIPTION_CAPACITY, start);
         Ok(Source::Subscription(Box::new(subscription)))
     }
 
@@ -130,4 +131,15 @@ impl Session {
             caller: self.client.clone(),
         }
     }
+}
+
+/// `EPOCH:SEQ`.
+fn cursor(text: &str) -> Result<(Epoch, Seq), Error> {
+    let parsed = text
+        .split_once(':')
+        .and_then(|(epoch, seq)| Some((Epoch(epoch.parse().ok()?), Seq(seq.parse().ok()?))));
+    parsed.ok_or_else(|| {
+        let shown: String = text.chars().take(64).collect();
+        Error::invalid("subscribe.start", format!("`{shown}` is no cursor EPOCH:SEQ"))
+    })
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 /// What is exported; `types` are the definitions, by name.
 pub(crate) struct Api {
     pub(crate) types: BTreeMap<String, Value>,
-    operations: Vec<Value>,
+    pub(crate) operations: Vec<Value>,
     worker_operations: Vec<Value>,
     events: Vec<Value>,
     messages: Map<String, Value>,

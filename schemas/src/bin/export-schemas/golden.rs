@@ -143,8 +143,11 @@ fn calls() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     start.envelope.idem = Some("7d0e".into());
     start.envelope.trace = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
     start.envelope.cause = Some(EffectId { seq: Seq(41), n: 2 });
-    let subscribe =
-        kernel::SubscribeRequest { filter: "run/7k2m4q9d/**".into(), on_full: kernel::OnFull::Gap };
+    let subscribe = kernel::SubscribeRequest {
+        filter: "run/7k2m4q9d/**".into(),
+        on_full: kernel::OnFull::Gap,
+        start: None,
+    };
     let mut call = Frame::call(WORKER, "bus.subscribe", &subscribe)?;
     call.envelope.credit = Some(64);
     let subject = || "run/7k2m4q9d/state".to_owned();

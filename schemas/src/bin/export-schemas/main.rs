@@ -5,12 +5,14 @@
 //! | `schemas/json/api-1.json` | every operation, event and wire type as JSON Schema |
 //! | `schemas/golden/*.hex`, `*.json` | frames, byte by byte, and what they say |
 //! | `python-workers/src/eclosion/_schemas.py` | the types as msgspec Structs |
+//! | `python-workers/src/eclosion/client/_operations.py`, `_async_operations.py` | the operations as typed methods |
 //!
 //! All of them are committed. The output depends on nothing but the source: maps are sorted, no time, no paths.
 
 mod api;
 mod golden;
 mod python;
+mod python_operations;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,6 +43,9 @@ fn produce() -> Result<Files, String> {
     let mut files = golden::files()?;
     files.insert("schemas/json/api-1.json".into(), api.to_text()?);
     files.insert("python-workers/src/eclosion/_schemas.py".into(), python::emit(&api)?);
+    let client = Path::new("python-workers/src/eclosion/client");
+    files.insert(client.join("_operations.py"), python_operations::emit(&api)?);
+    files.insert(client.join("_async_operations.py"), python_operations::emit_async(&api)?);
     Ok(files)
 }
 

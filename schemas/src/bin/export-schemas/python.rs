@@ -62,37 +62,52 @@ Binary = bytes
 "#;
 
 /// Words that cannot be attribute names.
-const KEYWORDS: [&str; 6] = ["class", "from", "global", "import", "lambda", "with"];
+pub(crate) const KEYWORDS: [&str; 6] = ["class", "from", "global", "import", "lambda", "with"];
 /// Where comments are wrapped, and the width of the formatter that the output agrees with.
 const WIDTH: usize = 110;
 
 pub(crate) fn emit(api: &Api) -> Result<String, String> {
-    let mut order = Order { api, seen: BTreeSet::new(), names: Vec::new() };
-    for root in ROOTS {
-        order.visit(root)?;
-    }
+    let names = names(api)?;
     let mut out = HEAD.to_owned();
     constants(&mut out);
     // Every Struct leaves its defaults out.
     out.push_str(
         "\n\nclass _Wire(msgspec.Struct, omit_defaults=True):\n    \"\"\"What they have in common.\"\"\"\n",
     );
-    for name in &order.names {
+    for name in &names {
         let schema = api.types.get(name).ok_or_else(|| format!("there is no type {name}"))?;
         definition(&mut out, api, name, schema).map_err(|why| format!("{name}: {why}"))?;
     }
     Ok(out)
 }
 
+/// The types of the file, in their order.
+pub(crate) fn names(api: &Api) -> Result<Vec<String>, String> {
+    let mut order = Order::after(api, BTreeSet::new());
+    for root in ROOTS {
+        order.visit(root)?;
+    }
+    Ok(order.names)
+}
+
 /// Definitions before their uses, as far as recursion allows it.
-struct Order<'a> {
+pub(crate) struct Order<'a> {
     api: &'a Api,
     seen: BTreeSet<String>,
     names: Vec<String>,
 }
 
-impl Order<'_> {
-    fn visit(&mut self, name: &str) -> Result<(), String> {
+impl<'a> Order<'a> {
+    /// `seen` are defined elsewhere.
+    pub(crate) fn after(api: &'a Api, seen: BTreeSet<String>) -> Self {
+        Self { api, seen, names: Vec::new() }
+    }
+
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(crate) fn visit(&mut self, name: &str) -> Result<(), String> {
         if !self.seen.insert(name.to_owned()) {
             return Ok(());
         }
@@ -118,7 +133,7 @@ fn collect(value: &Value, references: &mut BTreeSet<String>) {
     }
 }
 
-fn reference(schema: &Value) -> Option<&str> {
+pub(crate) fn reference(schema: &Value) -> Option<&str> {
     schema.get("$ref")?.as_str()?.strip_prefix("#/$defs/")
 }
 
@@ -162,7 +177,7 @@ fn constant_class(
     }
 }
 
-fn definition(out: &mut String, api: &Api, name: &str, schema: &Value) -> Result<(), String> {
+pub(crate) fn definition(out: &mut String, api: &Api, name: &str, schema: &Value) -> Result<(), String> {
     if let Some(variants) = schema.get("oneOf").and_then(Value::as_array)
         && variants.iter().all(|variant| variant["type"] == "object")
     {
@@ -265,7 +280,7 @@ fn structure(
 
 fn attribute(api: &Api, field: &str, schema: &Value, required: bool) -> Result<String, String> {
     let annotation = annotation(schema)?;
-    let default = if required { None } else { Some(default(api, schema, &annotation)?) };
+    let default = if required { None } else { Some(attribute_default(api, schema, &annotation)?) };
     if KEYWORDS.contains(&field) {
         let renamed = default.map_or_else(String::new, |default| match default.as_str() {
             "{}" => "default_factory=dict, ".to_owned(),
@@ -281,7 +296,7 @@ fn attribute(api: &Api, field: &str, schema: &Value, required: bool) -> Result<S
 }
 
 /// The default of a field that may be absent, as a Python expression.
-fn default(api: &Api, schema: &Value, annotation: &str) -> Result<String, String> {
+pub(crate) fn attribute_default(api: &Api, schema: &Value, annotation: &str) -> Result<String, String> {
     let Some(value) = schema.get("default") else {
         return Ok(match annotation {
             "Any" => "None",
@@ -327,7 +342,7 @@ fn factory<'a>(api: &'a Api, name: &'a str, value: &Value) -> Result<&'a str, St
     Ok(name)
 }
 
-fn annotation(schema: &Value) -> Result<String, String> {
+pub(crate) fn annotation(schema: &Value) -> Result<String, String> {
     if let Some(name) = reference(schema) {
         return Ok(name.to_owned());
     }
@@ -410,7 +425,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-fn line(out: &mut String, text: &str) {
+pub(crate) fn line(out: &mut String, text: &str) {
     // Writing to a String does not fail.
     let _ = writeln!(out, "{text}");
 }

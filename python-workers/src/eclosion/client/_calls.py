@@ -1,0 +1,297 @@
+"""Functions on workers: ``submit`` gives a :class:`Ref`, which is waited for in a thread or in a coroutine.
+
+    waiting --room--> sent --outcome--> done          any --cancel--> done, with `cancelled`
+
+A function that was submitted is sent when there is room: the kernel has a limit for calls under way, and what is over
+it waits here in order. Invariants: (1) every Ref becomes done (P3); (2) at most :data:`UNDER_WAY_MAX` are sent; (3)
+none is sent twice, unless the kernel refused it for want of room, when nothing was begun.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import msgspec
+
+from .. import _values
+from .._errors import DeadlineExceeded, ErrorData, Refused, Rejected, TaskDied, error, raised
+from .._schemas import CallRequest, EnvironmentSpec, Payload, TaskReport
+from ._connection import CREDIT, Exchange, fresh_key, until
+from ._results import open_part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from ._client import Client
+    from ._functions import Target
+
+# Of the 256 that the kernel allows for all its clients.
+UNDER_WAY_MAX = 128
+# Within this the pool manager has written how a worker died.
+CERTIFICATE_S = 2.0
+
+R = TypeVar("R")
+
+_encode = msgspec.msgpack.encode
+_decode_payload = msgspec.msgpack.Decoder(Payload).decode
+_decode_report: Callable[[bytes], TaskReport] = msgspec.msgpack.Decoder(TaskReport).decode
+
+
+class Ref(Generic[R]):
+    """What a submitted function will have returned."""
+
+    def __init__(self, calls: Calls, request: bytes) -> None:
+        self._calls = calls
+        self._request = request
+        self._changed = threading.Condition(threading.Lock())
+        self._exchange: Exchange | None = None
+        self._outcome: bytes | ErrorData | None = None
+        self._watchers: list[Callable[[], None]] = []
+        self._value: Any = _UNSET
+
+    def result(self, timeout_s: float | None = None) -> R:
+        """Waits for the value, or raises what the function raised.
+
+        A time-out raises :class:`DeadlineExceeded` and leaves the function running; Ctrl-C cancels it.
+        """
+        self._wait(until(timeout_s))
+        return self._unpacked()
+
+    def done(self) -> bool:
+        return self._outcome is not None
+
+    def cancelled(self) -> bool:
+        outcome = self._outcome
+        return isinstance(outcome, dict) and outcome.get("code") == "cancelled"
+
+    def cancel(self) -> bool:
+        """Ends the function, at its worker too. False if it was done already."""
+        if self._outcome is not None:
+            return False
+        self._calls.leave(self)
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.cancel()
+        self.conclude(error("cancelled", "call.cancelled", "the caller cancelled the call"))
+        return True
+
+    def exception(self, timeout_s: float | None = None) -> BaseException | None:
+        """What :meth:`result` would raise, or None."""
+        self._wait(until(timeout_s))
+        outcome = self._outcome
+        return None if isinstance(outcome, bytes) else self._error(cast("ErrorData", outcome))
+
+    def reports(self) -> Iterator[TaskReport]:
+        """What the function reports while it runs, ``progress`` and ``metric``; ends when it does. Lossy."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._exchange is not None or self._outcome is not None)
+            exchange = self._exchange
+        while exchange is not None:
+            item = exchange.next()
+            if item is None:
+                return
+            yield _decode_report(item)
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Calls ``watcher`` in some thread once it is done; at once if it is."""
+        with self._changed:
+            if self._outcome is None:
+                self._watchers.append(watcher)
+                return
+        watcher()
+
+    def __await__(self) -> Generator[Any, Any, R]:
+        from .aio import done
+
+        yield from done(cast("Ref[Any]", self)).__await__()
+        return self._unpacked()
+
+    def __repr__(self) -> str:
+        if self._outcome is None:
+            state = "running" if self._exchange is not None else "waiting"
+        else:
+            state = "done" if isinstance(self._outcome, bytes) else self._outcome.get("reason", "failed")
+        return f"<Ref {state}>"
+
+    def _wait(self, end: float | None) -> None:
+        try:
+            with self._changed:
+                while self._outcome is None:
+                    left = None if end is None else end - time.monotonic()
+                    if left is not None and left <= 0:
+                        text = "the function has not returned in time; it goes on"
+                        raise DeadlineExceeded(error("deadline", "deadline", text))
+                    self._changed.wait(left)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
+    def _unpacked(self) -> R:
+        outcome = self._outcome
+        if not isinstance(outcome, bytes):
+            raise self._error(cast("ErrorData", outcome))
+        if self._value is _UNSET:
+            payload = _decode_payload(outcome)
+            self._value = _values.decode(payload, lambda part: open_part(self._calls.client, part))
+        return self._value
+
+    def _error(self, data: ErrorData) -> BaseException:
+        why = raised(data)
+        if isinstance(why, TaskDied):
+            why.certificate = self._calls.certificate(data)
+        return why
+
+    # Of `Calls`.
+
+    @property
+    def request(self) -> bytes:
+        return self._request
+
+    def sent(self, exchange: Exchange) -> None:
+        with self._changed:
+            self._exchange = exchange
+            left = self._outcome is not None
+            self._changed.notify_all()
+        if left:
+            exchange.cancel()
+
+    def conclude(self, outcome: bytes | ErrorData) -> None:
+        with self._changed:
+            if self._outcome is not None:
+                return
+            self._outcome = outcome
+            self._request = b""
+            self._changed.notify_all()
+            watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            watcher()
+
+
+_UNSET: Any = object()
+
+
+class Calls:
+    """The functions that one client has submitted."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._lock = threading.Lock()
+        self._waiting: deque[Ref[Any]] = deque()
+        self._under_way = 0
+        self._resting = False
+
+    def submit(self, target: Target, arguments: dict[str, Any], environment: EnvironmentSpec) -> Ref[Any]:
+        """Sends a call, or lets it wait for room."""
+        encoded = encode_arguments(arguments)
+        request = CallRequest(
+            function=target.function,
+            code=target.code,
+            code_hash=target.code_hash,
+            environment=environment,
+            arguments=Payload(body=encoded),
+        )
+        ref: Ref[Any] = Ref(self, _encode(request))
+        self.client.link.connection(self.client.reconnect_s)
+        with self._lock:
+            self._waiting.append(ref)
+        self._send()
+        return ref
+
+    def leave(self, ref: Ref[Any]) -> None:
+        with self._lock:
+            try:
+                self._waiting.remove(ref)
+            except ValueError:
+                pass  # It was sent.
+
+    def certificate(self, data: ErrorData) -> Any:
+        """How the worker died that an error names. The call is told at once, the certificate is written after it."""
+        end = time.monotonic() + CERTIFICATE_S
+        while time.monotonic() < end:
+            try:
+                died = self.client.pool.status(deadline_s=CERTIFICATE_S).died
+            except Exception:  # The kernel is gone as well; the error says enough.
+                return None
+            found = [one for one in died if f" {one.worker} " in data.get("message", "")]
+            if found:
+                return found[-1]
+            time.sleep(0.01)
+        return None
+
+    def _send(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting or self._under_way >= UNDER_WAY_MAX or self._resting:
+                    return
+                ref = self._waiting.popleft()
+                self._under_way += 1
+            try:
+                connection = self.client.link.connection()
+            except Exception as why:
+                self._over()
+                ref.conclude(getattr(why, "error", None) or error("unavailable", "kernel.unreachable", str(why)))
+                continue
+            exchange = connection.open("pool.call", ref.request, credit=CREDIT, idem=fresh_key())
+            ref.sent(exchange)
+            exchange.watch(lambda ref=ref, exchange=exchange: self._answered(ref, exchange))
+
+    def _answered(self, ref: Ref[Any], exchange: Exchange) -> None:
+        outcome = exchange.outcome
+        if outcome is None or not exchange.settle():
+            return
+        self._over()
+        if isinstance(outcome, dict) and outcome.get("reason") == "call.full" and not ref.done():
+            self._rest(ref, Rejected(outcome).retry_after)
+        else:
+            ref.conclude(outcome)
+        self._send()
+
+    def _over(self) -> None:
+        with self._lock:
+            self._under_way -= 1
+
+    def _rest(self, ref: Ref[Any], pause_s: float) -> None:
+        """Other clients have all the room: what is waiting is sent a little later."""
+        with self._lock:
+            self._waiting.appendleft(ref)
+            if self._resting:
+                return
+            self._resting = True
+        timer = threading.Timer(pause_s, self._rested)
+        timer.daemon = True
+        timer.start()
+
+    def _rested(self) -> None:
+        with self._lock:
+            self._resting = False
+        self._send()
+
+
+def encode_arguments(arguments: dict[str, Any]) -> bytes:
+    """Keyword arguments as one map. Raises :class:`Refused` for what is no plain data."""
+    try:
+        return _encode(arguments, enc_hook=_values.plain)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as why:
+        text = f"an argument cannot be sent: {why}"
+        help_text = "pass plain data or dataclasses; give large values a path, or make them in the function"
+        raise Refused(error("invalid", "call.arguments", text, help=help_text)) from why
+
+
+def as_completed(refs: Iterable[Ref[R]], timeout_s: float | None = None) -> Iterator[Ref[R]]:
+    """Gives each Ref when it is done, in that order."""
+    import queue
+
+    waited = list(refs)
+    done: queue.SimpleQueue[Ref[R]] = queue.SimpleQueue()
+    for ref in waited:
+        ref.watch(lambda ref=ref: done.put(ref))
+    end = until(timeout_s)
+    for _ in waited:
+        try:
+            yield done.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            text = "not all functions have returned in time; they go on"
+            raise DeadlineExceeded(error("deadline", "deadline", text)) from None

@@ -1,0 +1,194 @@
+"""The client that users hold: typed operations, any operation, subscriptions, functions on workers.
+
+One connection, any number of threads. It is made again when the kernel was killed and another one listens; a call that
+was under way then raises :class:`Unreachable`, unless it only reads: such a one is sent again.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import msgspec
+
+from .._errors import Unreachable
+from .._schemas import EnvironmentSpec
+from ..task import Task
+from ._calls import Calls, Ref
+from ._connection import CREDIT, DEADLINE_S, PATIENCE_S, Stream, fresh_key
+from ._functions import Roots, Target
+from ._link import Link
+from ._operations import Operations
+from ._places import socket_path
+from ._subscriptions import Subscription, View
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable
+
+R = TypeVar("R")
+
+# How long a kernel that is gone is waited for, by calls that may be sent again and by subscriptions.
+RECONNECT_S = 30.0
+
+_encode = msgspec.msgpack.encode
+_decoders: dict[Any, Callable[[bytes], Any]] = {}
+
+
+class Client(Operations):
+    """See the module. Made by :func:`connect`; may be used as a context manager."""
+
+    def __init__(self, path: str, role: str | None, environment: EnvironmentSpec | None, reconnect_s: float) -> None:
+        super().__init__(self)
+        self.reconnect_s = reconnect_s
+        self.environment = environment or EnvironmentSpec(python=sys.executable)
+        """Of the workers that functions are sent to: by default this interpreter with its packages."""
+        self.link = Link(path, role)
+        self._calls = Calls(self)
+        self._roots = Roots()
+
+    @property
+    def welcome(self) -> dict[str, Any]:
+        """What the kernel said of itself: server, instance, epoch, role, limits."""
+        return self.link.connection(self.reconnect_s).welcome
+
+    def call(
+        self, method: str, request: Any = None, *, deadline_s: float | None = DEADLINE_S, idem: str | None = None
+    ) -> Any:
+        """Calls any operation by its name, with plain data in and out; items, should it stream, are passed over."""
+        return self.request(method, {} if request is None else request, Any, deadline_s, idem or fresh_key(), False)
+
+    def stream(self, method: str, request: Any = None, *, credit: int = CREDIT) -> Stream[Any, Any]:
+        """Calls any operation that streams."""
+        return self.request_stream(method, {} if request is None else request, Any, Any, fresh_key(), credit)
+
+    def subscribe(self, filter: str, *, on_full: str = "gap") -> Subscription:
+        """Deliveries of all subjects that match: ``run/*/state``, ``run/7k2m4q9d/**``."""
+        return Subscription(self.link, filter, on_full, self.reconnect_s)
+
+    def view(self, filter: str) -> View:
+        """The folded states of all subjects that match."""
+        return View(self.subscribe(filter))
+
+    def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Ref[R]:
+        """Calls a function on a worker. It is imported there, so it belongs into a module or a script."""
+        target, arguments = self._target(function, args, kwargs)
+        return self._calls.submit(target, arguments, self.environment)
+
+    def map(self, function: Callable[..., R], items: Iterable[Any], /, **fixed: Any) -> list[Ref[R]]:
+        """One call for each item, given to the first parameter."""
+        return [self.submit(function, item, **fixed) for item in items]
+
+    def close(self) -> None:
+        """Ends the connection, and with it every call."""
+        self.link.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        link = getattr(self, "link", None)
+        if link is not None:
+            link.close()
+
+    # Of the generated operations.
+
+    def request(
+        self, method: str, request: Any, reply: Any, deadline_s: float | None, idem: str | None, again: bool
+    ) -> Any:
+        """One call. ``again`` says that it may be sent once more when the connection was lost under it."""
+        body = _encode(request)
+        end = None if deadline_s is None else time.monotonic() + deadline_s
+        while True:
+            connection = self.link.connection(self.reconnect_s)
+            left = None if end is None else max(0.0, end - time.monotonic())
+            exchange = connection.open(method, body, deadline_s=left, idem=idem)
+            try:
+                return decoder(reply)(exchange.reply(None if end is None else end + PATIENCE_S))
+            except Unreachable:
+                if not again or (end is not None and time.monotonic() >= end):
+                    raise
+
+    def request_stream(
+        self, method: str, request: Any, item: Any, reply: Any, idem: str | None, credit: int
+    ) -> Stream[Any, Any]:
+        connection = self.link.connection(self.reconnect_s)
+        exchange = connection.open(method, _encode(request), credit=credit, idem=idem)
+        return Stream(exchange, decoder(item), decoder(reply))
+
+    def _target(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Target, dict[str, Any]]:
+        target = self._roots.target(function)
+        if target is not None:
+            return target, bound(function, args, kwargs) if args else kwargs
+        from ._pickled import pickled
+
+        return pickled(function, args, kwargs)
+
+
+def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments by name. Raises TypeError as the call itself would."""
+    plain = cast("Task[..., Any]", function).function if isinstance(function, Task) else function
+    code = getattr(plain, "__code__", None)
+    names = code.co_varnames[code.co_posonlyargcount : code.co_argcount] if code is not None else ()
+    simple = code is not None and not code.co_posonlyargcount and not hasattr(plain, "__self__")
+    if simple and len(args) <= len(names) and not any(name in kwargs for name in names[: len(args)]):
+        return {**dict(zip(names, args, strict=False)), **kwargs}
+    # Imported late: it costs a third of this package's import.
+    import inspect
+
+    signature = inspect.signature(plain)
+    named = signature.bind(*args, **kwargs)
+    arguments: dict[str, Any] = {}
+    for name, value in named.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
+            raise TypeError(f"`{plain.__name__}` takes `{name}` by position; a worker is given arguments by name")
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(value)
+        else:
+            arguments[name] = value
+    return arguments
+
+
+def decoder(kind: Any) -> Callable[[bytes], Any]:
+    """Made once for each type."""
+    known = _decoders.get(kind)
+    if known is None:
+        known = _decoders[kind] = msgspec.msgpack.Decoder(kind).decode
+    return known
+
+
+def connect(
+    socket: str | os.PathLike[str] | None = None,
+    *,
+    instance: str | None = None,
+    role: str | None = None,
+    environment: EnvironmentSpec | None = None,
+    reconnect_s: float = RECONNECT_S,
+) -> Client:
+    """Connects to the kernel that listens on ``socket``, or to that of an instance; see ``_places.py`` for defaults.
+
+    ``role`` asks for less than this user may have (``view``, ``operate``). ``reconnect_s`` is how long a kernel that is
+    gone is waited for. Raises :class:`Unreachable` when nobody listens.
+    """
+    return Client(socket_path(socket, instance), role, environment, reconnect_s)
+
+
+_default: Client | None = None
+_default_lock = threading.Lock()
+
+
+def default_client() -> Client:
+    """The client of ``task.submit``: made when it is first needed, one for each process."""
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = connect()
+        return _default

@@ -1,0 +1,263 @@
+"""The client for asyncio: the same operations as coroutines.
+
+    async with await eclosion.client.aio.connect() as kernel:
+        print((await kernel.kernel.status()).state)
+        async for delivery in kernel.subscribe("run/*/state"): ...
+        print(await kernel.submit(square, 3))
+
+It belongs to the event loop that it is used on, which it never blocks: the connection is read by its own thread, which
+wakes the loop, and is made again in another. A task that is cancelled cancels its call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from .._errors import Unreachable, raised
+from ._async_operations import AsyncOperations
+from ._client import RECONNECT_S, Client, decoder
+from ._connection import CREDIT, DEADLINE_S, PATIENCE_S, Exchange, error_lost, fresh_key
+from ._places import socket_path
+from ._subscriptions import Cursor, decode_delivery, goes_on
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from .._schemas import Delivery, EnvironmentSpec
+    from ._calls import Ref
+    from ._connection import Connection
+
+R = TypeVar("R")
+Reply = TypeVar("Reply")
+Item = TypeVar("Item")
+
+_encode = msgspec.msgpack.encode
+
+
+class _Waiter:
+    """Wakes a coroutine when something has come for an exchange or a Ref."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:
+            pass  # The loop is closed: nobody waits.
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event.clear()
+
+
+class _AsyncExchange:
+    """An exchange that is waited for in coroutines."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self._waiter = _Waiter()
+        exchange.watch(self._waiter.wake)
+
+    async def next(self) -> bytes | None:
+        try:
+            while True:
+                item = self.exchange.take()
+                if item is not None or self.exchange.outcome is not None:
+                    # What came just before the outcome goes first.
+                    return item if item is not None else self.exchange.take()
+                await self._waiter.wait()
+        except asyncio.CancelledError:
+            self.exchange.cancel()
+            raise
+
+    async def reply(self) -> bytes:
+        while await self.next() is not None:
+            pass
+        outcome = self.exchange.outcome
+        if isinstance(outcome, bytes):
+            return outcome
+        raise raised(outcome or error_lost("the call was left"))
+
+
+class AsyncStream(Generic[Item, Reply]):
+    """Items, then the reply. Leaving it early, by ``close`` or as a context manager, cancels the call."""
+
+    def __init__(self, opened: Callable[[], Any], item: Any, reply: Any) -> None:
+        self._opened = opened
+        self._exchange: _AsyncExchange | None = None
+        self._item = decoder(item)
+        self._reply = decoder(reply)
+
+    async def _open(self) -> _AsyncExchange:
+        if self._exchange is None:
+            self._exchange = _AsyncExchange(await self._opened())
+        return self._exchange
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        exchange = await self._open()
+        while True:
+            item = await exchange.next()
+            if item is None:
+                return
+            yield self._item(item)
+
+    async def reply(self) -> Reply:
+        """The reply; items that were not taken are passed over."""
+        return self._reply(await (await self._open()).reply())
+
+    def close(self) -> None:
+        if self._exchange is not None and self._exchange.exchange.outcome is None:
+            self._exchange.exchange.cancel()
+
+    async def __aenter__(self) -> AsyncStream[Item, Reply]:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncSubscription:
+    """As :class:`eclosion.client.Subscription`: goes on after the kernel was killed and started again."""
+
+    def __init__(self, client: AsyncClient, filter: str, on_full: str) -> None:
+        self._client = client
+        self._cursor = Cursor(filter, on_full)
+        self._exchange: _AsyncExchange | None = None
+        self._closed = False
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        while True:
+            delivery = await self.next()
+            if delivery is None:
+                return
+            yield delivery
+
+    async def next(self) -> Delivery | None:
+        """The next delivery; None after :meth:`close`."""
+        while not self._closed:
+            if self._exchange is None:
+                connection = await self._client.connection()
+                request = self._cursor.request()
+                self._exchange = _AsyncExchange(connection.open("bus.subscribe", request, credit=CREDIT * 4))
+            item = await self._exchange.next()
+            if item is not None:
+                delivery = decode_delivery(item)
+                self._cursor.heard(delivery)
+                return delivery
+            if not self._closed:
+                goes_on(self._exchange.exchange)
+                self._exchange = None
+        return None
+
+    def close(self) -> None:
+        self._closed = True
+        if self._exchange is not None:
+            self._exchange.exchange.cancel()
+
+
+class AsyncClient(AsyncOperations):
+    """See the module. Made by :func:`connect`; may be used as an asynchronous context manager."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(self)
+        self._client = client
+
+    async def connection(self) -> Connection:
+        """A connection that was alive a moment ago; a new one is made outside of the loop."""
+        link = self._client.link
+        try:
+            return link.connection()
+        except Unreachable:
+            return await asyncio.to_thread(link.connection, self._client.reconnect_s)
+
+    async def call(
+        self, method: str, request: Any = None, *, deadline_s: float | None = DEADLINE_S, idem: str | None = None
+    ) -> Any:
+        """Calls any operation by its name, with plain data in and out; items, should it stream, are passed over."""
+        data: Any = {} if request is None else request
+        return await self.request(method, data, Any, deadline_s, idem or fresh_key(), False)
+
+    def stream(self, method: str, request: Any = None, *, credit: int = CREDIT) -> AsyncStream[Any, Any]:
+        """Calls any operation that streams."""
+        return self.request_stream(method, {} if request is None else request, Any, Any, fresh_key(), credit)
+
+    def subscribe(self, filter: str, *, on_full: str = "gap") -> AsyncSubscription:
+        """Deliveries of all subjects that match: ``run/*/state``, ``run/7k2m4q9d/**``."""
+        return AsyncSubscription(self, filter, on_full)
+
+    def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Ref[R]:
+        """Calls a function on a worker; await what it gives."""
+        return self._client.submit(function, *args, **kwargs)
+
+    def map(self, function: Callable[..., R], items: Iterable[Any], /, **fixed: Any) -> list[Ref[R]]:
+        """One call for each item, given to the first parameter."""
+        return self._client.map(function, items, **fixed)
+
+    def close(self) -> None:
+        self._client.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    # Of the generated operations.
+
+    async def request(
+        self, method: str, request: Any, reply: Any, deadline_s: float | None, idem: str | None, again: bool
+    ) -> Any:
+        """One call. ``again`` says that it may be sent once more when the connection was lost under it."""
+        body = _encode(request)
+        while True:
+            connection = await self.connection()
+            exchange = _AsyncExchange(connection.open(method, body, deadline_s=deadline_s, idem=idem))
+            try:
+                patience_s = None if deadline_s is None else deadline_s + PATIENCE_S
+                return decoder(reply)(await asyncio.wait_for(exchange.reply(), patience_s))
+            except Unreachable:
+                if not again:
+                    raise
+
+    def request_stream(
+        self, method: str, request: Any, item: Any, reply: Any, idem: str | None, credit: int
+    ) -> AsyncStream[Any, Any]:
+        body = _encode(request)
+
+        async def opened() -> Exchange:
+            return (await self.connection()).open(method, body, credit=credit, idem=idem)
+
+        return AsyncStream(opened, item, reply)
+
+
+async def done(ref: Ref[Any]) -> None:
+    """Returns when a Ref is done. Cancelled, it cancels the call."""
+    waiter = _Waiter()
+    ref.watch(waiter.wake)
+    try:
+        while not ref.done():
+            await waiter.wait()
+    except asyncio.CancelledError:
+        ref.cancel()
+        raise
+
+
+async def connect(
+    socket: str | os.PathLike[str] | None = None,
+    *,
+    instance: str | None = None,
+    role: str | None = None,
+    environment: EnvironmentSpec | None = None,
+    reconnect_s: float = RECONNECT_S,
+) -> AsyncClient:
+    """As :func:`eclosion.connect`."""
+    path = socket_path(socket, instance)
+    client = await asyncio.to_thread(Client, path, role, environment, reconnect_s)
+    return AsyncClient(client)

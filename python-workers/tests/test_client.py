@@ -1,0 +1,208 @@
+"""The client at a real kernel with real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import client_steps as steps
+import eclosion
+from eclosion._schemas import DeathExited, ReportProgress
+from eclosion.client import Client, aio
+from house import DEADLINE_S, SOURCES, House, house
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("house")) as built:
+        yield built
+
+
+@pytest.fixture
+def client(home: House) -> Iterator[Client]:
+    with home.connect() as connected:
+        yield connected
+
+
+def test_typed_operations_and_plain_calls_say_the_same(client: Client) -> None:
+    status = client.kernel.status()
+    assert status.state == "ready"
+    assert client.call("kernel.status")["pid"] == status.pid
+    assert client.welcome["role"] == "admin"
+    names = [operation["name"] for operation in client.kernel.describe().operations]
+    assert "run.start" in names
+
+
+def test_a_refusal_is_raised_with_all_that_it_said(client: Client) -> None:
+    with pytest.raises(eclosion.Refused) as refused:
+        client.run.get(run="nowhere7")
+    assert refused.value.error.get("code") == "not_found"
+    with pytest.raises(eclosion.Refused, match=r"no operation `run\.gte`") as refused:
+        client.call("run.gte")
+    assert refused.value.error.get("help") == "did you mean run.get?"
+
+
+def test_less_than_this_user_may_have_is_given_on_request(home: House) -> None:
+    with home.connect(role="view") as viewer, pytest.raises(eclosion.Refused) as refused:
+        viewer.kernel.stop()
+    assert refused.value.error.get("code") == "denied"
+
+
+def test_nobody_there_is_said_at_once_with_the_way_out(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(eclosion.Unreachable) as refused:
+        eclosion.connect(tmp_path / "nobody.sock")
+    assert refused.value.error.get("help") == "eclosion up"
+
+
+def test_a_submitted_function_returns_what_it_returns_here(client: Client) -> None:
+    assert client.submit(steps.square, 3).result(DEADLINE_S) == steps.square(3)
+    assert client.submit(steps.join, "a", end="z").result(DEADLINE_S) == "a-z"
+
+
+def test_a_map_gives_results_in_order_and_as_completed_each_once(client: Client) -> None:
+    refs = client.map(steps.square, range(300))
+    assert [ref.result(DEADLINE_S) for ref in refs] == [n * n for n in range(300)]
+    again = client.map(steps.square, range(20))
+    assert sorted(ref.result() for ref in eclosion.as_completed(again, DEADLINE_S)) == [n * n for n in range(20)]
+
+
+def test_what_a_function_raises_is_raised_here_as_its_builtin_kind(client: Client) -> None:
+    with pytest.raises(LookupError, match="no such thing") as raised:
+        client.submit(steps.fail).result(DEADLINE_S)
+    assert isinstance(raised.value, eclosion.TaskRaised)
+    assert "raise KeyError" in str(raised.value.__cause__)
+    with pytest.raises(eclosion.TaskRaised) as raised:
+        client.submit(steps.fail_oddly).result(DEADLINE_S)
+    assert raised.value.remote["type"] == "UnicodeDecodeError"
+
+
+def test_a_worker_that_dies_resolves_its_call_with_a_certificate(client: Client) -> None:
+    with pytest.raises(eclosion.TaskDied) as died:
+        client.submit(steps.die).result(DEADLINE_S)
+    assert died.value.certificate is not None
+    assert died.value.certificate.death == DeathExited(code=3)
+
+
+def test_a_cancelled_call_ends_here_and_at_the_worker(client: Client, tmp_path: pathlib.Path) -> None:
+    gate = steps.gate(tmp_path)
+    ref = client.submit(steps.wait, str(gate))
+    gate.entered()
+    assert ref.cancel()
+    with pytest.raises(eclosion.Cancelled):
+        ref.result()
+    assert gate.left() == "cancelled"
+    assert ref.cancelled()
+    assert not ref.cancel()
+
+
+def test_a_time_out_leaves_the_function_running(client: Client, tmp_path: pathlib.Path) -> None:
+    gate = steps.gate(tmp_path)
+    ref = client.submit(steps.wait, str(gate))
+    with pytest.raises(eclosion.DeadlineExceeded):
+        ref.result(0.01)
+    gate.entered()
+    gate.open()
+    assert ref.result(DEADLINE_S) == "opened"
+
+
+def test_reports_come_while_the_function_runs(client: Client, tmp_path: pathlib.Path) -> None:
+    gate = steps.gate(tmp_path)
+    ref = client.submit(steps.wait, str(gate))
+    assert next(ref.reports()) == ReportProgress(done=0, total=1, text="waiting")
+    gate.open()
+    assert ref.result(DEADLINE_S) == "opened"
+
+
+def test_an_argument_that_is_no_data_is_refused_before_it_is_sent(client: Client) -> None:
+    with pytest.raises(eclosion.Refused, match="an argument cannot be sent"):
+        client.submit(steps.join, object())  # pyright: ignore[reportArgumentType]
+
+
+def test_large_results_are_fetched(client: Client) -> None:
+    assert client.submit(steps.large, 100_000).result(DEADLINE_S) == "x" * 100_000
+
+
+def test_threads_share_a_client(client: Client) -> None:
+    def work(n: int) -> int:
+        return client.submit(steps.square, n).result(DEADLINE_S) + len(client.call("run.list", {})["runs"])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(40))) == [n * n for n in range(40)]
+
+
+def test_ctrl_c_in_a_wait_cancels_the_call(home: House, tmp_path: pathlib.Path) -> None:
+    gate = steps.gate(tmp_path)
+    program = (
+        "import eclosion, client_steps\n"
+        "try: client_steps.wait_task.submit(__import__('sys').argv[1]).result()\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    path = os.pathsep.join([str(SOURCES), os.path.dirname(__file__)])
+    started = subprocess.Popen(
+        [sys.executable, "-c", program, str(gate)],
+        env={**home.environment, "ECLOSION_SOCKET": str(home.socket), "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    gate.entered()
+    started.send_signal(signal.SIGINT)
+    assert started.communicate(timeout=DEADLINE_S)[0] == "interrupted\n"
+    assert gate.left() == "cancelled"
+
+
+def test_an_executor_is_one(home: House, client: Client, tmp_path: pathlib.Path) -> None:
+    with eclosion.Executor(client) as pool:
+        assert list(pool.map(steps.square, range(5))) == [0, 1, 4, 9, 16]
+        failed = pool.submit(steps.fail)
+        assert isinstance(failed.exception(DEADLINE_S), KeyError)
+        gate = steps.gate(tmp_path)
+        waiting = pool.submit(steps.wait, str(gate))
+        gate.entered()
+        gate.open()
+        assert waiting.result(DEADLINE_S) == "opened"
+    with pytest.raises(RuntimeError):
+        pool.submit(steps.square, 1)
+
+
+def test_coroutines_wait_without_blocking_the_loop(home: House, tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        async with await aio.connect(home.socket) as client:
+            gate = steps.gate(tmp_path)
+            ref = client.submit(steps.wait, str(gate))
+            squares = await asyncio.gather(*client.map(steps.square, range(10)))
+            assert squares == [n * n for n in range(10)]
+            assert (await client.kernel.status()).state == "ready"
+            await asyncio.to_thread(gate.entered)
+            waiting = asyncio.ensure_future(aio.done(ref))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await asyncio.to_thread(gate.left) == "cancelled"
+            with pytest.raises(KeyError):
+                await client.submit(steps.fail)
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
+def test_a_call_under_way_is_told_when_the_client_closes(home: House, tmp_path: pathlib.Path) -> None:
+    client = home.connect()
+    gate = steps.gate(tmp_path)
+    ref = client.submit(steps.wait, str(gate))
+    gate.entered()
+    threading.Thread(target=client.close).start()
+    with pytest.raises(eclosion.Unreachable):
+        ref.result(DEADLINE_S)
+    assert gate.left() == "cancelled"
