@@ -21,7 +21,15 @@ pub enum Death {
     },
     /// Out of memory, on evidence of a cgroup counter or our own limiter.
     #[schemars(title = "DeathOutOfMemory")]
-    OutOfMemory { limit_bytes: u64 },
+    OutOfMemory {
+        limit_bytes: u64,
+        /// What its tree held when the limiter looked; none where a cgroup's counter is the evidence.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        measured_bytes: Option<u64>,
+    },
+    /// Our limiter ended it: its tree had more processes than its attempt may have.
+    #[schemars(title = "DeathTooManyProcesses")]
+    TooManyProcesses { limit: u32, counted: u32 },
     /// It could not be started.
     #[schemars(title = "DeathStart")]
     Start { text: String },
@@ -38,17 +46,55 @@ impl std::fmt::Display for Death {
         match self {
             Death::Exited { code } => write!(f, "exited with code {code}"),
             Death::Killed { signal, sender: Some(who) } => {
-                write!(f, "killed by signal {signal}, sent by {who}")
+                write!(f, "killed by {}, sent by {who}", signal_name(*signal))
             }
-            Death::Killed { signal, sender: None } => write!(f, "killed by signal {signal}, sender unknown"),
-            Death::OutOfMemory { limit_bytes } => {
-                write!(f, "out of memory at its limit of {limit_bytes} bytes")
+            Death::Killed { signal, sender: None } => {
+                write!(f, "killed by {}, sender unknown", signal_name(*signal))
+            }
+            Death::OutOfMemory { limit_bytes, measured_bytes: Some(held) } => {
+                write!(f, "out of memory: its processes held {held} bytes, the limit is {limit_bytes}")
+            }
+            Death::OutOfMemory { limit_bytes, measured_bytes: None } => {
+                write!(f, "out of memory at its limit of {limit_bytes} bytes, as its cgroup counted")
+            }
+            Death::TooManyProcesses { limit, counted } => {
+                write!(f, "ended with {counted} processes, the limit is {limit}")
             }
             Death::Start { text } => write!(f, "could not be started: {text}"),
             Death::Unseen { text } => write!(f, "gone, nobody saw how: {text}"),
             Death::Protocol { text } => write!(f, "ended for breaking the protocol: {text}"),
         }
     }
+}
+
+impl Death {
+    /// What the task itself is to blame for, on evidence: it went beyond a limit that it was given.
+    #[must_use]
+    pub fn is_of_a_limit(&self) -> bool {
+        matches!(self, Death::OutOfMemory { .. } | Death::TooManyProcesses { .. })
+    }
+
+    /// The dotted reason of the error that whoever waits for the task is told.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Death::OutOfMemory { .. } => "worker.oom",
+            Death::TooManyProcesses { .. } => "limit.processes",
+            _ => "worker.died",
+        }
+    }
+}
+
+/// `SIGKILL` for 9; a number that has no name here is a real-time signal, or another system's.
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    let name = usize::try_from(signal).ok().and_then(|signal| NAMES.get(signal.checked_sub(1)?));
+    name.map_or_else(|| format!("signal {signal}"), |name| format!("SIG{name}"))
 }
 
 /// Everything known about the death of one worker.
@@ -72,4 +118,21 @@ pub struct DeathCertificate {
     /// The last lines of its output, oldest first.
     #[serde(default)]
     pub last_lines: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_shown_by_its_name() {
+        for (signal, name) in [(1, "SIGHUP"), (9, "SIGKILL"), (11, "SIGSEGV"), (15, "SIGTERM"), (31, "SIGSYS")] {
+            assert_eq!(signal_name(signal), name);
+        }
+        for nameless in [0, -1, 32, 64, i32::MIN] {
+            assert_eq!(signal_name(nameless), format!("signal {nameless}"));
+        }
+        let killed = Death::Killed { signal: 9, sender: None };
+        assert_eq!(killed.to_string(), "killed by SIGKILL, sender unknown");
+    }
 }

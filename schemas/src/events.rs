@@ -7,6 +7,7 @@
 //! | `step.ready` | DAG tracker | |
 //! | `attempt.started` `attempt.stopped` `attempt.refused` | pool manager | DAG tracker, arbitration |
 //! | `attempt.waiting` | pool manager | itself |
+//! | `worker.cordoned` `worker.uncordoned` `pool.drained` `pool.resumed` `task.quarantined` `task.released` | pool manager | |
 //! | `worker.requested` `worker.started` `worker.stopping` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
 //! | `lease.granted` `lease.released` `lease.refused` | arbitration | pool manager |
 //! | `artifact.pinned` `artifact.unpinned` `artifact.tagged` `artifact.untagged` | artifact store | stale manager |
@@ -44,8 +45,12 @@ macro_rules! event {
 }
 
 mod artifact;
+mod pool;
 
 pub use artifact::{ArtifactPinned, ArtifactTagged, ArtifactUnpinned, ArtifactUntagged};
+pub use pool::{
+    PoolDrained, PoolResumed, TaskQuarantined, TaskReleased, WorkerCordoned, WorkerUncordoned,
+};
 
 /// A run was accepted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -114,6 +119,9 @@ pub struct AttemptStarted {
     pub wish: EffectId,
     /// Why this worker, and why now.
     pub reason: String,
+    /// What is computed, as quarantine tells tasks apart. Only of a task that has lost a worker before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
 }
 event!(AttemptStarted, "attempt.started");
 
@@ -213,6 +221,9 @@ event!(WorkerStarted, "worker.started");
 pub struct WorkerStopping {
     pub worker: WorkerId,
     pub reason: String,
+    /// It is killed with what it has in hand, which is tried again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
 }
 event!(WorkerStopping, "worker.stopping");
 

@@ -23,7 +23,9 @@
 //! with = { table = "${load}", model = "${item}" }
 //! retries = 2
 //! timeout = "2m"
-//! resources = { cpu = 1, memory = "1GiB" }
+//! resources = { cpu = 1, memory = "1GiB" }  # beyond its memory the task is killed, with all that it started
+//! processes = 4                             # the same with more processes than this
+//! open_files = 256                          # opening more raises; so does writing a file beyond `file_size = "1GiB"`
 //! ```
 //!
 //! A string that is exactly one `${…}` becomes the value itself, of whatever type; inside a longer string, parameters
@@ -112,6 +114,15 @@ pub struct TaskSpec {
     pub resources: BTreeMap<String, serde_json::Value>,
     #[serde(default)]
     pub priority: Priority,
+    /// Processes that it may have at a time, the worker itself included; with more it is killed. None: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    /// Descriptors that it may have open at a time; opening more raises in the task. None: the user's own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u32>,
+    /// How long a file may grow that it writes, as `"1GiB"` or bytes; writing on raises in the task. None: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_size: Option<serde_json::Value>,
 }
 
 /// Waiting before the n-th retry: `initial · factorⁿ⁻¹`, at most `max`.

@@ -28,6 +28,9 @@ pub enum PendingReason {
     /// All workers of its pool are busy.
     #[schemars(title = "PendingWorker")]
     Worker { busy: Vec<WorkerId>, max: u32, ahead: u32 },
+    /// Nothing is started: the pool is drained.
+    #[schemars(title = "PendingDrained")]
+    Drained { reason: String },
     /// A resource is held by others.
     #[schemars(title = "PendingResource")]
     Resource { resource: String, needs: u64, free: u64, capacity: u64, holders: Vec<Holder> },

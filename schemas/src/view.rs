@@ -154,6 +154,17 @@ pub struct WorkerView {
     pub finished: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<DeathCertificate>,
+    /// When its process was attached first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// Why it gets no attempt: it is cordoned, or it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+    /// Resident memory of it and all that came of it, where it was sampled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

@@ -2,7 +2,7 @@
 //!
 //! Compiling is pure and gives the same plan every time, so a run journals its flow and parameters and not its plan.
 //! Refusals say what is wrong, where, and what to do: `flow.schema`, `flow.task`, `flow.function`, `flow.reference`,
-//! `flow.parameter`, `flow.duration`, `flow.size`, `flow.cycle`, `flow.each`, `flow.too_large`.
+//! `flow.parameter`, `flow.duration`, `flow.size`, `flow.cycle`, `flow.each`, `flow.limit`, `flow.too_large`.
 //!
 //! Reading order: `template` (`${…}`), `units` (durations and sizes), `task` (one task's own checks), `order` (the
 //! graph). Tasks stand in a plan by number; a later number never is needed by an earlier one.
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use eclosion_schemas::events::RunStarted;
 use eclosion_schemas::flow::{Backoff, EnvironmentSpec, FLOW_SCHEMA, FlowSpec, Priority};
 use eclosion_schemas::ops::run::TaskPlan;
+use eclosion_schemas::ops::task::Limits;
 use eclosion_schemas::suggest::hint;
 use eclosion_schemas::{EnvironmentId, Error, Payload};
 use serde_json::Value;
@@ -68,6 +69,7 @@ pub(crate) struct Task {
     pub backoff: Backoff,
     pub timeout_ms: Option<u64>,
     pub lease: BTreeMap<String, u64>,
+    pub limits: Option<Limits>,
     pub priority: Priority,
 }
 

@@ -13,13 +13,13 @@ use eclosion_kernel::journal::Record;
 use eclosion_kernel::view::Views;
 use eclosion_schemas::error::Error;
 use eclosion_schemas::events::{
-    AttemptStarted, AttemptStopped, Event, StepCommitted, StepFailed, WorkerDied, WorkerRequested,
-    WorkerStarted, WorkerStopping,
+    AttemptStarted, AttemptStopped, Event, StepCommitted, StepFailed, WorkerCordoned, WorkerDied,
+    WorkerRequested, WorkerStarted, WorkerStopping, WorkerUncordoned,
 };
 use eclosion_schemas::ops::arbitration;
 use eclosion_schemas::ops::pool::{
-    ADDRESS, Dispatch, EnvironmentBuilt, Reserve, Status, Unreserve, Withdraw, WorkerDown, WorkerIdle,
-    WorkerUp,
+    ADDRESS, Cordon, Dispatch, Drain, EnvironmentBuilt, Kill, Quarantine, Recycle, Release, Reserve, Resume,
+    Status, Unreserve, Usage, Withdraw, WorkerDown, WorkerIdle, WorkerUp,
 };
 use eclosion_schemas::ops::task;
 use eclosion_schemas::view::{EnvironmentView, WorkerView};
@@ -134,6 +134,8 @@ impl Actor for PoolManager {
             Ok(Command::Unreserve(*request))
         } else if message.request::<Status>().is_some() {
             Ok(Command::Status)
+        } else if let Some(command) = managed(message) {
+            Ok(command)
         } else {
             let address = Address::new(ADDRESS).map_err(|why| Error::internal("address", why.to_string()))?;
             Err(unimplemented(&address, message.operation))
@@ -150,6 +152,7 @@ impl Actor for PoolManager {
                 Effect::Execute { worker, task, fence } => self.execute(*id, worker, task, *fence, context),
                 Effect::Cancel { worker, fence } => self.launcher.cancel(worker, *fence),
                 Effect::Stop { worker } => self.launcher.stop(worker),
+                Effect::Kill { worker, reason } => self.launcher.kill(worker, reason),
                 Effect::Acquire(request) => {
                     context.ask::<arbitration::Acquire>(*id, request.clone(), |_| None);
                 }
@@ -214,6 +217,19 @@ impl PoolManager {
     }
 }
 
+/// What operators ask, and what is asked for them.
+fn managed(message: &Message) -> Option<Command> {
+    macro_rules! command_of {
+        ($($operation:ident),*) => {
+            $(if let Some(request) = message.request::<$operation>() {
+                return Some(Command::$operation(request.clone()));
+            })*
+        };
+    }
+    command_of!(Drain, Resume, Cordon, Recycle, Kill, Usage, Release);
+    message.request::<Quarantine>().map(|_| Command::Quarantine)
+}
+
 /// These change a worker that is there, and nothing else that is shown.
 fn is_of_an_attempt(record: &Record) -> bool {
     [AttemptStarted::KIND, AttemptStopped::KIND, StepCommitted::KIND, StepFailed::KIND]
@@ -239,6 +255,8 @@ fn touched(state: &State, records: &[Arc<Record>]) -> BTreeSet<WorkerId> {
             WorkerRequested,
             WorkerStarted,
             WorkerStopping,
+            WorkerCordoned,
+            WorkerUncordoned,
             WorkerDied
         );
         None

@@ -1,4 +1,5 @@
-//! Pool manager: environments, workers, and which task runs next on which worker.
+//! Pool manager: environments, workers, which task runs next on which worker, and which tasks are refused because
+//! equal ones have killed workers.
 //!
 //! Reading order: [`ports`] (what it needs of the outside), [`options`], [`state`] (the pure core), [`view`] (what
 //! readers are shown), [`actor`] (the shell's parts that are this actor's own).

@@ -27,6 +27,14 @@ pub struct PoolOptions {
     pub wishes_max: usize,
     /// Attempts that may wait at a worker behind the one that it computes; only such as are known to be quick.
     pub ahead_max: u32,
+    /// A worker ends once it has finished so many attempts; 0: never.
+    pub recycle_attempts: u64,
+    /// A worker ends, between attempts, when it is as old; 0: never.
+    pub recycle_age_ms: u64,
+    /// An idle worker ends when its tree holds more than this; 0: never.
+    pub recycle_rss_bytes: u64,
+    /// How limits are kept, in the words that readers are shown.
+    pub containment: String,
 }
 
 impl PoolOptions {
@@ -43,6 +51,10 @@ impl PoolOptions {
             weights: BTreeMap::new(),
             wishes_max: 262_144,
             ahead_max: 4,
+            recycle_attempts: 0,
+            recycle_age_ms: 0,
+            recycle_rss_bytes: 0,
+            containment: "sampling".into(),
         }
     }
 

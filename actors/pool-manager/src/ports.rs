@@ -20,8 +20,12 @@ pub trait Launcher: Send + Sync + 'static {
     /// this fence is reported idle at once.
     fn cancel(&self, worker: &WorkerId, fence: Fence);
 
-    /// Lets the worker finish what it has in hand and end. Leads to `pool.worker_down`.
+    /// Lets the worker finish what it has in hand and end; one that is not up yet just ends. Leads to
+    /// `pool.worker_down`.
     fn stop(&self, worker: &WorkerId);
+
+    /// Kills the worker and all that came of it, for this reason. Leads to `pool.worker_down`.
+    fn kill(&self, worker: &WorkerId, reason: &str);
 
     /// The workers that have a holder now, attached or still expected to attach.
     fn live(&self) -> Vec<WorkerId>;

@@ -3,7 +3,9 @@
 //! ```text
 //! environment:  requested ─► building ─built─► ready ─launches fail─► failed ─newer wish─► requested
 //! worker:       requested ─up─► idle ⇄ computing ─over, not released─► cancelling ─idle─► idle
-//!                   └──────────────┴──────┴── down ──┴─► dead            idle ─stopping─► dead (wanted)
+//!                   └──────────────┴──────┴── down ──┴─► dead        any ─stopping[now]─► dead (wanted)
+//!                                                       idle, computing ⇄ cordoned: gets no attempt, and lives on
+//! pool:         serving ⇄ drained: starts nothing, and its workers end when they have nothing in hand
 //! attempt:      started ─► [waits at the worker behind others] ─► computed; stopped if the worker gives it back
 //! wish:         taken ─[needs more than the default lease: attempt.waiting ─► lease.granted]─► attempt.started
 //! ```
@@ -12,7 +14,13 @@
 //! behind it, of which none needs a lease or has a time-out, so that to wait there costs nothing. (2) Fences only grow.
 //! (3) One wish is answered at most once: the last wish answered for a task is remembered until its run is finished.
 //! (4) No attempt of a cancelled or finished run is started. (5) Workers alive ≤ `workers_max`.
-//! (6) Every effect owed hangs on a worker, an environment or a wanted lease, and goes with it.
+//! (6) Every effect owed hangs on a worker, an environment or a wanted lease, and goes with it. (7) A worker that is
+//! stopping, cordoned or due to be recycled is given nothing. Whatever ends it between attempts or by an operator's
+//! word is *wanted*: it costs no attempt its outcome, and counts against no task. (8) No attempt of a quarantined
+//! content is started.
+//!
+//! A worker is recycled after so many attempts, at an age, or with too much memory while it is idle (`PoolOptions`).
+//! Calls are not counted as attempts: nobody journals them.
 //!
 //! Wishes and the bodies of attempts are volatile: the DAG tracker says them again. An `Execute` whose body is gone is
 //! asked for with `step.body`. It does not decide whether an attempt succeeded, failed or is tried again.
@@ -26,8 +34,9 @@ use eclosion_schemas::certificate::{Death, DeathCertificate};
 use eclosion_schemas::error::Error;
 use eclosion_schemas::events::{
     AttemptRefused, AttemptStarted, AttemptStopped, AttemptWaiting, EnvironmentFailed, EnvironmentReady,
-    EnvironmentRequested, Event, LeaseGranted, LeaseRefused, LeaseReleased, RunCancelling, RunFinished,
-    RunStarted, StepCommitted, StepFailed, WorkerDied, WorkerRequested, WorkerStarted, WorkerStopping,
+    EnvironmentRequested, Event, LeaseGranted, LeaseRefused, LeaseReleased, PoolDrained, PoolResumed,
+    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, TaskQuarantined, TaskReleased,
+    WorkerCordoned, WorkerDied, WorkerRequested, WorkerStarted, WorkerStopping, WorkerUncordoned,
 };
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::arbitration::{AcquireRequest, ReleaseRequest};
@@ -43,9 +52,13 @@ use crate::options::PoolOptions;
 mod decide;
 mod fold;
 mod line;
+mod manage;
+mod quarantine;
+mod recycle;
 mod settle;
 
 pub use line::Line;
+pub(crate) use manage::why_drained;
 
 /// Dead workers that readers are still shown.
 pub const DEAD_KEPT_MAX: usize = 32;
@@ -102,6 +115,14 @@ pub enum Command {
     Reserve(pool::ReserveRequest),
     Unreserve(pool::UnreserveRequest),
     Status,
+    Drain(pool::DrainRequest),
+    Resume(pool::ResumeRequest),
+    Cordon(pool::WorkerActRequest),
+    Recycle(pool::WorkerActRequest),
+    Kill(pool::WorkerActRequest),
+    Usage(pool::UsageRequest),
+    Quarantine,
+    Release(pool::ReleaseRequest),
 }
 
 /// What is owed to the outside and to others.
@@ -129,6 +150,10 @@ pub enum Effect {
     },
     Stop {
         worker: WorkerId,
+    },
+    Kill {
+        worker: WorkerId,
+        reason: String,
     },
     /// `arbitration.acquire`
     Acquire(AcquireRequest),
@@ -158,6 +183,9 @@ pub struct State {
     pub(crate) dead: VecDeque<Dead>,
     /// Tasks of flows that took no time to speak of, the last time.
     pub(crate) quick: BTreeSet<TaskOfFlow>,
+    /// Why nothing is started, until the pool is resumed.
+    pub(crate) drained: Option<String>,
+    pub(crate) blame: quarantine::Blame,
     pub(crate) fence_counter: u64,
     pub(crate) worker_counter: u64,
     /// Raised whenever a run is cancelled or finished or an environment fails: wishes may have become pointless.
@@ -218,8 +246,20 @@ pub(crate) struct Worker {
     /// Attempts, oldest first: it computes the first, and the others wait there.
     pub(crate) given: VecDeque<Computing>,
     /// The order to stop it.
-    pub(crate) stopping: Option<EffectId>,
+    pub(crate) stopping: Option<Stopping>,
+    /// Why it is given nothing, though it lives on.
+    pub(crate) cordoned: Option<String>,
     pub(crate) finished: u64,
+    /// When it was attached first.
+    pub(crate) started_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stopping {
+    pub(crate) effect: EffectId,
+    pub(crate) reason: String,
+    /// With what it has in hand.
+    pub(crate) now: bool,
 }
 
 impl Worker {
@@ -247,6 +287,8 @@ pub(crate) struct Computing {
     pub(crate) fence: Fence,
     /// It is over for the DAG tracker, and the worker has still to let go.
     pub(crate) over: bool,
+    /// See [`AttemptStarted::content`].
+    pub(crate) content: Option<String>,
     /// What is owed for it: `Execute`, then `Cancel`.
     pub(crate) effect: EffectId,
 }
@@ -273,6 +315,8 @@ pub(crate) enum LeasePhase {
 pub(crate) struct Dead {
     pub(crate) environment: EnvironmentId,
     pub(crate) finished: u64,
+    /// Why it was told to end, if it was.
+    pub(crate) ended: Option<String>,
     pub(crate) certificate: DeathCertificate,
 }
 
@@ -308,7 +352,7 @@ impl State {
     }
 }
 
-const OWN: [&str; 11] = [
+const OWN: [&str; 17] = [
     EnvironmentRequested::KIND,
     EnvironmentReady::KIND,
     EnvironmentFailed::KIND,
@@ -320,6 +364,12 @@ const OWN: [&str; 11] = [
     AttemptStopped::KIND,
     AttemptWaiting::KIND,
     AttemptRefused::KIND,
+    WorkerCordoned::KIND,
+    WorkerUncordoned::KIND,
+    PoolDrained::KIND,
+    PoolResumed::KIND,
+    TaskQuarantined::KIND,
+    TaskReleased::KIND,
 ];
 /// Decided by the DAG tracker and by arbitration.
 const FOREIGN: [&str; 8] = [

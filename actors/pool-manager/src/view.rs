@@ -9,7 +9,9 @@ use eclosion_schemas::view::{EnvironmentState, EnvironmentView, WorkerState, Wor
 use eclosion_schemas::{Epoch, TaskRef, Timestamp, WorkerId};
 
 use crate::options::PoolOptions;
-use crate::state::{Computing, Dead, Environment, EnvironmentPhase, Line, State, Worker, WorkerPhase};
+use crate::state::{
+    Computing, Dead, Environment, EnvironmentPhase, Line, State, Worker, WorkerPhase, why_drained,
+};
 
 /// Wishes whose reasons are shown; the rest is a number.
 pub const PENDING_SHOWN_MAX: usize = 100;
@@ -24,12 +26,15 @@ pub fn status(
 ) -> StatusReply {
     let pending = line.wishes().take(PENDING_SHOWN_MAX).zip(0..);
     StatusReply {
-        workers: workers(state, epoch),
+        workers: with_usage(workers(state, epoch), line),
         died: state.dead.iter().map(|dead| dead.certificate.clone()).collect(),
         environments: environments(state, now),
         workers_max: options.workers_max,
         waiting: u32::try_from(line.len()).unwrap_or(u32::MAX),
-        pending: pending.map(|(wish, ahead)| waiting(options, state, wish, epoch, ahead, now)).collect(),
+        pending: pending.map(|(wish, ahead)| waiting(options, state, line, wish, epoch, ahead, now)).collect(),
+        drained: why_drained(state, line).map(str::to_owned),
+        containment: options.containment.clone(),
+        quarantined: u32::try_from(state.blame.len()).unwrap_or(u32::MAX),
     }
 }
 
@@ -37,6 +42,16 @@ pub fn status(
 #[must_use]
 pub fn workers(state: &State, epoch: Epoch) -> Vec<WorkerView> {
     state.workers.iter().map(|(id, worker)| worker_view(id, worker, epoch)).collect()
+}
+
+fn with_usage(mut workers: Vec<WorkerView>, line: &Line) -> Vec<WorkerView> {
+    for worker in &mut workers {
+        if let Some(usage) = line.usage.get(&worker.worker) {
+            worker.rss_bytes = Some(usage.rss_bytes);
+            worker.processes = Some(usage.processes);
+        }
+    }
+    workers
 }
 
 /// The ids of the living and of the last of the dead.
@@ -110,6 +125,10 @@ pub(crate) fn worker_view(id: &WorkerId, worker: &Worker, epoch: Epoch) -> Worke
         fence: computing.map(|computing| computing.fence),
         finished: worker.finished,
         certificate: None,
+        started_at: worker.started_at,
+        held: worker.stopping.as_ref().map(|stopping| stopping.reason.clone()).or_else(|| worker.cordoned.clone()),
+        rss_bytes: None,
+        processes: None,
     }
 }
 
@@ -135,19 +154,26 @@ fn dead(dead: &Dead) -> WorkerView {
         fence: None,
         finished: dead.finished,
         certificate: Some(dead.certificate.clone()),
+        started_at: None,
+        held: dead.ended.clone(),
+        rss_bytes: dead.certificate.peak_rss_bytes,
+        processes: None,
     }
 }
 
 fn waiting(
     options: &PoolOptions,
     state: &State,
+    line: &Line,
     wish: &Wish,
     epoch: Epoch,
     ahead: u32,
     now: Timestamp,
 ) -> Waiting {
     let mut reasons = Vec::new();
-    if let Some(environment) = state.environments.get(&wish.environment)
+    if let Some(why) = why_drained(state, line) {
+        reasons.push(PendingReason::Drained { reason: why.to_owned() });
+    } else if let Some(environment) = state.environments.get(&wish.environment)
         && !matches!(environment.phase, EnvironmentPhase::Ready { .. })
     {
         let doing = doing(environment, now);

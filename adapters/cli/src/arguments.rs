@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use eclosion_schemas::{RunId, TaskId};
 
 pub(crate) mod artifact;
+pub(crate) mod pool;
 
 /// Runs flows of Python steps so that none of them is lost.
 #[derive(Debug, Parser)]
@@ -64,8 +65,11 @@ pub(crate) enum Command {
     /// List, find, fetch, tag, pin and check artifacts.
     #[command(subcommand)]
     Artifact(artifact::Artifact),
-    /// Show workers and environments.
-    Pool,
+    /// Look at workers and environments, and end or hold workers.
+    Pool {
+        #[command(subcommand)]
+        act: Option<pool::Pool>,
+    },
     /// Describe the operations that the kernel knows.
     Describe(Describe),
     /// Call an operation by its name.

@@ -183,6 +183,7 @@ impl Calls {
             idempotency_key: format!("call-{}", fence.counter),
             timeout_ms: None,
             lease: BTreeMap::new(),
+            limits: None,
         })
     }
 

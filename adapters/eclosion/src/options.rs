@@ -20,6 +20,10 @@ pub struct Options {
     pub workers_min: u32,
     /// An idle worker ends after this.
     pub idle_ms: u64,
+    /// When workers end between attempts: after so many, at an age, idle with more memory than this; 0: never.
+    pub recycle_attempts: u64,
+    pub recycle_age_ms: u64,
+    pub recycle_rss_bytes: u64,
     /// What tasks that ask for it may hold together.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
@@ -46,6 +50,9 @@ impl Options {
             workers_max: cores,
             workers_min: config::WORKERS_MIN_DEFAULT,
             idle_ms: config::IDLE_MS_DEFAULT,
+            recycle_attempts: 0,
+            recycle_age_ms: 0,
+            recycle_rss_bytes: 0,
             cpu_millis: u64::from(cores) * 1000,
             memory_bytes: machine::memory_bytes(),
             grace_ms: config::GRACE_MS_DEFAULT,
@@ -70,6 +77,9 @@ impl Options {
             workers_max,
             workers_min,
             idle_ms: settings.whole(&config::IDLE_MS)?,
+            recycle_attempts: settings.whole(&config::RECYCLE_ATTEMPTS)?,
+            recycle_age_ms: settings.whole(&config::RECYCLE_AGE_MS)?,
+            recycle_rss_bytes: settings.whole(&config::RECYCLE_RSS_BYTES)?,
             cpu_millis: settings.whole(&config::CPU_MILLIS)?,
             memory_bytes: settings.whole(&config::MEMORY_BYTES)?,
             grace_ms: settings.whole(&config::GRACE_MS)?,
@@ -81,8 +91,14 @@ impl Options {
     }
 
     pub(crate) fn pool(&self) -> PoolOptions {
-        let (workers_min, idle_ms) = (self.workers_min, self.idle_ms);
-        PoolOptions { workers_min, idle_ms, ..PoolOptions::new(self.workers_max) }
+        PoolOptions {
+            workers_min: self.workers_min,
+            idle_ms: self.idle_ms,
+            recycle_attempts: self.recycle_attempts,
+            recycle_age_ms: self.recycle_age_ms,
+            recycle_rss_bytes: self.recycle_rss_bytes,
+            ..PoolOptions::new(self.workers_max)
+        }
     }
 
     pub(crate) fn environments(&self) -> EnvironmentOptions {

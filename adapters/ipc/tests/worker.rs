@@ -296,6 +296,7 @@ fn execute(counter: u64) -> Execute {
         idempotency_key: String::new(),
         timeout_ms: None,
         lease: BTreeMap::new(),
+        limits: None,
     }
 }
 

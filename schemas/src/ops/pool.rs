@@ -14,12 +14,15 @@ use crate::operation::Spec;
 use crate::payload::Payload;
 use crate::view::{EnvironmentView, TaskReport, WorkerView};
 
+mod manage;
+pub use self::manage::*;
+
 pub const ADDRESS: &str = "/pool";
 /// Serves `pool.call`: it holds reservations and owns no state, so it stands beside the pool manager.
 pub const CALLS: &str = "/calls";
 
 pub(super) fn all() -> Vec<Spec> {
-    vec![
+    let mut all = vec![
         Spec::of::<Dispatch>(),
         Spec::of::<Withdraw>(),
         Spec::of::<WorkerUp>(),
@@ -30,7 +33,9 @@ pub(super) fn all() -> Vec<Spec> {
         Spec::of::<Call>(),
         Spec::of::<Reserve>(),
         Spec::of::<Unreserve>(),
-    ]
+    ];
+    all.extend(manage::all());
+    all
 }
 
 /// The DAG tracker's wish that an attempt be started. `execute.attempt` and `execute.fence` are filled in by the pool
@@ -219,6 +224,15 @@ pub struct StatusReply {
     /// Why the first of them wait.
     #[serde(default)]
     pub pending: Vec<Waiting>,
+    /// Nothing is started, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<String>,
+    /// How limits of memory and processes are kept: `sampling`, or `cgroup and sampling`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub containment: String,
+    /// Tasks that are refused because equal ones have killed workers.
+    #[serde(default)]
+    pub quarantined: u32,
 }
 
 operation!(Status {

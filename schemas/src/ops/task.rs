@@ -39,9 +39,34 @@ pub struct Execute {
     /// None: no limit. The kernel enforces it; the worker only shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// What the attempt holds: `cpu` in cores, `memory` in bytes.
+    /// What the attempt holds: `cpu` in cores, `memory` in bytes. Beyond its memory it is killed.
     #[serde(default)]
     pub lease: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+}
+
+/// What an attempt may not go beyond, apart from its lease and its time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "AttemptLimits")]
+pub struct Limits {
+    /// Processes in the worker's tree, itself included. The kernel counts, and kills.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    /// Open descriptors (RLIMIT_NOFILE). The worker sets it; the task gets an `OSError`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u32>,
+    /// The length of a file that it writes (RLIMIT_FSIZE), in bytes. The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// None, if nothing is limited.
+    #[must_use]
+    pub fn any(self) -> Option<Self> {
+        (self != Self::default()).then_some(self)
+    }
 }
 
 /// One keyword argument.
@@ -159,7 +184,7 @@ pub(super) fn example_task() -> TaskId {
     "train[0]".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
 }
 
-pub(super) fn example_worker() -> WorkerId {
+pub(crate) fn example_worker() -> WorkerId {
     "w-1-1".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
 }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use eclosion_pool_manager::{AHEAD_PATIENCE_MS, Command as PoolCommand, Pool};
 use eclosion_schemas::certificate::Death;
-use eclosion_schemas::error::{Code, Error};
+use eclosion_schemas::error::{Code, Error, Retry};
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
@@ -221,6 +221,10 @@ impl World {
         }
     }
 
+    pub(crate) fn kill(&mut self, worker: &WorkerId) {
+        self.end_process(worker, Death::Killed { signal: 9, sender: Some("eclosion: killed".into()) });
+    }
+
     fn exit_soon(&mut self, worker: &WorkerId, birth: u64, death: Death) {
         let takes_us = self.rng.range(100, 20_000);
         self.after(takes_us, Event::Machine(MachineEvent::Exit(worker.clone(), birth, death)));
@@ -323,7 +327,7 @@ impl World {
         let outcome = match ending {
             Ending::Raises => {
                 self.machine.excuse(Process::task(&execute), fence);
-                Outcome::Fail(Error::internal("task.raised", "boom"))
+                Outcome::Fail(Error::internal("task.raised", "boom").retry(Retry::Now))
             }
             _ => Outcome::Commit { version: 0 },
         };

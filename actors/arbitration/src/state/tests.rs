@@ -114,6 +114,7 @@ impl World {
             lease,
             wish: request.wish,
             reason: String::new(),
+            content: None,
         });
         fence
     }

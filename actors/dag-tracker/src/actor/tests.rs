@@ -84,6 +84,7 @@ impl Line {
             lease: None,
             wish: wish.id,
             reason: "idle".into(),
+            content: None,
         };
         let append = Append {
             events: vec![started.into()],

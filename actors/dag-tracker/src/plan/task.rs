@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use eclosion_schemas::Error;
 use eclosion_schemas::flow::{Backoff, TaskSpec};
+use eclosion_schemas::ops::task::Limits;
 use serde_json::Value;
 
 use super::template::{self, Reference, Scope, Template};
@@ -16,6 +17,8 @@ const NAME_BYTES_MAX: usize = 64;
 const RETRIES_MAX: u32 = 100;
 /// Cores, locks, slots: nobody has more, and sums of them stay far from overflow.
 const AMOUNT_MAX: u64 = 1 << 40;
+/// The worker's own descriptors, and a few to import modules by.
+const OPEN_FILES_MIN: u32 = 32;
 
 /// A checked task that still names others by name.
 pub(super) struct Draft {
@@ -92,6 +95,7 @@ pub(super) fn draft(
         backoff: checked_backoff(name, &spec.backoff)?,
         timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         lease: lease(name, &spec.resources)?,
+        limits: limits(name, spec)?,
         priority: spec.priority,
     };
     Ok(Draft { task, arguments, each, after: spec.after.clone() })
@@ -244,6 +248,21 @@ fn lease(task: &str, resources: &BTreeMap<String, Value>) -> Result<BTreeMap<Str
         lease.insert(resource.clone(), amount);
     }
     Ok(lease)
+}
+
+fn limits(task: &str, spec: &TaskSpec) -> Result<Option<Limits>, Error> {
+    let least = |key: &str, limit: Option<u32>, least: u32| match limit {
+        Some(few) if few < least => Err(refuse("flow.limit", task, &format!("{few} as `{key}` is too few"))
+            .help(format!("the worker itself needs some: write at least {least}"))),
+        limit => Ok(limit),
+    };
+    let file_bytes = spec.file_size.as_ref().map(units::size_bytes).transpose();
+    let limits = Limits {
+        processes: least("processes", spec.processes, 1)?,
+        open_files: least("open_files", spec.open_files, OPEN_FILES_MIN)?,
+        file_bytes: file_bytes.map_err(|error| at(error, task, "file_size"))?,
+    };
+    Ok(limits.any())
 }
 
 fn whole(value: &Value) -> Option<u64> {

@@ -6,7 +6,7 @@ use eclosion_schemas::certificate::DeathCertificate;
 use eclosion_schemas::events::{AttemptRefused, AttemptStarted, RunFinished, StepCommitted, StepFailed};
 use eclosion_schemas::flow::Backoff;
 use eclosion_schemas::view::RunState;
-use eclosion_schemas::{Code, EffectId, Error, RunId, TaskId};
+use eclosion_schemas::{Code, EffectId, Error, Retry, RunId, TaskId};
 
 use super::fold::Fold;
 use super::run::{Output, Phase, Run, Slot};
@@ -151,7 +151,9 @@ impl Run {
             return self.enter(slot, Phase::Cancelled, fold);
         }
         instance.failures += 1;
-        if instance.failures > retries {
+        // What the worker itself calls hopeless would fail alike: arguments that do not fit, a module that is not there.
+        let is_doomed = event.released && event.error.retry == Retry::Never;
+        if is_doomed || instance.failures > retries {
             return self.fail(slot, error, fold);
         }
         let jitter = content::jitter(&id, &instance.id, instance.failures, JITTER_PER_MILLE + 1);
@@ -165,7 +167,8 @@ impl Run {
         }
     }
 
-    /// Its worker is gone. A worker that was told to go does not count against the task.
+    /// Its worker is gone. One that was told to go does not count against the task; one that was killed because the
+    /// task went beyond a limit counts as a failure as well, since the next attempt would most likely do the same.
     pub(crate) fn lose(
         &mut self,
         slot: Slot,
@@ -174,6 +177,7 @@ impl Run {
         fold: &mut Fold<'_>,
     ) {
         let (id, cancelled) = (self.id.clone(), self.state == RunState::Cancelling);
+        let retries = self.task(slot).map_or(0, |task| task.retries);
         let Some(instance) = self.instance_mut(slot).filter(|instance| !instance.phase.is_final()) else {
             return;
         };
@@ -184,8 +188,14 @@ impl Run {
             instance.certificates.remove(0);
         }
         instance.lost += u32::from(!wanted);
+        let overstepped = !wanted && certificate.death.is_of_a_limit();
+        instance.failures += u32::from(overstepped);
+        let failures = instance.failures;
         if cancelled {
             return self.enter(slot, Phase::Cancelled, fold);
+        }
+        if overstepped && failures > retries {
+            return self.fail(slot, Arc::new(beyond_limit(certificate)), fold);
         }
         if instance.lost >= LOST_WORKERS_MAX {
             let error = quarantine(&id, &instance.certificates);
@@ -305,6 +315,15 @@ fn delay_ms(backoff: &Backoff, failures: u32, jitter_per_mille: u64) -> u64 {
         delay_ms = if next >= backoff.max_ms as f64 { backoff.max_ms } else { next as u64 };
     }
     delay_ms - delay_ms.saturating_mul(jitter_per_mille) / 1_000
+}
+
+fn beyond_limit(certificate: &DeathCertificate) -> Error {
+    let message = format!("the task went beyond its limit: {} {}", certificate.worker, certificate.death);
+    let help = match certificate.death.reason() {
+        "limit.processes" => "raise `processes` of the task, or let it start fewer",
+        _ => "raise `memory` of the task, or give it less at a time",
+    };
+    Error::new(Code::Exhausted, certificate.death.reason(), message).help(help)
 }
 
 fn quarantine(run: &RunId, certificates: &[Arc<DeathCertificate>]) -> Error {

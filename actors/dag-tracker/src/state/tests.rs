@@ -17,7 +17,7 @@ use eclosion_schemas::flow::FlowSpec;
 use eclosion_schemas::ops::run::{CancelReply, GetReply, StartReply};
 use eclosion_schemas::ops::task::{Argument, CommitReply};
 use eclosion_schemas::view::{RunState, TaskState, TaskView};
-use eclosion_schemas::{Attempt, Code, Payload, TaskId, TaskRef, WorkerId};
+use eclosion_schemas::{Attempt, Code, Payload, Retry, TaskId, TaskRef, WorkerId};
 use serde::de::DeserializeOwned;
 
 use super::*;
@@ -120,6 +120,7 @@ impl World {
             lease: None,
             wish: wish.id,
             reason: "idle".into(),
+            content: None,
         });
         fence
     }
@@ -136,7 +137,7 @@ impl World {
     }
 
     fn fail(&mut self, run: &RunId, task: &str, fence: Fence) -> CommitReply {
-        let error = Error::internal("task.raised", "boom");
+        let error = Error::internal("task.raised", "boom").retry(Retry::Now);
         let request = FailRequest { run: run.clone(), task: id(task), fence, worker: worker(), error };
         self.ask(Command::Fail(Box::new(request))).expect("answers")
     }

@@ -43,6 +43,7 @@ impl Run {
             idempotency_key: content::idempotency_key(&self.id, &instance.id, &plan.content),
             timeout_ms: task.timeout_ms,
             lease: task.lease.clone(),
+            limits: task.limits,
         })
     }
 

@@ -29,6 +29,17 @@ pub(super) fn decide(
             line.unreserve(request.ticket);
             Ok(Decision::reply(pool::Taken {}))
         }
+        Command::Drain(request) => manage::drain(state, line, request),
+        Command::Resume(request) => manage::resume(state, line, request),
+        Command::Cordon(request) => manage::cordon(state, line, request),
+        Command::Recycle(request) => manage::recycle(state, line, request),
+        Command::Kill(request) => manage::kill(state, line, request),
+        Command::Usage(request) => {
+            line.note_usage(request, |worker| state.workers.contains_key(worker));
+            Ok(Decision::reply(pool::Taken {}))
+        }
+        Command::Quarantine => Ok(Decision::reply(state.blame.list())),
+        Command::Release(request) => quarantine::release(state, request),
         Command::Status => Ok(Decision::reply(crate::view::status(options, state, line, reads.epoch(), now))),
     }
 }
@@ -45,14 +56,19 @@ fn dispatch(
         return Err(Error::new(eclosion_schemas::Code::Exhausted, "pool.wishes", message)
             .retry(eclosion_schemas::Retry::After { after_ms: 100 }));
     }
+    let mut refused: Vec<AnyEvent> = Vec::new();
     for wish in &request.wishes {
         let execute = &wish.execute;
         let wanted = state.wants(&execute.run, &execute.task, wish.id);
-        if wanted && !state.failed_for(&wish.environment, wish.id) {
-            line.take(wish, options.aging_ms, now);
+        if !wanted || state.failed_for(&wish.environment, wish.id) {
+            continue;
+        }
+        match state.blame.refuse(wish) {
+            Some(refusal) => refused.push(refusal.into()),
+            None => line.take(wish, options.aging_ms, now),
         }
     }
-    Ok(Decision::reply(pool::Taken {}))
+    Ok(Decision::reply(pool::Taken {}).events(refused))
 }
 
 /// An environment that has failed before is built again for whoever comes now; what it says then is the answer.
@@ -63,6 +79,9 @@ fn reserve(
     request: &pool::ReserveRequest,
     until: Timestamp,
 ) -> pool::ReserveReply {
+    if let Some(error) = manage::drained_error(state, line) {
+        return pool::ReserveReply { worker: None, error: Some(error) };
+    }
     let failure = state.failure_of(&request.environment).map(|(at, _)| at);
     let call = line.reserve(request, failure, until);
     let (worker, error) = (call.worker.clone(), call.error.clone());
@@ -139,6 +158,10 @@ pub(super) fn buried(worker: &Worker, died: WorkerDied) -> Vec<AnyEvent> {
 
 pub(super) fn death(id: &WorkerId, worker: &Worker, death: Death, now: Timestamp) -> WorkerDied {
     let computing = worker.computing();
+    let wanted = worker.stopping.as_ref().is_some_and(|stopping| {
+        // One that ends well had not begun what it had in hand: its outcome would have come before its end.
+        stopping.now || computing.is_none() || death == Death::Exited { code: 0 }
+    });
     WorkerDied {
         worker: id.clone(),
         certificate: DeathCertificate {
@@ -153,7 +176,7 @@ pub(super) fn death(id: &WorkerId, worker: &Worker, death: Death, now: Timestamp
             last_lines: Vec::new(),
         },
         fence: computing.map(|computing| computing.fence),
-        wanted: worker.stopping.is_some() && computing.is_none(),
+        wanted,
     }
 }
 

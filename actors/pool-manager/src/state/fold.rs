@@ -20,6 +20,18 @@ pub(super) fn apply(state: &mut State, record: &Record) {
         WorkerStarted::KIND => with(record, |event| worker_started(state, event, record)),
         WorkerStopping::KIND => with(record, |event| worker_stopping(state, event, own(0))),
         WorkerDied::KIND => with(record, |event: &WorkerDied| worker_died(state, event)),
+        WorkerCordoned::KIND => with(record, |event: &WorkerCordoned| {
+            cordon(state, &event.worker, Some(event.reason.clone()));
+        }),
+        WorkerUncordoned::KIND => {
+            with(record, |event: &WorkerUncordoned| cordon(state, &event.worker, None));
+        }
+        PoolDrained::KIND => {
+            with(record, |event: &PoolDrained| state.drained = Some(event.reason.clone()));
+        }
+        PoolResumed::KIND => with(record, |_: &PoolResumed| state.drained = None),
+        TaskQuarantined::KIND => with(record, |event| state.blame.quarantined(event, record.at)),
+        TaskReleased::KIND => with(record, |event: &TaskReleased| state.blame.released(&event.content)),
         AttemptStarted::KIND => with(record, |event| attempt_started(state, event, record)),
         AttemptStopped::KIND => with(record, |event: &AttemptStopped| free(state, event.fence, record.at)),
         AttemptWaiting::KIND => with(record, |event| attempt_waiting(state, event, own(0))),
@@ -72,6 +84,7 @@ fn run_finished(state: &mut State, event: &RunFinished, own: impl Fn(u32) -> Eff
         let_go(state, fence, own(n));
     }
     state.runs.remove(&event.run);
+    state.blame.run_finished(&event.run);
     drop_unused_environments(state);
 }
 
@@ -85,6 +98,7 @@ fn fences_of(state: &State, run: &RunId) -> Vec<Fence> {
 }
 
 fn step_committed(state: &mut State, event: &StepCommitted, at: Timestamp) {
+    state.blame.committed(&event.run, &event.task);
     let worker = state.fences.get(&event.fence).and_then(|id| state.workers.get(id));
     let first = worker.filter(|worker| worker.computing().is_some_and(|first| first.fence == event.fence));
     let took_ms = first.map(|worker| at.since_ms(worker.since));
@@ -173,6 +187,7 @@ fn attempt_started(state: &mut State, event: &AttemptStarted, record: &Record) {
         attempt: event.attempt,
         fence: event.fence,
         over: false,
+        content: event.content.clone(),
         effect,
     });
     *state.running.entry(tenant).or_default() += 1;
@@ -354,7 +369,9 @@ fn worker_requested(state: &mut State, event: &WorkerRequested, record: &Record)
         since: record.at,
         given: VecDeque::new(),
         stopping: None,
+        cordoned: None,
         finished: 0,
+        started_at: None,
     };
     state.workers.insert(event.worker.clone(), worker);
 }
@@ -364,6 +381,7 @@ fn worker_started(state: &mut State, event: &WorkerStarted, record: &Record) {
     if let WorkerPhase::Requested { effect } = worker.phase {
         state.outstanding.remove(&effect);
         worker.since = record.at;
+        worker.started_at = Some(record.at);
         if let Some(environment) = state.environments.get_mut(&worker.environment) {
             environment.launch_failures = 0;
         }
@@ -377,12 +395,27 @@ fn worker_started(state: &mut State, event: &WorkerStarted, record: &Record) {
 
 fn worker_stopping(state: &mut State, event: &WorkerStopping, effect: EffectId) {
     let Some(worker) = state.workers.get_mut(&event.worker) else { return };
-    if worker.stopping.is_none() {
-        worker.stopping = Some(effect);
-        state.outstanding.insert(effect, Effect::Stop { worker: event.worker.clone() });
-        if let Some(idle) = state.idle.get_mut(&worker.environment) {
-            idle.remove(&event.worker);
-        }
+    let hurries = |before: &Stopping| event.now && !before.now;
+    if !worker.stopping.as_ref().is_none_or(hurries) {
+        return;
+    }
+    let (reason, id) = (event.reason.clone(), event.worker.clone());
+    let owed = match event.now {
+        true => Effect::Kill { worker: id, reason: reason.clone() },
+        false => Effect::Stop { worker: id },
+    };
+    if let Some(before) = worker.stopping.replace(Stopping { effect, reason, now: event.now }) {
+        state.outstanding.remove(&before.effect);
+    }
+    state.outstanding.insert(effect, owed);
+    if let Some(idle) = state.idle.get_mut(&worker.environment) {
+        idle.remove(&event.worker);
+    }
+}
+
+fn cordon(state: &mut State, worker: &WorkerId, reason: Option<String>) {
+    if let Some(worker) = state.workers.get_mut(worker) {
+        worker.cordoned = reason;
     }
 }
 
@@ -402,8 +435,11 @@ fn worker_died(state: &mut State, event: &WorkerDied) {
             environment.launch_failed_at = event.certificate.at;
         }
     }
-    if let Some(effect) = worker.stopping {
-        state.outstanding.remove(&effect);
+    if let Some(stopping) = &worker.stopping {
+        state.outstanding.remove(&stopping.effect);
+    }
+    if let (Some(first), false) = (worker.computing(), event.wanted) {
+        state.blame.lost(first, &event.certificate);
     }
     for computing in &worker.given {
         state.fences.remove(&computing.fence);
@@ -413,7 +449,8 @@ fn worker_died(state: &mut State, event: &WorkerDied) {
         state.dead.pop_front();
     }
     let (environment, finished) = (worker.environment, worker.finished);
-    state.dead.push_back(Dead { environment, finished, certificate: event.certificate.clone() });
+    let ended = worker.stopping.map(|stopping| stopping.reason);
+    state.dead.push_back(Dead { environment, finished, ended, certificate: event.certificate.clone() });
     drop_unused_environments(state);
 }
 

@@ -80,6 +80,12 @@ pub struct Line {
     pub(super) missing: BTreeMap<WorkerId, Timestamp>,
     /// Reservations, by ticket.
     pub(super) calls: BTreeMap<u64, Call>,
+    /// Why nothing is started any more in this life of the kernel.
+    pub(super) closing: Option<String>,
+    /// Up to which of the state's quarantines the wishes here have been compared with them.
+    pub(super) quarantine_seen: u64,
+    /// What workers took up when they were looked at last.
+    pub(crate) usage: BTreeMap<WorkerId, pool::WorkerUsage>,
 }
 
 impl Line {
@@ -206,6 +212,13 @@ impl Line {
 
     pub(super) fn miss(&mut self, worker: &WorkerId, until: Timestamp) {
         self.missing.insert(worker.clone(), until);
+    }
+
+    /// Of those that are alive.
+    pub(super) fn note_usage(&mut self, request: &pool::UsageRequest, is_alive: impl Fn(&WorkerId) -> bool) {
+        self.usage.retain(|worker, _| is_alive(worker));
+        let alive = request.workers.iter().filter(|usage| is_alive(&usage.worker));
+        self.usage.extend(alive.map(|usage| (usage.worker.clone(), usage.clone())));
     }
 
     pub(super) fn found(&mut self, worker: &WorkerId) {

@@ -2,7 +2,7 @@
 //!
 //! Whose turn it is: the tenant with the least running for its weight; of a tenant's wishes the one of the earliest
 //! rank. Workers belong to one environment, so a wish waits for a worker of its own; while all places are taken, an idle
-//! worker that nobody waits for makes room.
+//! worker that nobody waits for makes room. A drained pool starts nothing and launches nobody.
 
 use eclosion_schemas::ops::pool::Wish;
 
@@ -27,9 +27,17 @@ pub(super) fn settle(
     line.wake(now);
     let mut due = Due { options: &pool.options, state, epoch: reads.epoch(), now, events: Vec::new() };
     due.forget_and_declare(line);
+    if due.quarantine(line) {
+        return due.events;
+    }
     due.leases(line);
     due.environments(line);
     let mut idle = due.idle_workers(line);
+    if manage::why_drained(state, line).is_some() {
+        due.end_drained(&idle);
+        return due.events;
+    }
+    due.recycle(line, &mut idle);
     due.calls(line, &mut idle);
     due.attempts(line, &mut idle);
     due.workers(line, &idle);
@@ -61,9 +69,13 @@ fn drop_pointless(state: &State, line: &mut Line) {
     }
 }
 
-/// Calls whose environment has failed are told so when they ask again.
+/// Calls whose environment has failed, and those that meet a drained pool, are told so when they ask again.
 fn fail_calls(state: &State, line: &mut Line) {
+    let drained = manage::drained_error(state, line);
     for call in line.calls.values_mut().filter(|call| call.waits()) {
+        if let Some(error) = &drained {
+            call.error = Some(error.clone());
+        }
         if let Some((at, error)) = state.failure_of(&call.environment)
             && call.mends != Some(at)
         {
@@ -116,6 +128,43 @@ impl Due<'_> {
         }
     }
 
+    /// Quarantines what has killed too many workers, and refuses wishes that wait and are equal to it. True if there
+    /// were any: they leave the line once that is folded, and are given nothing before.
+    fn quarantine(&mut self, line: &mut Line) -> bool {
+        let blame = &self.state.blame;
+        blame.due().for_each(|quarantined| self.push(quarantined));
+        if line.quarantine_seen != blame.count {
+            self.events.extend(line.wishes().filter_map(|wish| Some(blame.refuse(wish)?.into())));
+        }
+        if self.events.is_empty() {
+            line.quarantine_seen = blame.count;
+        }
+        !self.events.is_empty()
+    }
+
+    /// Of a drained pool, whoever has nothing in hand ends. While the kernel itself ends, its host sees to that.
+    fn end_drained(&mut self, idle: &Idle) {
+        let Some(why) = self.state.drained.clone() else { return };
+        for id in idle.values().flatten() {
+            self.push(stopping(id, &format!("the pool is {why}")));
+        }
+    }
+
+    /// Ends whoever has lived long enough, and takes him out of `idle`.
+    fn recycle(&mut self, line: &Line, idle: &mut Idle) {
+        for workers in idle.values_mut() {
+            workers.retain(|id| {
+                let Some(worker) = self.state.workers.get(id) else { return false };
+                let reason = recycle::reason(self.options, line, id, worker, self.now);
+                if let Some(reason) = &reason {
+                    self.events.push(stopping(id, reason).into());
+                }
+                reason.is_none()
+            });
+        }
+        idle.retain(|_, workers| !workers.is_empty());
+    }
+
     /// Asks for leases, and passes on what came of it.
     fn leases(&mut self, line: &mut Line) {
         for id in line.asking().clone() {
@@ -165,8 +214,8 @@ impl Due<'_> {
     fn idle_workers(&self, line: &Line) -> Idle {
         let mut idle = Idle::new();
         for (environment, workers) in &self.state.idle {
-            let free: Vec<_> =
-                workers.iter().filter(|id| self.is_attached(id) && !line.is_reserved(id)).cloned().collect();
+            let may = |id: &&WorkerId| self.is_attached(id) && self.is_free(id) && !line.is_reserved(id);
+            let free: Vec<_> = workers.iter().filter(may).cloned().collect();
             if !free.is_empty() {
                 idle.insert(environment.clone(), free);
             }
@@ -178,6 +227,10 @@ impl Due<'_> {
     fn is_attached(&self, id: &WorkerId) -> bool {
         let phase = self.state.workers.get(id).map(|worker| worker.phase);
         phase == Some(WorkerPhase::Up { epoch: self.epoch })
+    }
+
+    fn is_free(&self, id: &WorkerId) -> bool {
+        self.state.workers.get(id).is_some_and(|worker| worker.cordoned.is_none())
     }
 
     /// Somebody waits for the answer of a call at this moment, so calls come before attempts.
@@ -222,6 +275,8 @@ impl Due<'_> {
             first.is_some()
                 && worker.environment == *environment
                 && worker.stopping.is_none()
+                && worker.cordoned.is_none()
+                && worker.is_used_up(self.options, self.now).is_none()
                 && worker.given.len() <= self.options.ahead_max as usize
                 && self.now.since_ms(worker.since) < AHEAD_PATIENCE_MS
         };
@@ -278,7 +333,8 @@ impl Due<'_> {
         running: u32,
         quick: bool,
     ) -> Option<AttemptStarted> {
-        let Wish { execute, tenant, .. } = line.wish(wish)?;
+        let said = line.wish(wish)?;
+        let Wish { execute, tenant, .. } = said;
         let why = if quick { "computes quick tasks" } else { "was idle" };
         let reason = format!(
             "{worker} {why}; next of tenant {tenant}, which had {running} running at weight {}",
@@ -293,6 +349,7 @@ impl Due<'_> {
             lease: self.state.leases.get(&wish).and_then(|wanted| wanted.lease.clone()),
             wish,
             reason,
+            content: self.state.blame.is_suspect(execute).then(|| quarantine::content_and_function(said)),
         })
     }
 
@@ -397,7 +454,7 @@ impl Due<'_> {
 }
 
 fn stopping(worker: &WorkerId, reason: &str) -> WorkerStopping {
-    WorkerStopping { worker: worker.clone(), reason: reason.into() }
+    WorkerStopping { worker: worker.clone(), reason: reason.into(), now: false }
 }
 
 /// How many workers of an environment are above the least that is kept.
@@ -438,8 +495,8 @@ pub(super) fn give_idle(
 ) -> Option<WorkerId> {
     let up = WorkerPhase::Up { epoch };
     let free = state.idle.get(&request.environment)?.iter().find(|id| {
-        let attached = state.workers.get(*id).is_some_and(|worker| worker.phase == up);
-        attached && !line.is_reserved(id)
+        let attached = |worker: &Worker| worker.phase == up && worker.cordoned.is_none();
+        state.workers.get(*id).is_some_and(attached) && !line.is_reserved(id)
     });
     let worker = free?.clone();
     line.give(request.ticket, &worker);
@@ -449,7 +506,8 @@ pub(super) fn give_idle(
 /// The earliest time at which something becomes due without a record or a command.
 pub(super) fn wake_at(options: &PoolOptions, state: &State, line: &Line) -> Option<Timestamp> {
     let up = WorkerPhase::Up { epoch: line.epoch };
-    let waiting = line.environments().filter_map(|(id, _)| {
+    let drained = manage::why_drained(state, line).is_some();
+    let waiting = line.environments().filter(|_| !drained).filter_map(|(id, _)| {
         let environment = state.environments.get(id)?;
         let starts = |worker: &Worker| {
             worker.environment == *id && matches!(worker.phase, WorkerPhase::Requested { .. })
@@ -460,10 +518,13 @@ pub(super) fn wake_at(options: &PoolOptions, state: &State, line: &Line) -> Opti
         (!blocked).then(|| launch_at(options, environment))
     });
     let mut idle = Vec::new();
-    for (environment, workers) in &state.idle {
+    for (environment, workers) in state.idle.iter().filter(|_| !drained) {
+        let unused = workers.iter().filter(|id| !line.is_reserved(id));
+        let attached = unused
+            .filter_map(|id| state.workers.get(id))
+            .filter(|worker| worker.phase == up && worker.cordoned.is_none());
+        idle.extend(attached.clone().filter_map(|worker| worker.recycle_at(options)).min());
         if line.tenants(environment).is_none() && spare(options, state, environment) > 0 {
-            let unused = workers.iter().filter(|id| !line.is_reserved(id));
-            let attached = unused.filter_map(|id| state.workers.get(id)).filter(|worker| worker.phase == up);
             idle.extend(attached.map(|worker| worker.since.plus_ms(options.idle_ms)).min());
         }
     }

@@ -14,6 +14,8 @@ use eclosion_schemas::{Code, Payload};
 use super::*;
 
 mod cases;
+mod manage;
+mod quarantine;
 mod random;
 
 struct World {
@@ -108,6 +110,7 @@ impl World {
                 idempotency_key: String::new(),
                 timeout_ms: None,
                 lease: BTreeMap::new(),
+                limits: None,
             },
             environment: known.environment,
             spec: EnvironmentSpec::default(),

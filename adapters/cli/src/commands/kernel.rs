@@ -10,13 +10,12 @@ use std::time::Duration;
 use eclosion::Places;
 use eclosion_client::Client;
 use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, Tree};
-use eclosion_schemas::ops::pool;
 use eclosion_schemas::{Code, Error};
 use tokio::time::Instant;
 
 use crate::arguments;
 use crate::globals::Globals;
-use crate::render::{self, table};
+use crate::render;
 use crate::terminal::{document, print, talk};
 use crate::{daemon, exit, session};
 
@@ -24,8 +23,6 @@ use crate::{daemon, exit, session};
 const START: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const WATCH: Duration = Duration::from_secs(1);
-/// Deaths that `pool` tells; the rest is behind `--json`.
-const DIED_SHOWN_MAX: usize = 3;
 /// Of the log, when the kernel ended before it was ready.
 const LOG_TAIL_BYTES: usize = 2_000;
 
@@ -228,41 +225,4 @@ pub(super) async fn tree(globals: &Globals, tree: &arguments::Tree) -> Result<u8
             print("")?;
         }
     }
-}
-
-pub(super) async fn pool(globals: &Globals) -> Result<u8, Error> {
-    let client = session::attach(globals).await?;
-    let pool = client.call::<pool::Status>(pool::StatusRequest {}).await?;
-    if globals.json {
-        document("pool", &pool)?;
-        return Ok(exit::OK);
-    }
-    let (alive, max) = (pool.workers.len(), pool.workers_max);
-    let waits = if pool.waiting == 1 { "task waits" } else { "tasks wait" };
-    print(&format!("{alive} of at most {max} workers, {} {waits}", pool.waiting))?;
-    let rows = pool.workers.iter().map(|worker| {
-        let task = worker.task.as_ref().map_or_else(String::new, ToString::to_string);
-        let (id, pid, finished) = (&worker.worker, worker.pid, worker.finished);
-        vec![id.to_string(), render::word(&worker.state), pid.to_string(), finished.to_string(), task]
-    });
-    if alive > 0 {
-        print(&table(&["worker", "state", "pid", "finished", "task"], rows))?;
-    }
-    let rows = pool.environments.iter().map(|environment| {
-        let doing = environment.error.as_ref().map_or(&environment.doing, |error| &error.message);
-        let id: String = environment.environment.as_str().chars().take(12).collect();
-        vec![id, render::word(&environment.state), environment.requirements.join(" "), doing.clone()]
-    });
-    if !pool.environments.is_empty() {
-        print(&table(&["environment", "state", "requirements", "doing"], rows))?;
-    }
-    for waiting in &pool.pending {
-        for reason in &waiting.reasons {
-            talk(&format!("{} {}", waiting.task, render::run::pending(reason)));
-        }
-    }
-    // Those that had nothing in hand ended because they were told to.
-    let lost = pool.died.iter().rev().filter(|dead| dead.task.is_some()).take(DIED_SHOWN_MAX);
-    lost.flat_map(render::run::certificate).for_each(|line| talk(&line));
-    Ok(exit::OK)
 }

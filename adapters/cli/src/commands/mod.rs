@@ -6,6 +6,7 @@ mod doctor;
 mod follow;
 mod kernel;
 mod operation;
+mod pool;
 mod result;
 mod run;
 mod runs;
@@ -36,7 +37,7 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Logs(logs) => runs::logs(&globals()?, logs).await,
         Command::Why(why) => runs::why(&globals()?, why).await,
         Command::Artifact(artifact) => artifact::perform(&globals()?, artifact).await,
-        Command::Pool => kernel::pool(&globals()?).await,
+        Command::Pool { act } => pool::perform(&globals()?, act).await,
         Command::Describe(describe) => operation::describe(&globals()?, describe).await,
         Command::Call(call) => operation::call(&globals()?, call).await,
         Command::Sub(sub) => operation::subscribe(&globals()?, sub).await,

@@ -95,6 +95,7 @@ pub(crate) fn pending(reason: &PendingReason) -> String {
             let are_ahead = if *ahead == 1 { "task is ahead" } else { "tasks are ahead" };
             format!("waits for a worker: {} of {max} busy, {ahead} {are_ahead}", busy.len())
         }
+        PendingReason::Drained { reason } => format!("waits: the pool is {reason}"),
         PendingReason::Resource { resource, needs, free, capacity, holders } => {
             let amount = |count: u64| amount(resource, count);
             let holders: Vec<_> = holders
@@ -147,7 +148,7 @@ mod tests {
         let lines = certificate(&dead);
         assert_eq!(
             lines[0],
-            "worker w-1-2 (pid 4242) killed by signal 9, sender unknown, computing 7k2m4q9d/train[1], attempt 2, \
+            "worker w-1-2 (pid 4242) killed by SIGKILL, sender unknown, computing 7k2m4q9d/train[1], attempt 2, \
              at most 3.0 MiB of memory"
         );
         assert_eq!((lines.len(), lines[1].as_str(), lines[10].as_str()), (11, "  | epoch 2", "  | epoch 11"));

@@ -89,6 +89,30 @@ pub static IDLE_MS: Setting = Setting {
     doc: "An idle worker ends after this.",
 };
 
+pub static RECYCLE_ATTEMPTS: Setting = Setting {
+    key: "pool.recycle_attempts",
+    kind: Kind::Whole { min: 0, max: 1_000_000_000 },
+    default: Preset::Whole(0),
+    variable: "ECLOSION_RECYCLE_ATTEMPTS",
+    doc: "A worker ends once it has finished so many attempts; 0: never.",
+};
+
+pub static RECYCLE_AGE_MS: Setting = Setting {
+    key: "pool.recycle_age_ms",
+    kind: Kind::Whole { min: 0, max: WEEK_MS },
+    default: Preset::Whole(0),
+    variable: "ECLOSION_RECYCLE_AGE_MS",
+    doc: "A worker ends at this age, between attempts; 0: never.",
+};
+
+pub static RECYCLE_RSS_BYTES: Setting = Setting {
+    key: "pool.recycle_rss_bytes",
+    kind: Kind::Whole { min: 0, max: i64::MAX as u64 },
+    default: Preset::Whole(0),
+    variable: "ECLOSION_RECYCLE_RSS_BYTES",
+    doc: "An idle worker that holds more memory than this ends; 0: never.",
+};
+
 pub static CANCEL_GRACE_MS: Setting = Setting {
     key: "pool.cancel_grace_ms",
     kind: Kind::Whole { min: 0, max: WEEK_MS },
@@ -131,7 +155,7 @@ pub static MEMORY_BYTES: Setting = Setting {
 };
 
 /// In the order in which they are shown.
-pub static TABLE: [&Setting; 14] = [
+pub static TABLE: [&Setting; 17] = [
     &INSTANCE,
     &LISTEN,
     &SOCKET,
@@ -141,6 +165,9 @@ pub static TABLE: [&Setting; 14] = [
     &WORKERS_MAX,
     &WORKERS_MIN,
     &IDLE_MS,
+    &RECYCLE_ATTEMPTS,
+    &RECYCLE_AGE_MS,
+    &RECYCLE_RSS_BYTES,
     &CANCEL_GRACE_MS,
     &GRACE_MS,
     &BUILD_TIMEOUT_MS,

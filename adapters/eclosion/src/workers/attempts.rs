@@ -5,10 +5,12 @@ use std::time::Duration;
 use eclosion_ipc::worker::Care;
 use eclosion_pool_manager::{AHEAD_PATIENCE_MS, Launcher};
 use eclosion_process::Rung;
+use eclosion_schemas::certificate::Death;
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
 
+use super::processes::SIGKILL;
 use super::table::Entry;
 use super::{WorkerHost, lock};
 
@@ -70,9 +72,16 @@ impl Launcher for WorkerHost {
     }
 
     fn stop(&self, worker: &WorkerId) {
-        if let Some(link) = lock(&self.0.workers).get(worker).and_then(|entry| entry.link.clone()) {
-            link.drain();
+        let link = lock(&self.0.workers).get(worker).and_then(|entry| entry.link.clone());
+        match link {
+            Some(link) => link.drain(),
+            // Nobody listens yet, and it has nothing in hand.
+            None => Launcher::kill(self, worker, "it was not needed any more"),
         }
+    }
+
+    fn kill(&self, worker: &WorkerId, reason: &str) {
+        self.condemn(worker, Death::Killed { signal: SIGKILL, sender: Some(format!("eclosion: {reason}")) });
     }
 
     fn live(&self) -> Vec<WorkerId> {
@@ -81,6 +90,19 @@ impl Launcher for WorkerHost {
 }
 
 impl WorkerHost {
+    /// Kills a worker, and says of its death what it was.
+    pub(super) fn condemn(&self, worker: &WorkerId, verdict: Death) {
+        let known = {
+            let mut workers = lock(&self.0.workers);
+            let entry = workers.get_mut(worker);
+            entry.map(|entry| entry.verdict.get_or_insert(verdict)).is_some()
+        };
+        if known {
+            let (host, worker) = (self.clone(), worker.clone());
+            tokio::spawn(async move { WorkerHost::kill(&host, &worker).await });
+        }
+    }
+
     /// Climbs until the attempt has ended.
     pub(super) async fn climb(&self, worker: WorkerId, fence: Fence) {
         let mut rung = Some(Rung::Token);

@@ -21,7 +21,7 @@ use crate::report::until_heard;
 
 /// A worker whose stream has ended is expected to be reaped within this; then its tree is killed.
 const REAP: Duration = Duration::from_secs(5);
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
 impl WorkerHost {
@@ -81,7 +81,14 @@ impl WorkerHost {
                 self.gone(&worker);
             }
             KeeperEvent::Exited { worker, how, peak_rss_bytes, .. } => {
-                let death = if self.is_stopping() { stopped(how) } else { death_of(how) };
+                let verdict = match how {
+                    How::Signal(SIGKILL) => {
+                        lock(&self.0.workers).get(&worker).and_then(|entry| entry.verdict.clone())
+                    }
+                    _ => None,
+                };
+                let unasked = || if self.is_stopping() { stopped(how) } else { death_of(how) };
+                let death = verdict.unwrap_or_else(unasked);
                 self.exited(&worker, Exit { death, peak_rss_bytes: Some(peak_rss_bytes) });
                 // A worker without a stream has no holder that would say so.
                 if lock(&self.0.workers).get(&worker).is_some_and(|entry| entry.link.is_none()) {

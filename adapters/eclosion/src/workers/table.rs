@@ -17,6 +17,8 @@ pub(super) struct Entry {
     pub(super) watched: bool,
     /// How its process ended, once the keeper has said so.
     pub(super) exit: watch::Sender<Option<Exit>>,
+    /// What its death is, if it is killed now: we are about to.
+    pub(super) verdict: Option<Death>,
     /// It has said hello, or died before it could.
     pub(super) settled: watch::Sender<bool>,
 }
@@ -47,6 +49,7 @@ impl Entry {
             known: KnownFences::default(),
             watched: false,
             exit: watch::Sender::new(None),
+            verdict: None,
             settled: watch::Sender::new(false),
         }
     }

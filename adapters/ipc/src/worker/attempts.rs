@@ -232,6 +232,7 @@ mod tests {
             idempotency_key: String::new(),
             timeout_ms: None,
             lease: BTreeMap::new(),
+            limits: None,
         }
     }
 

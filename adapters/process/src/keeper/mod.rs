@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use eclosion_schemas::WorkerId;
+use eclosion_schemas::certificate::signal_name;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit, Signal};
@@ -323,7 +324,7 @@ impl Shell {
         let words = self.zygotes.remove(&id).map(|handle| handle.last_words()).unwrap_or_default();
         let how = match exit.how {
             crate::How::Code(code) => format!("exited with code {code}"),
-            crate::How::Signal(signal) => format!("was killed by signal {signal}"),
+            crate::How::Signal(signal) => format!("was killed by {}", signal_name(signal)),
         };
         self.step(Input::ZygoteGone { zygote: id, text: format!("the zygote {how}\n{words}") });
     }

@@ -214,6 +214,7 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
         idempotency_key: "7k2m4q9d/train[0]".into(),
         timeout_ms: Some(120_000),
         lease: [("cpu".to_owned(), 1), ("memory".to_owned(), 1 << 30)].into(),
+        limits: task::Limits { processes: Some(4), open_files: Some(256), file_bytes: None }.any(),
     };
     let progress = TaskReport::Progress { done: 3.0, total: Some(10.0), text: "fold 3".into() };
     let metric = TaskReport::Metric { name: "loss".into(), value: 0.25, step: Some(-1) };

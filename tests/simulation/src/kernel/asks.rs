@@ -79,6 +79,7 @@ impl World {
             }
             Effect::Cancel { worker, fence } => self.cancel(worker, *fence),
             Effect::Stop { worker } => self.stop(worker),
+            Effect::Kill { worker, .. } => self.kill(worker),
             Effect::Acquire(request) => {
                 let command = Command::Acquire(request.clone());
                 self.ask::<Arbitration>(Who::Pool, id, command, Effects::Pool(vec![(id, effect)]));

@@ -108,7 +108,7 @@ fn a_lost_worker_is_not_counted_as_a_failure_and_three_of_them_quarantine_the_ta
     let GetReply { run: head, tasks } = world.get(&run);
     let error = head.error.expect("says why");
     assert_eq!((head.state, error.reason.as_str()), (RunState::Failed, "task.quarantined"));
-    assert_eq!(error.causes, vec!["w-1-1 killed by signal 9, sender unknown"; 3]);
+    assert_eq!(error.causes, vec!["w-1-1 killed by SIGKILL, sender unknown"; 3]);
     assert_eq!(tasks[0].certificates[2].last_lines, ["so long"]);
     world.restart();
 }

@@ -198,7 +198,7 @@ fn waiting_and_failed_things_say_why() {
         [
             format!("Run {run} failed: task `a` failed: boom. See what it ran: eclosion runs show {run}"),
             format!("`a` failed after 2 attempts: boom. Read on: eclosion logs {run} a"),
-            "Worker w-1-1 died while computing `a`: killed by signal 9, sender unknown. Its last line: so long".into(),
+            "Worker w-1-1 died while computing `a`: killed by SIGKILL, sender unknown. Its last line: so long".into(),
         ]
     );
     let error = why(&mut world, Some("aa")).expect_err("no such task");

@@ -1,0 +1,247 @@
+//! Workers and environments: what is there, who is held or ended, and which tasks are refused.
+
+use eclosion_schemas::certificate::DeathCertificate;
+use eclosion_schemas::ops::pool::{
+    self, ActReply, Cordon, Drain, DrainRequest, Kill, Quarantine, QuarantineRequest, Recycle, Release,
+    ReleaseRequest, Resume, ResumeRequest, Status, StatusReply, StatusRequest, WorkerActRequest,
+};
+use eclosion_schemas::view::WorkerView;
+use eclosion_schemas::{Error, WorkerId};
+
+use crate::arguments::pool::{How, Pool, Quarantine as Quarantined};
+use crate::globals::Globals;
+use crate::render::{self, table};
+use crate::terminal::{document, print, talk};
+use crate::{exit, session};
+
+/// Deaths that `pool` tells; the rest is behind `--json`.
+const DIED_SHOWN_MAX: usize = 3;
+/// Of a content, as it is shown and as it is enough to name it.
+const CONTENT_SHOWN: usize = 12;
+
+pub(super) async fn perform(globals: &Globals, act: Option<Pool>) -> Result<u8, Error> {
+    match act {
+        None | Some(Pool::Ls) => list(globals).await,
+        Some(Pool::Show { worker }) => show(globals, &worker).await,
+        Some(Pool::Quarantine(Quarantined::Ls)) => quarantine(globals).await,
+        Some(Pool::Quarantine(Quarantined::Release { content, how })) => release(globals, content, how).await,
+        Some(act) => perform_act(globals, act).await,
+    }
+}
+
+async fn perform_act(globals: &Globals, act: Pool) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let of = |worker: WorkerId, how: How| WorkerActRequest { worker, reason: how.reason, dry_run: how.dry_run };
+    let (reply, words) = match act {
+        Pool::Drain { worker, how: How { dry_run, reason } } => {
+            let words = match worker {
+                Some(_) => Words::ENDS,
+                None => Words { does: "starts nothing any more", hand: "is finished first" },
+            };
+            let request = DrainRequest { worker, reason, dry_run, ends_with_kernel: false };
+            (client.call::<Drain>(request).await?, words)
+        }
+        Pool::Resume { worker, how: How { dry_run, reason } } => {
+            let reply = client.call::<Resume>(ResumeRequest { worker, reason, dry_run }).await?;
+            (reply, Words { does: "is given attempts again", hand: "goes on" })
+        }
+        Pool::Cordon { worker, how } => {
+            let reply = client.call::<Cordon>(of(worker, how)).await?;
+            (reply, Words { does: "is given nothing any more", hand: "goes on" })
+        }
+        Pool::Recycle { worker, how } => (client.call::<Recycle>(of(worker, how)).await?, Words::ENDS),
+        Pool::Kill { worker, how } => {
+            let reply = client.call::<Kill>(of(worker, how)).await?;
+            (reply, Words { does: "is killed", hand: "is lost, and tried again" })
+        }
+        // `perform` has answered these.
+        Pool::Ls | Pool::Show { .. } | Pool::Quarantine(_) => return Ok(exit::OK),
+    };
+    if globals.json {
+        document("pool-act", &reply)?;
+    } else {
+        told(&reply, words).iter().for_each(|line| talk(line));
+    }
+    Ok(exit::OK)
+}
+
+/// What an act does to workers, and to what they have in hand.
+#[derive(Clone, Copy)]
+struct Words {
+    does: &'static str,
+    hand: &'static str,
+}
+
+impl Words {
+    const ENDS: Self = Self { does: "ends when it has nothing in hand", hand: "is finished first" };
+}
+
+fn told(reply: &ActReply, words: Words) -> Vec<String> {
+    let who = match &reply.workers[..] {
+        [worker] => worker.to_string(),
+        [] => "the pool".to_owned(),
+        several => format!("the pool, {} workers:", several.len()),
+    };
+    if !reply.changed {
+        return vec![format!("nothing changes: {who} is in that state already, or about to be")];
+    }
+    let would = if reply.dry_run { "dry run: " } else { "" };
+    let mut lines = vec![format!("{would}{who} {}", words.does)];
+    lines.extend(
+        reply
+            .attempts
+            .iter()
+            .map(|one| format!("{would}{}, attempt {} on {}, {}", one.task, one.attempt, one.worker, words.hand)),
+    );
+    if reply.waiting > 0 {
+        lines.push(format!("{} more wait for a worker", reply.waiting));
+    }
+    lines
+}
+
+async fn list(globals: &Globals) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let pool = client.call::<Status>(StatusRequest {}).await?;
+    if globals.json {
+        document("pool", &pool)?;
+        return Ok(exit::OK);
+    }
+    let (alive, max) = (pool.workers.len(), pool.workers_max);
+    let waits = if pool.waiting == 1 { "task waits" } else { "tasks wait" };
+    let kept = &pool.containment;
+    print(&format!("{alive} of at most {max} workers, {} {waits}; limits are kept by {kept}", pool.waiting))?;
+    if alive > 0 {
+        print(&table(
+            &["worker", "state", "pid", "finished", "memory", "task", "held"],
+            pool.workers.iter().map(row),
+        ))?;
+    }
+    let rows = pool.environments.iter().map(|environment| {
+        let doing = environment.error.as_ref().map_or(&environment.doing, |error| &error.message);
+        let id: String = environment.environment.as_str().chars().take(12).collect();
+        vec![id, render::word(&environment.state), environment.requirements.join(" "), doing.clone()]
+    });
+    if !pool.environments.is_empty() {
+        print(&table(&["environment", "state", "requirements", "doing"], rows))?;
+    }
+    remarks(&pool);
+    Ok(exit::OK)
+}
+
+fn row(worker: &WorkerView) -> Vec<String> {
+    let task = worker.task.as_ref().map_or_else(String::new, ToString::to_string);
+    vec![
+        worker.worker.to_string(),
+        render::word(&worker.state),
+        worker.pid.to_string(),
+        worker.finished.to_string(),
+        worker.rss_bytes.map_or_else(|| "-".to_owned(), render::bytes),
+        task,
+        worker.held.clone().unwrap_or_default(),
+    ]
+}
+
+fn remarks(pool: &StatusReply) {
+    if let Some(reason) = &pool.drained {
+        talk(&format!("the pool is {reason}; it goes on with: eclosion pool resume"));
+    }
+    for waiting in &pool.pending {
+        for reason in &waiting.reasons {
+            talk(&format!("{} {}", waiting.task, render::run::pending(reason)));
+        }
+    }
+    // Those that had nothing in hand ended because they were told to.
+    let lost = pool.died.iter().rev().filter(|dead| dead.task.is_some()).take(DIED_SHOWN_MAX);
+    lost.flat_map(render::run::certificate).for_each(|line| talk(&line));
+    if pool.quarantined > 0 {
+        talk(&format!("{} tasks are refused: eclosion pool quarantine ls", pool.quarantined));
+    }
+}
+
+async fn show(globals: &Globals, id: &WorkerId) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let pool = client.call::<Status>(StatusRequest {}).await?;
+    let alive = pool.workers.iter().find(|worker| worker.worker == *id);
+    let dead = pool.died.iter().find(|dead| dead.worker == *id);
+    if globals.json {
+        let found = serde_json::json!({"worker": alive, "certificate": dead});
+        return match (alive, dead) {
+            (None, None) => Err(unknown(id)),
+            _ => document("worker", &found).map(|()| exit::OK),
+        };
+    }
+    match (alive, dead) {
+        (Some(worker), _) => print(&shown(worker))?,
+        (None, Some(dead)) => print(&render::run::certificate(dead).join("\n"))?,
+        (None, None) => return Err(unknown(id)),
+    }
+    Ok(exit::OK)
+}
+
+fn unknown(id: &WorkerId) -> Error {
+    Error::not_found("worker.unknown", format!("there is no worker {id}, and none of the last dead was it"))
+        .help("eclosion pool ls")
+}
+
+fn shown(worker: &WorkerView) -> String {
+    let now = render::now();
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let ago = |at| format!("{} ago", render::duration(now.since_ms(at)));
+    render::pairs(&[
+        ("worker", worker.worker.to_string()),
+        ("state", format!("{}, since {}", render::word(&worker.state), ago(worker.since))),
+        ("held", or_dash(worker.held.clone())),
+        ("pid", worker.pid.to_string()),
+        ("environment", worker.environment.to_string()),
+        ("started", or_dash(worker.started_at.map(ago))),
+        ("task", or_dash(worker.task.as_ref().map(ToString::to_string))),
+        ("finished", worker.finished.to_string()),
+        ("memory", or_dash(worker.rss_bytes.map(render::bytes))),
+        ("processes", or_dash(worker.processes.map(|count| count.to_string()))),
+    ])
+}
+
+async fn quarantine(globals: &Globals) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let found = client.call::<Quarantine>(QuarantineRequest {}).await?;
+    if globals.json {
+        document("quarantine", &found)?;
+        return Ok(exit::OK);
+    }
+    if found.tasks.is_empty() {
+        talk("nothing is quarantined");
+        return Ok(exit::OK);
+    }
+    let now = render::now();
+    let rows = found.tasks.iter().map(|task| {
+        let since = format!("{} ago", render::duration(now.since_ms(task.since)));
+        let deaths: Vec<_> = task.certificates.iter().map(death).collect();
+        vec![
+            task.content.chars().take(CONTENT_SHOWN).collect(),
+            task.function.clone(),
+            format!("{}/{}", task.run, task.task),
+            since,
+            deaths.join("; "),
+        ]
+    });
+    print(&table(&["content", "function", "task", "since", "its workers"], rows))?;
+    talk("let one be tried again: eclosion pool quarantine release CONTENT");
+    Ok(exit::OK)
+}
+
+fn death(certificate: &DeathCertificate) -> String {
+    format!("{} {}", certificate.worker, certificate.death)
+}
+
+async fn release(globals: &Globals, content: String, how: How) -> Result<u8, Error> {
+    let client = session::attach(globals).await?;
+    let request = ReleaseRequest { content, reason: how.reason, dry_run: how.dry_run };
+    let reply: pool::ReleaseReply = client.call::<Release>(request).await?;
+    if globals.json {
+        document("quarantine-release", &reply)?;
+    } else {
+        let would = if reply.dry_run { "would be" } else { "is" };
+        talk(&format!("{} {would} tried again in any run that wants it", reply.task.function));
+    }
+    Ok(exit::OK)
+}
