@@ -430,6 +430,17 @@ class ArgumentList(_Wire, kw_only=True, tag_field="tag", tag="list"):
 Argument = ArgumentValue | ArgumentList
 
 
+class AttemptLimits(_Wire, kw_only=True):
+    """What an attempt may not go beyond, apart from its lease and its time."""
+
+    # The length of a file that it writes (RLIMIT_FSIZE), in bytes. The same.
+    file_bytes: int | None = None
+    # Open descriptors (RLIMIT_NOFILE). The worker sets it; the task gets an `OSError`.
+    open_files: int | None = None
+    # Processes in the worker's tree, itself included. The kernel counts, and kills.
+    processes: int | None = None
+
+
 class Execute(_Wire, kw_only=True):
     """One attempt, as it is sent to a worker: the request of `task.execute`. Its items are
     [`TaskReport`]s, its reply a [`Payload`] whose new parts name a `stage`.
@@ -444,8 +455,9 @@ class Execute(_Wire, kw_only=True):
     # `module:qualname`.
     function: str
     idempotency_key: str
-    # What the attempt holds: `cpu` in cores, `memory` in bytes.
+    # What the attempt holds: `cpu` in cores, `memory` in bytes. Beyond its memory it is killed.
     lease: dict[str, int] = {}
+    limits: AttemptLimits | None = None
     run: RunId
     # From (run seed, task): the same in every attempt.
     seed: int
@@ -472,7 +484,16 @@ class TaskSpec(_Wire, kw_only=True):
     backoff: Backoff = msgspec.field(default_factory=Backoff)
     # A fan-out over a list: one instance of the task for each item.
     each: Any = None
+    # How long a file may grow that it writes, as `"1GiB"` or bytes; writing on raises in the task. None: no
+    # limit.
+    file_size: Any = None
+    # Descriptors that it may have open at a time; opening more raises in the task. None: the user's own
+    # limit.
+    open_files: int | None = None
     priority: Priority = "normal"
+    # Processes that it may have at a time, the worker itself included; with more it is killed. None: no
+    # limit.
+    processes: int | None = None
     # Beyond a worker's default lease (1 cpu): `cpu` as a number, `memory` as `"2GiB"` or bytes.
     resources: dict[str, Any] = {}
     # How often an attempt that raised is tried again.
@@ -587,6 +608,15 @@ class DeathOutOfMemory(_Wire, kw_only=True, tag_field="tag", tag="out_of_memory"
     """Out of memory, on evidence of a cgroup counter or our own limiter."""
 
     limit_bytes: int
+    # What its tree held when the limiter looked; none where a cgroup's counter is the evidence.
+    measured_bytes: int | None = None
+
+
+class DeathTooManyProcesses(_Wire, kw_only=True, tag_field="tag", tag="too_many_processes"):
+    """Our limiter ended it: its tree had more processes than its attempt may have."""
+
+    counted: int
+    limit: int
 
 
 class DeathStart(_Wire, kw_only=True, tag_field="tag", tag="start"):
@@ -608,7 +638,15 @@ class DeathProtocol(_Wire, kw_only=True, tag_field="tag", tag="protocol"):
 
 
 # How a worker's process ended.
-Death = DeathExited | DeathKilled | DeathOutOfMemory | DeathStart | DeathUnseen | DeathProtocol
+Death = (
+    DeathExited
+    | DeathKilled
+    | DeathOutOfMemory
+    | DeathTooManyProcesses
+    | DeathStart
+    | DeathUnseen
+    | DeathProtocol
+)
 
 
 class TaskRef(_Wire, kw_only=True):
@@ -679,6 +717,12 @@ class PendingWorker(_Wire, kw_only=True, tag_field="tag", tag="worker"):
     max: int
 
 
+class PendingDrained(_Wire, kw_only=True, tag_field="tag", tag="drained"):
+    """Nothing is started: the pool is drained."""
+
+    reason: str
+
+
 class PendingResource(_Wire, kw_only=True, tag_field="tag", tag="resource"):
     """A resource is held by others."""
 
@@ -704,7 +748,13 @@ class PendingAdoption(_Wire, kw_only=True, tag_field="tag", tag="adoption"):
 
 
 PendingReason = (
-    PendingUpstream | PendingEnvironment | PendingWorker | PendingResource | PendingBackoff | PendingAdoption
+    PendingUpstream
+    | PendingEnvironment
+    | PendingWorker
+    | PendingDrained
+    | PendingResource
+    | PendingBackoff
+    | PendingAdoption
 )
 
 
