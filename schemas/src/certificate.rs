@@ -126,7 +126,9 @@ mod tests {
 
     #[test]
     fn a_signal_is_shown_by_its_name() {
-        for (signal, name) in [(1, "SIGHUP"), (9, "SIGKILL"), (11, "SIGSEGV"), (15, "SIGTERM"), (31, "SIGSYS")] {
+        for (signal, name) in
+            [(1, "SIGHUP"), (9, "SIGKILL"), (11, "SIGSEGV"), (15, "SIGTERM"), (31, "SIGSYS")]
+        {
             assert_eq!(signal_name(signal), name);
         }
         for nameless in [0, -1, 32, 64, i32::MIN] {

@@ -48,9 +48,7 @@ mod artifact;
 mod pool;
 
 pub use artifact::{ArtifactPinned, ArtifactTagged, ArtifactUnpinned, ArtifactUntagged};
-pub use pool::{
-    PoolDrained, PoolResumed, TaskQuarantined, TaskReleased, WorkerCordoned, WorkerUncordoned,
-};
+pub use pool::{PoolDrained, PoolResumed, TaskQuarantined, TaskReleased, WorkerCordoned, WorkerUncordoned};
 
 /// A run was accepted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -31,7 +31,9 @@ pub fn status(
         environments: environments(state, now),
         workers_max: options.workers_max,
         waiting: u32::try_from(line.len()).unwrap_or(u32::MAX),
-        pending: pending.map(|(wish, ahead)| waiting(options, state, line, wish, epoch, ahead, now)).collect(),
+        pending: pending
+            .map(|(wish, ahead)| waiting(options, state, line, wish, epoch, ahead, now))
+            .collect(),
         drained: why_drained(state, line).map(str::to_owned),
         containment: options.containment.clone(),
         quarantined: u32::try_from(state.blame.len()).unwrap_or(u32::MAX),
@@ -126,7 +128,11 @@ pub(crate) fn worker_view(id: &WorkerId, worker: &Worker, epoch: Epoch) -> Worke
         finished: worker.finished,
         certificate: None,
         started_at: worker.started_at,
-        held: worker.stopping.as_ref().map(|stopping| stopping.reason.clone()).or_else(|| worker.cordoned.clone()),
+        held: worker
+            .stopping
+            .as_ref()
+            .map(|stopping| stopping.reason.clone())
+            .or_else(|| worker.cordoned.clone()),
         rss_bytes: None,
         processes: None,
     }

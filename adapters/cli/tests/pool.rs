@@ -97,7 +97,9 @@ impl House {
 
     fn worker_of(&self, began: &str) -> String {
         let begun = Instant::now();
-        while fs::read_to_string(self.path(began)).is_ok_and(|pid| pid.is_empty()) || !Path::new(&self.path(began)).exists() {
+        while fs::read_to_string(self.path(began)).is_ok_and(|pid| pid.is_empty())
+            || !Path::new(&self.path(began)).exists()
+        {
             assert!(begun.elapsed() < PATIENCE, "{began} did not begin");
             std::thread::yield_now();
         }
@@ -123,7 +125,8 @@ fn workers(pool: &Value) -> &[Value] {
     pool["workers"].as_array().unwrap()
 }
 
-const WAITING: &str = "[tasks.wait]\nrun = \"steps:wait\"\nwith = { began = \"HERE/began\", gate = \"HERE/gate\" }\n";
+const WAITING: &str =
+    "[tasks.wait]\nrun = \"steps:wait\"\nwith = { began = \"HERE/began\", gate = \"HERE/gate\" }\n";
 
 #[test]
 fn a_drain_finishes_what_is_in_hand_and_a_kill_has_it_tried_again() {
@@ -141,10 +144,16 @@ fn a_drain_finishes_what_is_in_hand_and_a_kill_has_it_tried_again() {
     assert_ne!(fs::read_to_string(house.path("began")).unwrap(), killed);
     let dead = house.json(&["pool", "show", &worker]);
     let death = &dead["certificate"]["death"];
-    assert_eq!((death["signal"].as_i64(), text(&death["sender"])), (Some(9), "eclosion: killed by an operator: a test"));
+    assert_eq!(
+        (death["signal"].as_i64(), text(&death["sender"])),
+        (Some(9), "eclosion: killed by an operator: a test")
+    );
 
     let drained = house.json(&["pool", "drain", "--reason", "a test"]);
-    assert_eq!((&drained["changed"], &drained["attempts"][0]["worker"]), (&Value::Bool(true), &Value::from(second.as_str())));
+    assert_eq!(
+        (&drained["changed"], &drained["attempts"][0]["worker"]),
+        (&Value::Bool(true), &Value::from(second.as_str()))
+    );
     let other = house.start("waits.toml");
     assert_eq!(other, run, "an equal run that is unfinished is attached to");
     let pool = house.json(&["pool", "ls"]);
@@ -204,8 +213,15 @@ fn three_real_deaths_quarantine_a_task_across_a_restart_until_it_is_released() {
 
     let listed = house.json(&["pool", "quarantine", "ls"]);
     let content = text(&listed["tasks"][0]["content"]).to_owned();
-    assert_eq!((text(&listed["schema"]), text(&listed["tasks"][0]["run"])), ("eclosion/quarantine/v1", run.as_str()));
+    assert_eq!(
+        (text(&listed["schema"]), text(&listed["tasks"][0]["run"])),
+        ("eclosion/quarantine/v1", run.as_str())
+    );
     house.json(&["pool", "quarantine", "release", &content[..12], "--reason", "a test"]);
     let again = house.ended(&house.start("second.toml"));
-    assert_eq!(again["tasks"][0]["certificates"].as_array().map(Vec::len), Some(3), "it was tried: {again:#}");
+    assert_eq!(
+        again["tasks"][0]["certificates"].as_array().map(Vec::len),
+        Some(3),
+        "it was tried: {again:#}"
+    );
 }

@@ -14,13 +14,10 @@ use eclosion_schemas::{Code, Retry};
 
 use super::*;
 
-pub(super) fn drain(
-    state: &State,
-    line: &mut Line,
-    request: &pool::DrainRequest,
-) -> Result<Decision, Error> {
+pub(super) fn drain(state: &State, line: &mut Line, request: &pool::DrainRequest) -> Result<Decision, Error> {
     let Some(worker) = &request.worker else { return Ok(drain_pool(state, line, request)) };
-    let event = WorkerStopping { worker: worker.clone(), reason: told("drained", &request.reason), now: false };
+    let event =
+        WorkerStopping { worker: worker.clone(), reason: told("drained", &request.reason), now: false };
     end(state, line, event, request.dry_run)
 }
 
@@ -91,11 +88,7 @@ pub(super) fn recycle(
     end(state, line, WorkerStopping { worker: request.worker.clone(), reason, now: false }, request.dry_run)
 }
 
-pub(super) fn kill(
-    state: &State,
-    line: &Line,
-    request: &pool::WorkerActRequest,
-) -> Result<Decision, Error> {
+pub(super) fn kill(state: &State, line: &Line, request: &pool::WorkerActRequest) -> Result<Decision, Error> {
     let reason = told("killed by an operator", &request.reason);
     end(state, line, WorkerStopping { worker: request.worker.clone(), reason, now: true }, request.dry_run)
 }

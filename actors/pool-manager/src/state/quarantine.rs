@@ -17,9 +17,7 @@
 //! function: a first attempt pays nothing. Calls are not quarantined: whoever makes one is told of the death himself.
 
 use eclosion_schemas::Code;
-use eclosion_schemas::ops::pool::{
-    QuarantineReply, QuarantinedTask, ReleaseReply, ReleaseRequest, Wish,
-};
+use eclosion_schemas::ops::pool::{QuarantineReply, QuarantinedTask, ReleaseReply, ReleaseRequest, Wish};
 use eclosion_schemas::ops::task::Argument;
 
 use super::*;
@@ -147,8 +145,7 @@ impl Blame {
 }
 
 pub(super) fn release(state: &State, request: &ReleaseRequest) -> Result<Decision, Error> {
-    let meant: Vec<_> =
-        state.blame.all().filter(|task| task.content.starts_with(&request.content)).collect();
+    let meant: Vec<_> = state.blame.all().filter(|task| task.content.starts_with(&request.content)).collect();
     let (content, dry_run) = (&request.content, request.dry_run);
     let task = match &meant[..] {
         [task] if !content.is_empty() => QuarantinedTask::clone(task),

@@ -31,7 +31,8 @@ pub(super) async fn perform(globals: &Globals, act: Option<Pool>) -> Result<u8, 
 
 async fn perform_act(globals: &Globals, act: Pool) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
-    let of = |worker: WorkerId, how: How| WorkerActRequest { worker, reason: how.reason, dry_run: how.dry_run };
+    let of =
+        |worker: WorkerId, how: How| WorkerActRequest { worker, reason: how.reason, dry_run: how.dry_run };
     let (reply, words) = match act {
         Pool::Drain { worker, how: How { dry_run, reason } } => {
             let words = match worker {
@@ -87,12 +88,9 @@ fn told(reply: &ActReply, words: Words) -> Vec<String> {
     }
     let would = if reply.dry_run { "dry run: " } else { "" };
     let mut lines = vec![format!("{would}{who} {}", words.does)];
-    lines.extend(
-        reply
-            .attempts
-            .iter()
-            .map(|one| format!("{would}{}, attempt {} on {}, {}", one.task, one.attempt, one.worker, words.hand)),
-    );
+    lines.extend(reply.attempts.iter().map(|one| {
+        format!("{would}{}, attempt {} on {}, {}", one.task, one.attempt, one.worker, words.hand)
+    }));
     if reply.waiting > 0 {
         lines.push(format!("{} more wait for a worker", reply.waiting));
     }

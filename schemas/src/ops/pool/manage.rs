@@ -221,7 +221,11 @@ operation!(Release {
     durability: Power,
     mutates: true,
     doc: "Lets a quarantined task, and what is equal to it, be tried again.",
-    example: ReleaseRequest { content: "5f2a".into(), reason: "the library was mended".into(), dry_run: false },
+    example: ReleaseRequest {
+        content: "5f2a".into(),
+        reason: "the library was mended".into(),
+        dry_run: false
+    },
 });
 
 fn example_act(reason: &str) -> WorkerActRequest {

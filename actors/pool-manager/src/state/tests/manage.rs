@@ -1,6 +1,8 @@
 //! Drain, resume, cordon, recycle, kill: what each meets and what it leads to.
 
-use eclosion_schemas::ops::pool::{ActReply, DrainRequest, ResumeRequest, UsageRequest, WorkerActRequest, WorkerUsage};
+use eclosion_schemas::ops::pool::{
+    ActReply, DrainRequest, ResumeRequest, UsageRequest, WorkerActRequest, WorkerUsage,
+};
 use eclosion_schemas::pending::PendingReason;
 
 use super::*;
@@ -22,7 +24,12 @@ impl World {
     }
 
     fn drain(&mut self, worker: Option<&WorkerId>, dry_run: bool) -> ActReply {
-        let request = DrainRequest { worker: worker.cloned(), reason: "why".into(), dry_run, ..DrainRequest::default() };
+        let request = DrainRequest {
+            worker: worker.cloned(),
+            reason: "why".into(),
+            dry_run,
+            ..DrainRequest::default()
+        };
         self.acted(&Command::Drain(request))
     }
 
@@ -53,7 +60,9 @@ fn a_dry_run_says_what_it_meets_and_records_nothing() {
     let (mut world, busy, idle) = World::busy_and_idle();
     let before = world.journal.marks().appended;
     let dry = |worker: &WorkerId| WorkerActRequest { dry_run: true, ..act(worker) };
-    for command in [Command::Cordon(dry(&busy.0)), Command::Recycle(dry(&busy.0)), Command::Kill(dry(&busy.0))] {
+    for command in
+        [Command::Cordon(dry(&busy.0)), Command::Recycle(dry(&busy.0)), Command::Kill(dry(&busy.0))]
+    {
         let met = world.acted(&command);
         assert!(met.changed && met.dry_run, "{command:?}");
         assert_eq!((met.workers, met.attempts.len()), (vec![busy.0.clone()], 1));
@@ -75,7 +84,9 @@ fn a_drained_worker_finishes_what_it_has_in_hand_and_gets_nothing_more() {
     world.dispatch(&wish);
     assert_eq!(world.executing()[0].0, idle);
     world.down(&busy.0, Death::Exited { code: 0 });
-    assert!(world.engine.state().dead.back().is_some_and(|dead| dead.ended.as_deref() == Some("drained: why")));
+    assert!(
+        world.engine.state().dead.back().is_some_and(|dead| dead.ended.as_deref() == Some("drained: why"))
+    );
     world.check();
 }
 
@@ -147,7 +158,11 @@ fn a_drain_that_ends_with_the_kernel_is_no_record_and_ends_nobody() {
 fn a_call_that_meets_a_drained_pool_is_told_so() {
     let (mut world, ..) = World::busy_and_idle();
     world.drain(None, false);
-    let request = pool::ReserveRequest { ticket: 1, environment: "e".parse().unwrap(), spec: EnvironmentSpec::default() };
+    let request = pool::ReserveRequest {
+        ticket: 1,
+        environment: "e".parse().unwrap(),
+        spec: EnvironmentSpec::default(),
+    };
     let reply = world.send(&Command::Reserve(request)).reply.unwrap().unwrap();
     let error = reply.downcast::<pool::ReserveReply>().unwrap().error.unwrap();
     assert_eq!((error.code, error.reason.as_str()), (Code::Unavailable, "pool.drained"));
@@ -190,7 +205,9 @@ fn a_killed_worker_takes_its_attempt_along_and_that_counts_against_nobody() {
 fn who_is_not_there_or_ends_already_is_refused_with_a_way_on() {
     let (mut world, busy, _) = World::busy_and_idle();
     let nobody: WorkerId = "w-9-9".parse().unwrap();
-    for command in [Command::Cordon(act(&nobody)), Command::Recycle(act(&nobody)), Command::Kill(act(&nobody))] {
+    for command in
+        [Command::Cordon(act(&nobody)), Command::Recycle(act(&nobody)), Command::Kill(act(&nobody))]
+    {
         let error = world.refusal(&command);
         assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "worker.unknown"));
         assert!(error.help.is_some());
@@ -226,7 +243,8 @@ fn a_worker_is_recycled_after_so_many_attempts_and_none_is_lost() {
         world.check();
     }
     let reasons: Vec<_> = world.journal.after(Seq(0), &[WorkerStopping::KIND]).records;
-    let reasons: Vec<_> = reasons.iter().map(|record| record.event::<WorkerStopping>().unwrap().reason.clone()).collect();
+    let reasons: Vec<_> =
+        reasons.iter().map(|record| record.event::<WorkerStopping>().unwrap().reason.clone()).collect();
     assert_eq!(reasons, ["recycled after 2 attempts", "recycled after 2 attempts"]);
     assert_eq!(world.count("attempt.started"), 5);
 }

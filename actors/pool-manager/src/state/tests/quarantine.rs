@@ -60,7 +60,9 @@ fn three_dead_workers_quarantine_a_task_and_its_equal_in_another_run_is_refused(
     let [refused] = &world.refusals()[..] else { panic!("one is refused") };
     assert_eq!((refused.wish, refused.error.reason.as_str()), (wish.id, "task.quarantined"));
     assert_eq!(refused.error.causes.len(), 3);
-    assert!(refused.error.help.as_ref().is_some_and(|help| help.contains("eclosion pool quarantine release")));
+    assert!(
+        refused.error.help.as_ref().is_some_and(|help| help.contains("eclosion pool quarantine release"))
+    );
     world.check();
 }
 
@@ -135,7 +137,8 @@ fn only_deaths_that_the_task_is_to_blame_for_count() {
     for attempt in 1..=4 {
         world.try_it("r", attempt, |_| ());
         let (worker, ..) = world.executing().pop().unwrap();
-        let request = pool::WorkerActRequest { worker: worker.clone(), reason: String::new(), dry_run: false };
+        let request =
+            pool::WorkerActRequest { worker: worker.clone(), reason: String::new(), dry_run: false };
         world.send(&Command::Kill(request));
         world.down(&worker, Death::Killed { signal: 9, sender: Some("eclosion".into()) });
     }
