@@ -10,6 +10,7 @@ from ._connection import (
     fresh_key,
 )
 from ._operations import (
+    ActReply,
     ArbitrationStatusReply,
     ArbitrationStatusRequest,
     ArtifactListReply,
@@ -28,11 +29,17 @@ from ._operations import (
     ArtifactUntagRequest,
     DescribeReply,
     DescribeRequest,
+    DrainRequest,
     Line,
     LineageReply,
     LogReadReply,
     PoolStatusReply,
     PoolStatusRequest,
+    QuarantineReleaseReply,
+    QuarantineReleaseRequest,
+    QuarantineReply,
+    QuarantineRequest,
+    ResumeRequest,
     RunListReply,
     RunListRequest,
     TreeReply,
@@ -42,6 +49,7 @@ from ._operations import (
     VerifyRequest,
     WhyReply,
     WhyRequest,
+    WorkerActRequest,
     Dict,
 )
 from .._schemas import (
@@ -71,6 +79,7 @@ from .._schemas import (
     TaskId,
     TaskReport,
     Tenant,
+    WorkerId,
 )
 
 if TYPE_CHECKING:
@@ -334,6 +343,88 @@ class AsyncPoolOperations:
         """Calls a Python function on a warm worker; nothing is journaled."""
         request = CallRequest(arguments=arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function)
         return self._client.request_stream("pool.call", request, TaskReport, Payload, fresh_key(), credit)
+
+    async def cordon(
+        self,
+        *,
+        worker: WorkerId,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Gives a worker no attempt any more; it lives on, to be looked at."""
+        request = WorkerActRequest(dry_run=dry_run, reason=reason, worker=worker)
+        return await self._client.request("pool.cordon", request, ActReply, deadline_s, fresh_key(), False)
+
+    async def drain(
+        self,
+        *,
+        dry_run: bool = False,
+        ends_with_kernel: bool = False,
+        reason: str = "",
+        worker: WorkerId | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Starts no attempt any more, on one worker or at all; what is in hand is finished, then the workers end."""
+        request = DrainRequest(dry_run=dry_run, ends_with_kernel=ends_with_kernel, reason=reason, worker=worker)
+        return await self._client.request("pool.drain", request, ActReply, deadline_s, fresh_key(), False)
+
+    async def kill(
+        self,
+        *,
+        worker: WorkerId,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Kills a worker and all that came of it; what it has in hand is tried again and does not count against the task."""
+        request = WorkerActRequest(dry_run=dry_run, reason=reason, worker=worker)
+        return await self._client.request("pool.kill", request, ActReply, deadline_s, fresh_key(), False)
+
+    async def quarantine(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> QuarantineReply:
+        """Lists the tasks that are refused because they have killed three workers."""
+        request = QuarantineRequest()
+        return await self._client.request("pool.quarantine", request, QuarantineReply, deadline_s, None, True)
+
+    async def recycle(
+        self,
+        *,
+        worker: WorkerId,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Ends a worker once it has finished what it has in hand; another one is started when it is needed."""
+        request = WorkerActRequest(dry_run=dry_run, reason=reason, worker=worker)
+        return await self._client.request("pool.recycle", request, ActReply, deadline_s, fresh_key(), False)
+
+    async def release(
+        self,
+        *,
+        content: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> QuarantineReleaseReply:
+        """Lets a quarantined task, and what is equal to it, be tried again."""
+        request = QuarantineReleaseRequest(content=content, dry_run=dry_run, reason=reason)
+        return await self._client.request("pool.release", request, QuarantineReleaseReply, deadline_s, fresh_key(), False)
+
+    async def resume(
+        self,
+        *,
+        dry_run: bool = False,
+        reason: str = "",
+        worker: WorkerId | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Starts attempts again, after the pool was drained or a worker cordoned."""
+        request = ResumeRequest(dry_run=dry_run, reason=reason, worker=worker)
+        return await self._client.request("pool.resume", request, ActReply, deadline_s, fresh_key(), False)
 
     async def status(
         self,

@@ -326,6 +326,78 @@ class Line(_Wire, kw_only=True):
     text: str
 
 
+class WorkerActRequest(_Wire, kw_only=True):
+    dry_run: bool = False
+    reason: str = ""
+    worker: WorkerId
+
+
+class AttemptAtWorker(_Wire, kw_only=True):
+    attempt: Attempt
+    task: TaskRef
+    worker: WorkerId
+
+
+class ActReply(_Wire, kw_only=True):
+    """What an act meets."""
+
+    # What they have in hand: finished first, or lost and tried again if they are killed.
+    attempts: list[AttemptAtWorker]
+    # Something changes, or would; otherwise it was so already.
+    changed: bool
+    dry_run: bool = False
+    # Tasks that are ready and wait for a worker.
+    waiting: int
+    workers: list[WorkerId]
+
+
+class DrainRequest(_Wire, kw_only=True):
+    dry_run: bool = False
+    # Of the whole pool: nothing is recorded, and the next kernel starts as if it had not been said.
+    ends_with_kernel: bool = False
+    reason: str = ""
+    # One worker; the whole pool, if none is named.
+    worker: WorkerId | None = None
+
+
+class QuarantineRequest(_Wire, kw_only=True):
+    pass
+
+
+class QuarantinedTask(_Wire, kw_only=True):
+    """A task that killed workers; what is equal to it is refused."""
+
+    certificates: list[DeathCertificate]
+    # What it is released by; a beginning that is enough to tell it from others will do.
+    content: str
+    function: str
+    run: RunId
+    since: Timestamp
+    task: TaskId
+
+
+class QuarantineReply(_Wire, kw_only=True):
+    tasks: list[QuarantinedTask]
+
+
+class QuarantineReleaseRequest(_Wire, kw_only=True):
+    content: str
+    dry_run: bool = False
+    reason: str = ""
+
+
+class QuarantineReleaseReply(_Wire, kw_only=True):
+    dry_run: bool = False
+    task: QuarantinedTask
+
+
+class ResumeRequest(_Wire, kw_only=True):
+    dry_run: bool = False
+    reason: str = ""
+    # A cordoned worker; the whole pool, if none is named.
+    worker: WorkerId | None = None
+
+
 class PoolStatusRequest(_Wire, kw_only=True):
     pass
 
@@ -352,19 +424,32 @@ class WorkerView(_Wire, kw_only=True):
     environment: EnvironmentId
     fence: Fence | None = None
     finished: int
+    # Why it gets no attempt: it is cordoned, or it ends.
+    held: str | None = None
     pid: int
+    processes: int | None = None
+    # Resident memory of it and all that came of it, where it was sampled.
+    rss_bytes: int | None = None
     since: Timestamp
+    # When its process was attached first.
+    started_at: Timestamp | None = None
     state: WorkerState
     task: TaskRef | None = None
     worker: WorkerId
 
 
 class PoolStatusReply(_Wire, kw_only=True):
+    # How limits of memory and processes are kept: `sampling`, or `cgroup and sampling`.
+    containment: str = ""
     # How the last of the others died, newest last.
     died: list[DeathCertificate] = []
+    # Nothing is started, for this reason.
+    drained: str | None = None
     environments: list[EnvironmentView]
     # Why the first of them wait.
     pending: list[Waiting] = []
+    # Tasks that are refused because equal ones have killed workers.
+    quarantined: int = 0
     # Wishes not answered yet.
     waiting: int
     # The living.
@@ -671,6 +756,88 @@ class PoolOperations:
         """Calls a Python function on a warm worker; nothing is journaled."""
         request = CallRequest(arguments=arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function)
         return self._client.request_stream("pool.call", request, TaskReport, Payload, fresh_key(), credit)
+
+    def cordon(
+        self,
+        *,
+        worker: WorkerId,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Gives a worker no attempt any more; it lives on, to be looked at."""
+        request = WorkerActRequest(dry_run=dry_run, reason=reason, worker=worker)
+        return self._client.request("pool.cordon", request, ActReply, deadline_s, fresh_key(), False)
+
+    def drain(
+        self,
+        *,
+        dry_run: bool = False,
+        ends_with_kernel: bool = False,
+        reason: str = "",
+        worker: WorkerId | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Starts no attempt any more, on one worker or at all; what is in hand is finished, then the workers end."""
+        request = DrainRequest(dry_run=dry_run, ends_with_kernel=ends_with_kernel, reason=reason, worker=worker)
+        return self._client.request("pool.drain", request, ActReply, deadline_s, fresh_key(), False)
+
+    def kill(
+        self,
+        *,
+        worker: WorkerId,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Kills a worker and all that came of it; what it has in hand is tried again and does not count against the task."""
+        request = WorkerActRequest(dry_run=dry_run, reason=reason, worker=worker)
+        return self._client.request("pool.kill", request, ActReply, deadline_s, fresh_key(), False)
+
+    def quarantine(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> QuarantineReply:
+        """Lists the tasks that are refused because they have killed three workers."""
+        request = QuarantineRequest()
+        return self._client.request("pool.quarantine", request, QuarantineReply, deadline_s, None, True)
+
+    def recycle(
+        self,
+        *,
+        worker: WorkerId,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Ends a worker once it has finished what it has in hand; another one is started when it is needed."""
+        request = WorkerActRequest(dry_run=dry_run, reason=reason, worker=worker)
+        return self._client.request("pool.recycle", request, ActReply, deadline_s, fresh_key(), False)
+
+    def release(
+        self,
+        *,
+        content: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> QuarantineReleaseReply:
+        """Lets a quarantined task, and what is equal to it, be tried again."""
+        request = QuarantineReleaseRequest(content=content, dry_run=dry_run, reason=reason)
+        return self._client.request("pool.release", request, QuarantineReleaseReply, deadline_s, fresh_key(), False)
+
+    def resume(
+        self,
+        *,
+        dry_run: bool = False,
+        reason: str = "",
+        worker: WorkerId | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActReply:
+        """Starts attempts again, after the pool was drained or a worker cordoned."""
+        request = ResumeRequest(dry_run=dry_run, reason=reason, worker=worker)
+        return self._client.request("pool.resume", request, ActReply, deadline_s, fresh_key(), False)
 
     def status(
         self,
