@@ -62,11 +62,17 @@ impl<C: Send + 'static> Asks<C> {
         O::Request: Clone + Sync,
     {
         let Some(first) = ids.first().copied() else { return };
-        let (asks, bus, owing) = (self.clone(), bus.clone(), ids.clone());
+        let bus = bus.clone();
+        self.work(ids, async move { answered(until_answered::<O>(&bus, first, request).await) });
+    }
+
+    /// What comes of `work` is a command; it is dropped once none of `ids` is owed any longer.
+    pub(crate) fn work(&self, ids: Vec<EffectId>, work: impl Future<Output = Option<C>> + Send + 'static) {
+        let (asks, owing) = (self.clone(), ids.clone());
         // Held until the ask stands in the table, so that its end finds it there.
         let mut pending = self.lock();
         let task = tokio::spawn(async move {
-            if let Some(command) = answered(until_answered::<O>(&bus, first, request).await) {
+            if let Some(command) = work.await {
                 // Nobody takes commands any more once the shell is gone for good.
                 let _ = asks.commands.send(command);
             }

@@ -491,6 +491,12 @@ impl<C: Send + 'static> Context<C> {
         self.asks.ask::<O>(&self.bus, vec![id], request, answered);
     }
 
+    /// Performs an effect that is no plain ask, on a task of its own; dropped once the effect is no longer owed. What comes
+    /// of it is a command.
+    pub fn work(&self, id: EffectId, work: impl Future<Output = Option<C>> + Send + 'static) {
+        self.asks.work(vec![id], work);
+    }
+
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -2,7 +2,7 @@
 //!
 //! | type | decided by | folded by |
 //! |---|---|---|
-//! | `run.started` `run.cancelling` `run.finished` | DAG tracker | artifact store, pool manager, arbitration |
+//! | `run.started` `run.cancelling` `run.finished` | DAG tracker | artifact store, pool manager, arbitration, scheduler (not `cancelling`) |
 //! | `step.committed` `step.failed` | DAG tracker | pool manager, arbitration, artifact store |
 //! | `step.ready` | DAG tracker | |
 //! | `attempt.started` `attempt.stopped` `attempt.refused` | pool manager | DAG tracker, arbitration |
@@ -11,6 +11,8 @@
 //! | `worker.requested` `worker.started` `worker.stopping` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
 //! | `lease.granted` `lease.released` `lease.refused` | arbitration | pool manager |
 //! | `artifact.pinned` `artifact.unpinned` `artifact.tagged` `artifact.untagged` | artifact store | stale manager |
+//! | `schedule.set` `schedule.paused` `schedule.resumed` `schedule.removed` ([`schedule`]) | scheduler | |
+//! | `tick.fired` `tick.queued` `tick.skipped` `tick.cancelling` `tick.ended` ([`schedule`]) | scheduler | |
 //!
 //! Stored as msgpack named maps with type and version; a field is only ever added, with a default.
 
@@ -46,6 +48,7 @@ macro_rules! event {
 
 mod artifact;
 mod pool;
+pub mod schedule;
 
 pub use artifact::{ArtifactPinned, ArtifactTagged, ArtifactUnpinned, ArtifactUntagged};
 pub use pool::{PoolDrained, PoolResumed, TaskQuarantined, TaskReleased, WorkerCordoned, WorkerUncordoned};

@@ -129,6 +129,10 @@ string_id!(
     Digest
 );
 string_id!(
+    /// What a schedule is called by; unique while it exists.
+    ScheduleName
+);
+string_id!(
     /// Who pays: runs of one tenant share its weight.
     Tenant
 );

@@ -19,6 +19,7 @@ pub mod operation;
 pub mod ops;
 pub mod payload;
 pub mod pending;
+pub mod schedule;
 pub mod secret;
 pub mod suggest;
 pub mod view;

@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod log;
 pub mod pool;
 pub mod run;
+pub mod schedule;
 pub mod task;
 
 use crate::error::Error;
@@ -30,6 +31,7 @@ fn all() -> Vec<Spec> {
         pool::all(),
         arbitration::all(),
         artifact::all(),
+        schedule::all(),
         log::all(),
         kernel::all(),
     ];

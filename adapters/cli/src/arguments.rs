@@ -8,6 +8,7 @@ use eclosion_schemas::{RunId, TaskId};
 
 pub(crate) mod artifact;
 pub(crate) mod pool;
+pub(crate) mod schedule;
 
 /// Runs flows of Python steps so that none of them is lost.
 #[derive(Debug, Parser)]
@@ -62,6 +63,9 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Say why a run or a task waits or failed.
     Why(Why),
+    /// Make, look at, preview, suspend and fire schedules.
+    #[command(subcommand)]
+    Schedule(schedule::Schedule),
     /// List, find, fetch, tag, pin and check artifacts.
     #[command(subcommand)]
     Artifact(artifact::Artifact),

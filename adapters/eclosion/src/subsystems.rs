@@ -15,6 +15,7 @@ use eclosion_kernel::clock::{Clock, SystemClock};
 use eclosion_kernel::journal::Projection;
 use eclosion_pool_manager::PoolManager;
 use eclosion_process::{KeeperConfig, Leftover};
+use eclosion_scheduler::SchedulerActor;
 use eclosion_schemas::events::{Event, WorkerDied, WorkerStarted};
 use eclosion_schemas::{Code, Error, Seq, WorkerId};
 use eclosion_store_fs::FileStore;
@@ -33,7 +34,8 @@ use crate::sockets;
 use crate::workers::{HostConfig, WorkerHost};
 
 /// What derives rows.
-const PROJECTIONS: &[Projection] = &[eclosion_dag_tracker::project, eclosion_artifact_store::project];
+const PROJECTIONS: &[Projection] =
+    &[eclosion_dag_tracker::project, eclosion_artifact_store::project, eclosion_scheduler::project];
 
 /// What the subsystems stand on, and what has to be closed behind them.
 #[derive(Debug)]
@@ -75,6 +77,7 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
         .actor(ArbitrationActor::new(ArbitrationOptions::new(options.cpu_millis, options.memory_bytes)))
         .actor(PoolManager::new(options.pool(), Arc::new(host.clone()), Arc::new(builds.clone())))
         .actor(DagActor::new())
+        .actor(SchedulerActor::new())
         .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
         .service(eclosion_schemas::ops::pool::CALLS, move || calls.clone())
         .service(eclosion_schemas::ops::log::ADDRESS, move || Logs {

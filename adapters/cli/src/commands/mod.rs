@@ -10,6 +10,7 @@ mod pool;
 mod result;
 mod run;
 mod runs;
+mod schedule;
 
 use clap::CommandFactory;
 use eclosion_schemas::Error;
@@ -36,6 +37,7 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Runs(Runs::Cancel { run, reason }) => runs::cancel(&globals()?, run, reason).await,
         Command::Logs(logs) => runs::logs(&globals()?, logs).await,
         Command::Why(why) => runs::why(&globals()?, why).await,
+        Command::Schedule(schedule) => schedule::perform(&globals()?, schedule).await,
         Command::Artifact(artifact) => artifact::perform(&globals()?, artifact).await,
         Command::Pool { act } => pool::perform(&globals()?, act).await,
         Command::Describe(describe) => operation::describe(&globals()?, describe).await,

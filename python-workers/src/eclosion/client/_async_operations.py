@@ -42,6 +42,24 @@ from ._operations import (
     ResumeRequest,
     RunListReply,
     RunListRequest,
+    ScheduleHistoryReply,
+    ScheduleHistoryRequest,
+    ScheduleListReply,
+    ScheduleListRequest,
+    ScheduleName,
+    ScheduleNextReply,
+    ScheduleNextRequest,
+    SchedulePauseRequest,
+    ScheduleRemoveReply,
+    ScheduleRequest,
+    ScheduleSetReply,
+    ScheduleSetRequest,
+    ScheduleSpec,
+    ScheduleState,
+    ScheduleStateReply,
+    ScheduleTriggerReply,
+    ScheduleTriggerRequest,
+    ScheduleView,
     TreeReply,
     ValidateReply,
     ValidateRequest,
@@ -79,6 +97,7 @@ from .._schemas import (
     TaskId,
     TaskReport,
     Tenant,
+    Timestamp,
     WorkerId,
 )
 
@@ -511,6 +530,112 @@ class AsyncRunOperations:
         return await self._client.request("run.why", request, WhyReply, deadline_s, None, True)
 
 
+class AsyncScheduleOperations:
+    """`schedule.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def get(
+        self,
+        *,
+        name: ScheduleName,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleView:
+        """Shows a schedule: when it ticks next, what is under way, and why something does not tick."""
+        request = ScheduleRequest(name=name)
+        return await self._client.request("schedule.get", request, ScheduleView, deadline_s, None, True)
+
+    async def history(
+        self,
+        *,
+        name: ScheduleName,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleHistoryReply:
+        """Lists the latest ticks of a schedule, fired and skipped, newest first."""
+        request = ScheduleHistoryRequest(limit=limit, name=name)
+        return await self._client.request("schedule.history", request, ScheduleHistoryReply, deadline_s, None, True)
+
+    async def list(
+        self,
+        *,
+        limit: int = 100,
+        state: ScheduleState | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleListReply:
+        """Lists schedules by name."""
+        request = ScheduleListRequest(limit=limit, state=state)
+        return await self._client.request("schedule.list", request, ScheduleListReply, deadline_s, None, True)
+
+    async def next(
+        self,
+        *,
+        after: Timestamp | None = None,
+        n: int = 10,
+        name: ScheduleName | None = None,
+        spec: ScheduleSpec | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleNextReply:
+        """Previews the next ticks of a schedule that exists or that could be made."""
+        request = ScheduleNextRequest(after=after, n=n, name=name, spec=spec)
+        return await self._client.request("schedule.next", request, ScheduleNextReply, deadline_s, None, True)
+
+    async def pause(
+        self,
+        *,
+        name: ScheduleName,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleStateReply:
+        """Suspends a schedule: nothing of it fires until it is resumed, and what waited goes on waiting."""
+        request = SchedulePauseRequest(name=name, reason=reason)
+        return await self._client.request("schedule.pause", request, ScheduleStateReply, deadline_s, fresh_key(), False)
+
+    async def remove(
+        self,
+        *,
+        name: ScheduleName,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleRemoveReply:
+        """Removes a schedule and its history; runs that it has started go on."""
+        request = ScheduleRequest(name=name)
+        return await self._client.request("schedule.remove", request, ScheduleRemoveReply, deadline_s, fresh_key(), False)
+
+    async def resume(
+        self,
+        *,
+        name: ScheduleName,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleStateReply:
+        """Lets a paused schedule tick again; what was due meanwhile is skipped and recorded."""
+        request = ScheduleRequest(name=name)
+        return await self._client.request("schedule.resume", request, ScheduleStateReply, deadline_s, fresh_key(), False)
+
+    async def set(
+        self,
+        *,
+        name: ScheduleName,
+        spec: ScheduleSpec,
+        replace: bool = False,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleSetReply:
+        """Makes a schedule; one of the same name and another content is replaced only on request."""
+        request = ScheduleSetRequest(name=name, replace=replace, spec=spec)
+        return await self._client.request("schedule.set", request, ScheduleSetReply, deadline_s, fresh_key(), False)
+
+    async def trigger(
+        self,
+        *,
+        name: ScheduleName,
+        idem: str | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleTriggerReply:
+        """Fires a tick now, also of a paused schedule; the overlap policy holds."""
+        request = ScheduleTriggerRequest(idem=idem, name=name)
+        return await self._client.request("schedule.trigger", request, ScheduleTriggerReply, deadline_s, fresh_key(), False)
+
+
 class AsyncOperations:
     """All families, each as an attribute."""
 
@@ -521,3 +646,4 @@ class AsyncOperations:
         self.log = AsyncLogOperations(client)
         self.pool = AsyncPoolOperations(client)
         self.run = AsyncRunOperations(client)
+        self.schedule = AsyncScheduleOperations(client)

@@ -34,6 +34,7 @@ from .._schemas import (
     Payload,
     PendingReason,
     Piece,
+    Role,
     RunGetReply,
     RunId,
     RunRequest,
@@ -499,6 +500,296 @@ class WhyReply(_Wire, kw_only=True):
     tasks: list[TaskView]
 
 
+# What a schedule is called by; unique while it exists.
+ScheduleName = str
+
+
+class ScheduleRequest(_Wire, kw_only=True):
+    name: ScheduleName
+
+
+class ActionRun(_Wire, kw_only=True, tag_field="tag", tag="run"):
+    flow: FlowSpec
+    set: dict[str, Any] = {}
+    tenant: Tenant | None = None
+
+
+class ActionCall(_Wire, kw_only=True, tag_field="tag", tag="call"):
+    """Any operation of the table that does not stream, with the rights of who made the schedule and
+    `operate` at most.
+    """
+
+    deadline_ms: int = 30000
+    operation: str
+    request: Any = None
+
+
+# What a tick starts.
+Action = ActionRun | ActionCall
+
+
+class MisfireSkip(_Wire, kw_only=True, tag_field="tag", tag="skip"):
+    pass
+
+
+class MisfireRunOnce(_Wire, kw_only=True, tag_field="tag", tag="run_once"):
+    """The latest of them, unless one is due on time as well."""
+
+
+
+class MisfireRunAll(_Wire, kw_only=True, tag_field="tag", tag="run_all"):
+    """The latest `max` of them, oldest first."""
+
+    max: int
+
+
+# Ticks that could not fire within the grace, because the kernel was down or the clock jumped.
+Misfire = MisfireSkip | MisfireRunOnce | MisfireRunAll
+
+
+# A local time that does not exist: 02:30 on the night in which 02:00 is followed by 03:00. One of `skip`,
+# `shift_forward`.
+MissingTime = str
+
+
+class OverlapSkip(_Wire, kw_only=True, tag_field="tag", tag="skip"):
+    pass
+
+
+class OverlapQueue(_Wire, kw_only=True, tag_field="tag", tag="queue"):
+    """It waits behind at most `max - 1` others."""
+
+    max: int
+
+
+class OverlapAllow(_Wire, kw_only=True, tag_field="tag", tag="allow"):
+    """At most `max` at a time."""
+
+    max: int
+
+
+class OverlapCancelPrevious(_Wire, kw_only=True, tag_field="tag", tag="cancel_previous"):
+    """The earlier one is canceled, and this one fires once it has ended."""
+
+
+
+# A tick that is due while what an earlier one started has not ended.
+Overlap = OverlapSkip | OverlapQueue | OverlapAllow | OverlapCancelPrevious
+
+
+# A local time that exists twice. One of `first`, `second`, `both`.
+RepeatedTime = str
+
+
+class TriggerEvery(_Wire, kw_only=True, tag_field="tag", tag="every"):
+    """At `anchor` and every whole number of `every_ms` from it, in both directions of time. The anchor is
+    1970-01-01T00:00:00Z unless it is set, so every ten minutes is :00, :10, :20 on every machine.
+    """
+
+    anchor: Timestamp = 0
+    every_ms: int
+
+
+class TriggerCron(_Wire, kw_only=True, tag_field="tag", tag="cron"):
+    """Five fields (minute hour day month weekday), or six with the second in front; or `@hourly` and the
+    like.
+    """
+
+    cron: str
+
+
+class TriggerAt(_Wire, kw_only=True, tag_field="tag", tag="at"):
+    """Once: an instant such as `2026-11-21T08:00:00Z`, or a local time of the zone without an offset."""
+
+    at: str
+
+
+Trigger = TriggerEvery | TriggerCron | TriggerAt
+
+
+class ScheduleSpec(_Wire, kw_only=True):
+    """See the head of this file."""
+
+    action: Action
+    grace_ms: int | None = None
+    # Each tick fires up to this much after its instant; how much follows from its name alone.
+    jitter_ms: int = 0
+    misfire: Misfire | None = None
+    # Of a local time that does not exist, because clocks were put forward.
+    missing: MissingTime | None = None
+    overlap: Overlap | None = None
+    # Of a local time that exists twice, because clocks were put back.
+    repeated: RepeatedTime | None = None
+    trigger: Trigger
+    # The IANA zone in which local times of the trigger are meant.
+    zone: str | None = None
+
+
+# One of `active`, `paused`, `done`.
+ScheduleState = str
+
+
+# One of `paused`, `missed`, `overlap`, `queue_full`, `superseded`, `replaced`.
+SkipReason = str
+
+
+# One of `running`, `succeeded`, `failed`, `cancelled`, `queued`, `starting`, `skipped`.
+TickState = str
+
+
+class TickView(_Wire, kw_only=True):
+    """One tick, or a row of ticks that were skipped together."""
+
+    # There were more than `count`, and nobody counted them.
+    at_least: bool = False
+    count: int
+    decided_at: Timestamp
+    ended_at: Timestamp | None = None
+    error: Error | None = None
+    # Of several, the last.
+    last: Timestamp | None = None
+    # By `schedule.trigger`.
+    manual: bool = False
+    # Of this schedule, from 0.
+    n: int
+    # What a call was answered.
+    reply: Any = None
+    run: RunId | None = None
+    schedule: ScheduleName
+    # The instant that it stands for; of several, the first.
+    scheduled: Timestamp
+    skipped: SkipReason | None = None
+    state: TickState
+    # A sentence: why it was decided as it was.
+    why: str
+
+
+# One of `repeated_second`, `shifted_forward`, `repeated_first`.
+DstRule = str
+
+
+class UpcomingTick(_Wire, kw_only=True):
+    """A tick that is to come."""
+
+    # With jitter.
+    fires_at: Timestamp
+    # The same with the offset of the zone.
+    local: str
+    # What clocks that are put forward or back had to do with it.
+    rule: DstRule | None = None
+    scheduled: Timestamp
+    # As RFC 3339 writes it.
+    utc: str
+
+
+class ScheduleView(_Wire, kw_only=True):
+    # How many ended in each state.
+    counts: dict[str, int]
+    created_at: Timestamp
+    last: TickView | None = None
+    # Fired and not ended.
+    live: list[TickView]
+    name: ScheduleName
+    next: UpcomingTick | None = None
+    queued: list[TickView]
+    # The rights that its calls have.
+    role: Role
+    # Complete. In lists the flow's tasks are left out.
+    spec: ScheduleSpec
+    state: ScheduleState
+    # Whatever was due up to here has fired or was skipped.
+    through: Timestamp
+    updated_at: Timestamp
+    # Sentences: why it does not tick, or what the last tick met.
+    why: list[str] = []
+
+
+class ScheduleHistoryRequest(_Wire, kw_only=True):
+    # Newest first.
+    limit: int = 100
+    name: ScheduleName
+
+
+class ScheduleHistoryReply(_Wire, kw_only=True):
+    # How many are kept and were cut off by the limit.
+    cut: int
+    ticks: list[TickView]
+
+
+class ScheduleListRequest(_Wire, kw_only=True):
+    # At most this many, by name; the filter comes before the limit.
+    limit: int = 100
+    state: ScheduleState | None = None
+
+
+class ScheduleListReply(_Wire, kw_only=True):
+    # How many matched and were cut off by the limit.
+    cut: int
+    schedules: list[ScheduleView]
+
+
+class ScheduleNextRequest(_Wire, kw_only=True):
+    """One of `name` and `spec`."""
+
+    # Later than this; now, unless it is given.
+    after: Timestamp | None = None
+    # How many, at most [`PREVIEW_MAX`].
+    n: int = 10
+    name: ScheduleName | None = None
+    # A schedule that need not exist.
+    spec: ScheduleSpec | None = None
+
+
+class ScheduleNextReply(_Wire, kw_only=True):
+    ticks: list[UpcomingTick]
+    zone: str
+
+
+class SchedulePauseRequest(_Wire, kw_only=True):
+    name: ScheduleName
+    reason: str = ""
+
+
+class ScheduleStateReply(_Wire, kw_only=True):
+    state: ScheduleState
+
+
+class ScheduleRemoveReply(_Wire, kw_only=True):
+    pass
+
+
+class ScheduleSetRequest(_Wire, kw_only=True):
+    name: ScheduleName
+    # Another schedule of this name is replaced; its history stays, and no instant that it has handled ticks
+    # again.
+    replace: bool = False
+    spec: ScheduleSpec
+
+
+# One of `created`, `replaced`, `unchanged`.
+Change = str
+
+
+class ScheduleSetReply(_Wire, kw_only=True):
+    change: Change
+    next: UpcomingTick | None = None
+    # Complete: with what was filled in.
+    spec: ScheduleSpec
+
+
+class ScheduleTriggerRequest(_Wire, kw_only=True):
+    # The same key again gets the same tick.
+    idem: str | None = None
+    name: ScheduleName
+
+
+class ScheduleTriggerReply(_Wire, kw_only=True):
+    # Its number in the history.
+    n: int
+    # `starting` or `queued`, by the overlap policy.
+    state: TickState
+
+
 class ArbitrationOperations:
     """`arbitration.*`"""
 
@@ -924,6 +1215,112 @@ class RunOperations:
         return self._client.request("run.why", request, WhyReply, deadline_s, None, True)
 
 
+class ScheduleOperations:
+    """`schedule.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def get(
+        self,
+        *,
+        name: ScheduleName,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleView:
+        """Shows a schedule: when it ticks next, what is under way, and why something does not tick."""
+        request = ScheduleRequest(name=name)
+        return self._client.request("schedule.get", request, ScheduleView, deadline_s, None, True)
+
+    def history(
+        self,
+        *,
+        name: ScheduleName,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleHistoryReply:
+        """Lists the latest ticks of a schedule, fired and skipped, newest first."""
+        request = ScheduleHistoryRequest(limit=limit, name=name)
+        return self._client.request("schedule.history", request, ScheduleHistoryReply, deadline_s, None, True)
+
+    def list(
+        self,
+        *,
+        limit: int = 100,
+        state: ScheduleState | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleListReply:
+        """Lists schedules by name."""
+        request = ScheduleListRequest(limit=limit, state=state)
+        return self._client.request("schedule.list", request, ScheduleListReply, deadline_s, None, True)
+
+    def next(
+        self,
+        *,
+        after: Timestamp | None = None,
+        n: int = 10,
+        name: ScheduleName | None = None,
+        spec: ScheduleSpec | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleNextReply:
+        """Previews the next ticks of a schedule that exists or that could be made."""
+        request = ScheduleNextRequest(after=after, n=n, name=name, spec=spec)
+        return self._client.request("schedule.next", request, ScheduleNextReply, deadline_s, None, True)
+
+    def pause(
+        self,
+        *,
+        name: ScheduleName,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleStateReply:
+        """Suspends a schedule: nothing of it fires until it is resumed, and what waited goes on waiting."""
+        request = SchedulePauseRequest(name=name, reason=reason)
+        return self._client.request("schedule.pause", request, ScheduleStateReply, deadline_s, fresh_key(), False)
+
+    def remove(
+        self,
+        *,
+        name: ScheduleName,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleRemoveReply:
+        """Removes a schedule and its history; runs that it has started go on."""
+        request = ScheduleRequest(name=name)
+        return self._client.request("schedule.remove", request, ScheduleRemoveReply, deadline_s, fresh_key(), False)
+
+    def resume(
+        self,
+        *,
+        name: ScheduleName,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleStateReply:
+        """Lets a paused schedule tick again; what was due meanwhile is skipped and recorded."""
+        request = ScheduleRequest(name=name)
+        return self._client.request("schedule.resume", request, ScheduleStateReply, deadline_s, fresh_key(), False)
+
+    def set(
+        self,
+        *,
+        name: ScheduleName,
+        spec: ScheduleSpec,
+        replace: bool = False,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleSetReply:
+        """Makes a schedule; one of the same name and another content is replaced only on request."""
+        request = ScheduleSetRequest(name=name, replace=replace, spec=spec)
+        return self._client.request("schedule.set", request, ScheduleSetReply, deadline_s, fresh_key(), False)
+
+    def trigger(
+        self,
+        *,
+        name: ScheduleName,
+        idem: str | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ScheduleTriggerReply:
+        """Fires a tick now, also of a paused schedule; the overlap policy holds."""
+        request = ScheduleTriggerRequest(idem=idem, name=name)
+        return self._client.request("schedule.trigger", request, ScheduleTriggerReply, deadline_s, fresh_key(), False)
+
+
 class Operations:
     """All families, each as an attribute."""
 
@@ -934,3 +1331,4 @@ class Operations:
         self.log = LogOperations(client)
         self.pool = PoolOperations(client)
         self.run = RunOperations(client)
+        self.schedule = ScheduleOperations(client)

@@ -116,6 +116,15 @@ impl Api {
         self.event::<events::EnvironmentRequested>()?;
         self.event::<events::EnvironmentReady>()?;
         self.event::<events::EnvironmentFailed>()?;
+        self.event::<events::schedule::ScheduleSet>()?;
+        self.event::<events::schedule::SchedulePaused>()?;
+        self.event::<events::schedule::ScheduleResumed>()?;
+        self.event::<events::schedule::ScheduleRemoved>()?;
+        self.event::<events::schedule::TickFired>()?;
+        self.event::<events::schedule::TickQueued>()?;
+        self.event::<events::schedule::TickSkipped>()?;
+        self.event::<events::schedule::TickCancelling>()?;
+        self.event::<events::schedule::TickEnded>()?;
         self.event::<events::LeaseGranted>()?;
         self.event::<events::LeaseReleased>()?;
         self.event::<events::LeaseRefused>()?;
