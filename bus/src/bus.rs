@@ -300,6 +300,16 @@ impl Bus {
         self.0.dead.list(self.0.clock.now())
     }
 
+    /// The request of a dead letter, as it may be shown to people.
+    #[must_use]
+    pub fn dead_letter_request(&self, id: u64) -> Option<serde_json::Value> {
+        let table = self.table();
+        self.0.dead.with(id, |message| {
+            let spec = table.get(message.operation)?;
+            (spec.show_request)(message.request_any())
+        })?
+    }
+
     /// Dead letters that the bound of the list has pushed out.
     #[must_use]
     pub fn dead_letters_forgotten(&self) -> u64 {

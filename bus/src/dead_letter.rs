@@ -76,6 +76,12 @@ impl DeadLetters {
         locked(&self.0).kept.iter().map(view).collect()
     }
 
+    pub(crate) fn with<T>(&self, id: u64, see: impl FnOnce(&Message) -> T) -> Option<T> {
+        let letters = locked(&self.0);
+        let at = letters.kept.binary_search_by_key(&id, |letter| letter.id).ok()?;
+        letters.kept.get(at).map(|letter| see(&letter.message))
+    }
+
     pub(crate) fn take(&self, id: u64) -> Option<Letter> {
         let mut letters = locked(&self.0);
         let at = letters.kept.binary_search_by_key(&id, |letter| letter.id).ok()?;

@@ -13,6 +13,7 @@
 //! | `artifact.pinned` `artifact.unpinned` `artifact.tagged` `artifact.untagged` | artifact store | stale manager |
 //! | `schedule.set` `schedule.paused` `schedule.resumed` `schedule.removed` ([`schedule`]) | scheduler | |
 //! | `tick.fired` `tick.queued` `tick.skipped` `tick.cancelling` `tick.ended` ([`schedule`]) | scheduler | |
+//! | `operator.acted` `operator.ended` | audit | |
 //!
 //! Stored as msgpack named maps with type and version; a field is only ever added, with a default.
 
@@ -29,6 +30,7 @@ use crate::ids::{
     Attempt, EffectId, EnvironmentId, Fence, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant, Timestamp,
     WorkerId,
 };
+use crate::ops::audit::Act;
 use crate::payload::Payload;
 use crate::view::{RunState, TaskState};
 
@@ -293,3 +295,25 @@ pub struct LeaseRefused {
     pub error: Error,
 }
 event!(LeaseRefused, "lease.refused");
+
+/// An operator is about to act on a part of the kernel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OperatorActed {
+    /// Counts the acts of this state directory, from 1.
+    pub id: u64,
+    pub act: Act,
+}
+event!(OperatorActed, "operator.acted");
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OperatorEnded {
+    pub id: u64,
+    pub act: Act,
+    /// When it was begun.
+    pub began_at: Timestamp,
+    /// Why it was not done, or not known to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+}
+event!(OperatorEnded, "operator.ended");

@@ -124,6 +124,8 @@ pub struct Spec {
     /// The typed reply in, msgpack with named fields out.
     pub encode_reply: Encode,
     pub encode_item: Encode,
+    /// The typed request in, JSON for people out; secrets show as their names.
+    pub show_request: fn(&(dyn Any + Send)) -> Option<serde_json::Value>,
     pub example: fn() -> serde_json::Value,
     pub request_schema: fn() -> schemars::Schema,
     pub reply_schema: fn() -> schemars::Schema,
@@ -155,6 +157,7 @@ impl Spec {
             },
             encode_reply: encode_as::<O::Reply>,
             encode_item: encode_as::<O::Item>,
+            show_request: |request| serde_json::to_value(request.downcast_ref::<O::Request>()?).ok(),
             example: || serde_json::to_value(O::example()).unwrap_or_default(),
             request_schema: || schemars::schema_for!(O::Request),
             reply_schema: || schemars::schema_for!(O::Reply),

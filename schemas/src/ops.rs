@@ -1,7 +1,10 @@
 //! The kernel's operations, one file per family; [`table`] holds them all.
 
+pub mod actor;
 pub mod arbitration;
 pub mod artifact;
+pub mod audit;
+pub mod dead;
 pub mod kernel;
 pub mod log;
 pub mod pool;
@@ -24,6 +27,12 @@ pub fn table() -> Result<Table, Error> {
     Ok(table)
 }
 
+/// What every kernel serves that has a socket: the kernel itself, its actors, dead letters, the audit record.
+#[must_use]
+pub fn operators() -> Vec<Spec> {
+    [kernel::all(), actor::all(), dead::all(), audit::all()].into_iter().flatten().collect()
+}
+
 fn all() -> Vec<Spec> {
     let families = [
         run::all(),
@@ -33,7 +42,7 @@ fn all() -> Vec<Spec> {
         artifact::all(),
         schedule::all(),
         log::all(),
-        kernel::all(),
+        operators(),
     ];
     families.into_iter().flatten().collect()
 }

@@ -1,4 +1,9 @@
-//! The command line, as clap reads it.
+//! The command line, as clap reads it. A family of commands has its own file below.
+
+pub(crate) mod artifact;
+pub(crate) mod operate;
+pub(crate) mod pool;
+pub(crate) mod schedule;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,9 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use eclosion_schemas::{RunId, TaskId};
 
-pub(crate) mod artifact;
-pub(crate) mod pool;
-pub(crate) mod schedule;
+use self::operate::{Audit, Dead, Drain, Events, OnActor};
 
 /// Runs flows of Python steps so that none of them is lost.
 #[derive(Debug, Parser)]
@@ -56,6 +59,25 @@ pub(crate) enum Command {
     Status,
     /// Show every actor.
     Tree(Tree),
+    /// Show every process of the kernel, with what it uses.
+    Ps,
+    /// Show what the journal recorded, and what it records from now on.
+    Events(Events),
+    /// End an actor after what it has in hand and begin its next life.
+    Restart(OnActor),
+    /// End an actor now.
+    Kill(OnActor),
+    /// Have an actor take no more messages; they wait.
+    Pause(OnActor),
+    /// Have an actor that is paused or draining take messages again.
+    Resume(OnActor),
+    /// Have an actor take nothing new, and wait until it has handled what it has.
+    Drain(Drain),
+    /// List, show, replay and drop dead letters.
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Show what operators did here.
+    Audit(Audit),
     /// List, show and cancel runs.
     #[command(subcommand)]
     Runs(Runs),

@@ -32,6 +32,8 @@ pub(crate) fn code_of(error: &Error) -> u8 {
         "operation.unknown" => return NOT_FOUND,
         // It accepted the connection and says nothing: a script treats it as it treats one that is not there.
         "kernel.silent" => return UNREACHABLE,
+        // It is there, and takes nothing now.
+        "mailbox.draining" => return REJECTED,
         _ => {}
     }
     match error.code {
@@ -67,6 +69,7 @@ mod tests {
             (Code::Deadline, "kernel.silent", 5),
             (Code::Deadline, "deadline", 6),
             (Code::Exhausted, "mailbox.full", 7),
+            (Code::Unavailable, "mailbox.draining", 7),
             (Code::SlowConsumer, "x", 7),
             (Code::Denied, "places.owner", 8),
             (Code::Unauthenticated, "x", 8),

@@ -84,6 +84,12 @@ pub(crate) fn height() -> Option<usize> {
     Some(size.ws_row.into()).filter(|rows| *rows > 0)
 }
 
+/// Columns of the screen behind stdout; none if there is no screen.
+pub(crate) fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
+}
+
 /// Whether output may be colored; `NO_COLOR` is honored if it is not empty.
 pub(crate) fn colors(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -10,10 +10,12 @@ use eclosion_schemas::{Code, Error};
 
 /// First words of our operations, events and addresses, of this release and of later ones.
 pub(crate) const RESERVED: &[&str] = &[
+    "actor",
     "arbitration",
     "artifact",
     "artifacts",
     "attempt",
+    "audit",
     "bus",
     "call",
     "calls",
@@ -37,6 +39,7 @@ pub(crate) const RESERVED: &[&str] = &[
     "log",
     "logs",
     "memory",
+    "operator",
     "pool",
     "run",
     "schedule",

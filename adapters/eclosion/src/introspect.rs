@@ -1,17 +1,21 @@
-//! The actor `/kernel`: status, tree, operations, stop.
+//! The actor `/kernel`: status, tree, operations, stop; what it hands to [`operate`], [`history`] and [`processes`].
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use eclosion_bus::InHand;
+use eclosion_audit::AuditActor;
+use eclosion_bus::{Bus, InHand};
 use eclosion_kernel::clock::{Clock, SystemClock};
 use eclosion_kernel::{Builder, Handler, Kernel, Phase};
 use eclosion_schemas::operation::Operation;
+use eclosion_schemas::ops::dead;
 use eclosion_schemas::ops::kernel::{
-    Describe, DescribeReply, Empty, Ping, Status, StatusReply, Stop, Tree, TreeReply,
+    Describe, DescribeReply, Empty, Events, Ping, Processes, Status, StatusReply, Stop, Tree, TreeReply,
 };
-use eclosion_schemas::{Error, Timestamp};
+use eclosion_schemas::{Code, Error, Timestamp};
 use tokio::sync::watch;
+
+use crate::{history, operate, processes};
 
 /// What the actor needs of the kernel that it is part of; the kernel itself is known once it has started.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub(crate) struct Own {
     pub(crate) state: PathBuf,
     pub(crate) started: Timestamp,
     pub(crate) stop: watch::Sender<bool>,
+    #[cfg(feature = "workers")]
+    pub(crate) host: OnceLock<crate::workers::WorkerHost>,
 }
 
 /// See the head of this file.
@@ -35,6 +41,8 @@ impl Own {
             state,
             started: SystemClock.now(),
             stop: stop.clone(),
+            #[cfg(feature = "workers")]
+            host: OnceLock::new(),
         })
     }
 
@@ -45,23 +53,54 @@ impl Own {
     }
 }
 
-/// Adds the actor.
+impl Own {
+    /// The processes that belong to workers, with the keeper's.
+    #[cfg(feature = "workers")]
+    async fn known(&self, bus: &Bus) -> Result<processes::Known, Error> {
+        use eclosion_schemas::ops::pool::{Status, StatusRequest};
+        let keeper = match self.host.get() {
+            Some(host) => host.keeper_pid().await,
+            None => None,
+        };
+        let workers = bus.ask::<Status>(StatusRequest {}).await?.workers;
+        Ok((keeper, workers.into_iter().map(|worker| (worker.pid, worker.worker)).collect()))
+    }
+
+    #[cfg(not(feature = "workers"))]
+    #[expect(clippy::unused_async, reason = "as with workers")]
+    async fn known(&self, _: &Bus) -> Result<processes::Known, Error> {
+        Ok(processes::Known::default())
+    }
+}
+
+#[cfg(feature = "workers")]
+impl Own {
+    /// Once, too.
+    pub(crate) fn attach_workers(&self, host: &crate::workers::WorkerHost) {
+        let _ = self.host.set(host.clone());
+    }
+}
+
+/// Adds the actor, and the audit record that it writes what operators do into.
 pub(crate) fn serve(builder: Builder, own: &Arc<Own>) -> Builder {
     let own = Arc::clone(own);
-    builder.service(eclosion_schemas::ops::kernel::ADDRESS, move || Introspect(Arc::clone(&own)))
+    builder
+        .actor(AuditActor)
+        .service(eclosion_schemas::ops::kernel::ADDRESS, move || Introspect(Arc::clone(&own)))
 }
 
 impl Handler for Introspect {
     async fn handle(&mut self, message: InHand) {
-        let answer = match self.0.kernel.get() {
-            Some(kernel) => self.answer(kernel, &message),
-            None => Err(Error::new(
-                eclosion_schemas::Code::Unavailable,
-                "kernel.starting",
-                "the kernel is starting",
-            )
-            .retry(eclosion_schemas::Retry::After { after_ms: 50 })),
+        let Some(kernel) = self.0.kernel.get() else {
+            let starting = Error::new(Code::Unavailable, "kernel.starting", "the kernel is starting")
+                .retry(eclosion_schemas::Retry::After { after_ms: 50 });
+            return message.finish().reply(Err(starting));
         };
+        let message = match self.hand_on(kernel, message) {
+            Ok(()) => return,
+            Err(message) => message,
+        };
+        let answer = self.answer(kernel, &message);
         let stop = message.request::<Stop>().is_some();
         message.finish().reply(answer);
         // After the reply: stopping ends the session that asked for it.
@@ -78,6 +117,25 @@ fn reply<O: Operation>(value: O::Reply) -> Answer {
 }
 
 impl Introspect {
+    /// What takes its time, or streams, runs beside this actor.
+    fn hand_on(&self, kernel: &Kernel, message: InHand) -> Result<(), InHand> {
+        match message.operation {
+            Events::NAME => history::serve(kernel, message),
+            Processes::NAME => {
+                let (own, bus, responder) = (Arc::clone(&self.0), kernel.bus().clone(), message.finish());
+                tokio::spawn(async move {
+                    let listed = match own.known(&bus).await {
+                        Ok((keeper, workers)) => processes::list(keeper, workers).await,
+                        Err(refusal) => Err(refusal),
+                    };
+                    responder.reply(listed.map(|reply| Box::new(reply) as _));
+                });
+            }
+            _ => return operate::serve(kernel, message),
+        }
+        Ok(())
+    }
+
     fn answer(&self, kernel: &Kernel, message: &InHand) -> Answer {
         match message.operation {
             Ping::NAME => reply::<Ping>(Empty {}),
@@ -88,6 +146,14 @@ impl Introspect {
                 describe(kernel, name.as_deref())
             }
             Stop::NAME => reply::<Stop>(Empty {}),
+            dead::List::NAME => {
+                let limit = message.request::<dead::List>().map_or(0, |request| request.limit);
+                reply::<dead::List>(operate::letters(kernel, limit))
+            }
+            dead::Show::NAME => {
+                let id = message.request::<dead::Show>().map_or(0, |request| request.id);
+                show_letter(kernel, id)
+            }
             #[cfg(feature = "chaos")]
             crate::chaos::Panic::NAME => match message.request::<crate::chaos::Panic>() {
                 Some(request) => crate::chaos::panic(kernel, request).map(|()| Box::new(()) as _),
@@ -138,6 +204,12 @@ fn describe(kernel: &Kernel, name: Option<&str>) -> Answer {
     reply::<Describe>(DescribeReply { operations })
 }
 
+fn show_letter(kernel: &Kernel, id: u64) -> Answer {
+    let letter = operate::letter(kernel, id)?;
+    let request = kernel.bus().dead_letter_request(id).unwrap_or_default();
+    reply::<dead::Show>(dead::ShowReply { letter: operate::shown(&letter), request })
+}
+
 /// What an operator should look at, as sentences with the next command in them.
 fn findings(kernel: &Kernel, poisoned: Option<&str>) -> Vec<String> {
     let mut findings = Vec::new();
@@ -149,7 +221,9 @@ fn findings(kernel: &Kernel, poisoned: Option<&str>) -> Vec<String> {
     if rustix::process::getuid().is_root() {
         findings.push("The kernel runs as root; tasks do too. Run it as a user of its own.".into());
     }
-    for row in kernel.rows() {
+    let rows = kernel.rows();
+    findings.extend(operate::findings(&rows));
+    for row in rows {
         if row.restarts > 0 {
             let error = row.last_error.as_deref().unwrap_or("no text");
             findings.push(format!(
@@ -158,7 +232,10 @@ fn findings(kernel: &Kernel, poisoned: Option<&str>) -> Vec<String> {
             ));
         }
         if row.dead_letters > 0 {
-            findings.push(format!("{} has {} dead letters.", row.address, row.dead_letters));
+            findings.push(format!(
+                "{} has {} dead letters. See: eclosion dead ls",
+                row.address, row.dead_letters
+            ));
         }
     }
     findings

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | none | `kernel`, `bus`, `schemas`: actors under supervision, a journal in memory, the blocking façade |
 //! | `sqlite` | a journal that survives: [`Builder::below`] |
-//! | `ipc` | a socket for clients, and the actor `/kernel`: [`Builder::listen`] |
+//! | `ipc` | a socket for clients, the actor `/kernel` and the audit record: [`Builder::listen`] |
 //! | `client` | `client`, to attach to a kernel in another process |
 //! | `config` | [`places`] and [`config`]: XDG directories, `eclosion.toml`, `ECLOSION_*` |
 //! | `workers` | the subsystems and Python workers; implies `sqlite`, `ipc` and `config` |
@@ -47,15 +47,21 @@ mod extension;
 #[cfg(feature = "workers")]
 pub mod flow_file;
 #[cfg(feature = "ipc")]
+mod history;
+#[cfg(feature = "ipc")]
 mod introspect;
 #[cfg(feature = "workers")]
 mod logs;
+#[cfg(feature = "ipc")]
+mod operate;
 #[cfg(feature = "workers")]
 mod options;
 #[cfg(feature = "workers")]
 mod output;
 #[cfg(feature = "config")]
 pub mod places;
+#[cfg(feature = "ipc")]
+mod processes;
 #[cfg(feature = "workers")]
 mod report;
 mod running;

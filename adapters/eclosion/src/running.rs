@@ -84,6 +84,12 @@ impl Kernel {
     }
 }
 
+/// What derives rows of ours.
+#[cfg(all(not(feature = "workers"), feature = "sqlite", feature = "ipc"))]
+const PROJECTIONS: &[eclosion_kernel::journal::Projection] = &[eclosion_audit::project];
+#[cfg(all(not(feature = "workers"), feature = "sqlite", not(feature = "ipc")))]
+const PROJECTIONS: &[eclosion_kernel::journal::Projection] = &[];
+
 #[cfg(not(feature = "workers"))]
 impl Kernel {
     /// Without the subsystems.
@@ -91,7 +97,7 @@ impl Kernel {
         let additions = builder.take_additions();
         let stop = watch::Sender::new(false);
         #[cfg(feature = "sqlite")]
-        let kernel = builder.journal(builder.state().as_deref(), false, &[])?;
+        let kernel = builder.journal(builder.state().as_deref(), false, PROJECTIONS)?;
         #[cfg(not(feature = "sqlite"))]
         let kernel = eclosion_kernel::Kernel::builder();
         #[cfg(feature = "ipc")]
@@ -99,7 +105,7 @@ impl Kernel {
             let state = builder.state().unwrap_or_default();
             let own = crate::introspect::Own::new(&builder.instance, state, &stop);
             let mut table = eclosion_schemas::operation::Table::default();
-            eclosion_schemas::ops::kernel::all().into_iter().try_for_each(|spec| table.declare(spec))?;
+            eclosion_schemas::ops::operators().into_iter().try_for_each(|spec| table.declare(spec))?;
             (crate::introspect::serve(kernel.operations(table), &own), own)
         };
         let kernel = Builder::extend(additions, kernel)?.start().await?;

@@ -34,8 +34,12 @@ use crate::sockets;
 use crate::workers::{HostConfig, WorkerHost};
 
 /// What derives rows.
-const PROJECTIONS: &[Projection] =
-    &[eclosion_dag_tracker::project, eclosion_artifact_store::project, eclosion_scheduler::project];
+const PROJECTIONS: &[Projection] = &[
+    eclosion_dag_tracker::project,
+    eclosion_artifact_store::project,
+    eclosion_scheduler::project,
+    eclosion_audit::project,
+];
 
 /// What the subsystems stand on, and what has to be closed behind them.
 #[derive(Debug)]
@@ -88,6 +92,7 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     // Set once, here: the actors were made before the kernel that they are part of.
     let _ = bus.set(kernel.bus().clone());
     own.attach(&kernel);
+    own.attach_workers(&host);
     let welcome = Arc::new(sockets::welcome(&kernel, &places.instance));
     host.attach(&kernel, Arc::clone(&welcome));
     builds.attach(&kernel);

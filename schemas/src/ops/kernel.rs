@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation;
-use crate::ids::{Epoch, Seq};
+use crate::ids::{EffectId, Epoch, Seq, Timestamp, WorkerId};
 use crate::operation::Spec;
 use crate::view::ActorRow;
 
@@ -20,6 +20,8 @@ pub fn all() -> Vec<Spec> {
         Spec::of::<Describe>(),
         Spec::of::<Stop>(),
         Spec::of::<Subscribe>(),
+        Spec::of::<Events>(),
+        Spec::of::<Processes>(),
     ]
 }
 
@@ -190,4 +192,90 @@ operation!(Subscribe {
     durability: Call,
     doc: "Subscribes: an acknowledgement, a snapshot of retained states, then changes.",
     example: SubscribeRequest { filter: "run/**".into(), on_full: OnFull::Gap, start: None },
+});
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EventsRequest {
+    /// Records after this one; the last `tail` records, if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Seq>,
+    #[serde(default = "tail_default")]
+    pub tail: u32,
+    /// `run.started`, or `run.*` for a family; all kinds, if empty.
+    #[serde(default)]
+    pub kinds: Vec<String>,
+    /// Goes on with what is recorded from now on.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+fn tail_default() -> u32 {
+    20
+}
+
+/// One record of the journal, as it may be shown: synced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EventItem {
+    pub seq: Seq,
+    pub epoch: Epoch,
+    pub at: Timestamp,
+    pub kind: String,
+    pub version: u16,
+    /// The effect whose performance led to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<EffectId>,
+    #[serde(deserialize_with = "crate::codec::json::any")]
+    pub event: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EventsReply {
+    /// Give it as `after` to go on from here.
+    pub last: Seq,
+    pub shown: u64,
+}
+
+operation!(Events {
+    request: EventsRequest,
+    reply: EventsReply,
+    item: EventItem,
+    name: "kernel.events",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Shows what the journal recorded, in order, and what it records from now on.",
+    example: EventsRequest { after: None, tail: 20, kinds: vec!["run.*".into()], follow: false },
+});
+
+/// A process that belongs to this kernel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessRow {
+    pub pid: u32,
+    pub parent: u32,
+    /// `kernel`, `keeper`, `zygote`, `worker`, or `child` for what one of those started.
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    pub command: String,
+    pub rss_bytes: u64,
+    /// Of one core, since it started.
+    pub cpu_permille: u32,
+    pub age_s: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessesReply {
+    /// Parents before their children.
+    pub processes: Vec<ProcessRow>,
+}
+
+operation!(Processes {
+    request: Empty,
+    reply: ProcessesReply,
+    name: "kernel.processes",
+    address: ADDRESS,
+    role: View,
+    durability: Call,
+    doc: "Shows every process of this kernel, with what it uses.",
+    example: Empty {},
 });

@@ -212,7 +212,7 @@ pub(super) async fn tree(globals: &Globals, tree: &arguments::Tree) -> Result<u8
         if globals.json {
             document("tree", &reply)?;
         } else {
-            print(&render::tree::full(&reply.actors))?;
+            print(&render::tree::full(&reply.actors, crate::terminal::width()))?;
         }
         if !tree.watch {
             return Ok(exit::OK);

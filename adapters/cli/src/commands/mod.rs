@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod follow;
 mod kernel;
+mod operate;
 mod operation;
 mod pool;
 mod result;
@@ -14,6 +15,7 @@ mod schedule;
 
 use clap::CommandFactory;
 use eclosion_schemas::Error;
+use eclosion_schemas::ops::actor;
 
 use crate::arguments::{Arguments, Command, Runs};
 use crate::globals::Globals;
@@ -32,6 +34,15 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Down => kernel::down(&globals()?).await,
         Command::Status => kernel::status(&globals()?).await,
         Command::Tree(tree) => kernel::tree(&globals()?, &tree).await,
+        Command::Ps => operate::processes(&globals()?).await,
+        Command::Events(events) => operate::events(&globals()?, events).await,
+        Command::Restart(on) => operate::act::<actor::Restart>(&globals()?, on).await,
+        Command::Kill(on) => operate::act::<actor::Kill>(&globals()?, on).await,
+        Command::Pause(on) => operate::act::<actor::Pause>(&globals()?, on).await,
+        Command::Resume(on) => operate::act::<actor::Resume>(&globals()?, on).await,
+        Command::Drain(drain) => operate::drain(&globals()?, drain).await,
+        Command::Dead(dead) => operate::dead(&globals()?, dead).await,
+        Command::Audit(audit) => operate::audit(&globals()?, audit).await,
         Command::Runs(Runs::Ls { state, limit }) => runs::list(&globals()?, state, limit).await,
         Command::Runs(Runs::Show { run }) => runs::show(&globals()?, run).await,
         Command::Runs(Runs::Cancel { run, reason }) => runs::cancel(&globals()?, run, reason).await,

@@ -10,7 +10,10 @@ from ._connection import (
     fresh_key,
 )
 from ._operations import (
+    Act,
     ActReply,
+    ActorReply,
+    ActorRequest,
     ArbitrationStatusReply,
     ArbitrationStatusRequest,
     ArtifactListReply,
@@ -27,14 +30,27 @@ from ._operations import (
     ArtifactTagsRequest,
     ArtifactUntagReply,
     ArtifactUntagRequest,
+    AuditEndReply,
+    AuditListReply,
+    AuditListRequest,
+    BeginReply,
+    DeadActReply,
+    DeadActRequest,
+    DeadListReply,
+    DeadListRequest,
     DescribeReply,
     DescribeRequest,
     DrainRequest,
+    EndRequest,
+    EventItem,
+    EventsReply,
+    EventsRequest,
     Line,
     LineageReply,
     LogReadReply,
     PoolStatusReply,
     PoolStatusRequest,
+    ProcessesReply,
     QuarantineReleaseReply,
     QuarantineReleaseRequest,
     QuarantineReply,
@@ -60,6 +76,8 @@ from ._operations import (
     ScheduleTriggerReply,
     ScheduleTriggerRequest,
     ScheduleView,
+    ShowReply,
+    ShowRequest,
     TreeReply,
     ValidateReply,
     ValidateRequest,
@@ -69,6 +87,7 @@ from ._operations import (
     WhyRequest,
     WorkerActRequest,
     Dict,
+    List,
 )
 from .._schemas import (
     ArtifactGetReply,
@@ -80,6 +99,7 @@ from .._schemas import (
     Digest,
     Empty,
     EnvironmentSpec,
+    Error,
     FlowSpec,
     KernelStatusReply,
     LogReadRequest,
@@ -103,6 +123,73 @@ from .._schemas import (
 
 if TYPE_CHECKING:
     from .aio import AsyncClient, AsyncStream
+
+
+class AsyncActorOperations:
+    """`actor.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def drain(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Has an actor take nothing new, and waits until it has handled what it has."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return await self._client.request("actor.drain", request, ActorReply, deadline_s, fresh_key(), False)
+
+    async def kill(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Ends an actor now. What it has in hand is delivered once more; it counts as a death against its restart budget."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return await self._client.request("actor.kill", request, ActorReply, deadline_s, fresh_key(), False)
+
+    async def pause(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Has an actor take no more messages. They wait in its mailbox, up to its capacity and their deadlines."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return await self._client.request("actor.pause", request, ActorReply, deadline_s, fresh_key(), False)
+
+    async def restart(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Ends an actor after what it has in hand and begins its next life. Nothing is lost: its mailbox and its state stay."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return await self._client.request("actor.restart", request, ActorReply, deadline_s, fresh_key(), False)
+
+    async def resume(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Has an actor that is paused or draining take messages again."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return await self._client.request("actor.resume", request, ActorReply, deadline_s, fresh_key(), False)
 
 
 class AsyncArbitrationOperations:
@@ -270,6 +357,99 @@ class AsyncArtifactOperations:
         return await self._client.request("artifact.verify", request, VerifyReply, deadline_s, None, True)
 
 
+class AsyncAuditOperations:
+    """`audit.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def begin(
+        self,
+        *,
+        action: str,
+        target: str,
+        blast: str = "",
+        caller: str | None = None,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> BeginReply:
+        """Records that an operator is about to act."""
+        request = Act(action=action, blast=blast, caller=caller, reason=reason, target=target)
+        return await self._client.request("audit.begin", request, BeginReply, deadline_s, fresh_key(), False)
+
+    async def end(
+        self,
+        *,
+        id: int,
+        error: Error | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> AuditEndReply:
+        """Records what came of an act."""
+        request = EndRequest(error=error, id=id)
+        return await self._client.request("audit.end", request, AuditEndReply, deadline_s, fresh_key(), False)
+
+    async def list(
+        self,
+        *,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> AuditListReply:
+        """Lists what operators did, newest first."""
+        request = AuditListRequest(limit=limit)
+        return await self._client.request("audit.list", request, AuditListReply, deadline_s, None, True)
+
+
+class AsyncDeadOperations:
+    """`dead.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def drop(
+        self,
+        *,
+        id: int,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> DeadActReply:
+        """Drops a dead letter for good."""
+        request = DeadActRequest(dry_run=dry_run, id=id, reason=reason)
+        return await self._client.request("dead.drop", request, DeadActReply, deadline_s, fresh_key(), False)
+
+    async def list(
+        self,
+        *,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> DeadListReply:
+        """Lists dead letters, newest first."""
+        request = DeadListRequest(limit=limit)
+        return await self._client.request("dead.list", request, DeadListReply, deadline_s, None, True)
+
+    async def replay(
+        self,
+        *,
+        id: int,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> DeadActReply:
+        """Delivers a dead letter again. Whoever asked has had the refusal, so nobody hears the answer."""
+        request = DeadActRequest(dry_run=dry_run, id=id, reason=reason)
+        return await self._client.request("dead.replay", request, DeadActReply, deadline_s, fresh_key(), False)
+
+    async def show(
+        self,
+        *,
+        id: int,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ShowReply:
+        """Shows a dead letter with its request."""
+        request = ShowRequest(id=id)
+        return await self._client.request("dead.show", request, ShowReply, deadline_s, None, True)
+
+
 class AsyncKernelOperations:
     """`kernel.*`"""
 
@@ -286,6 +466,19 @@ class AsyncKernelOperations:
         request = DescribeRequest(name=name)
         return await self._client.request("kernel.describe", request, DescribeReply, deadline_s, None, True)
 
+    def events(
+        self,
+        *,
+        after: Seq | None = None,
+        follow: bool = False,
+        kinds: List[str] | None = None,
+        tail: int = 20,
+        credit: int = CREDIT,
+    ) -> AsyncStream[EventItem, EventsReply]:
+        """Shows what the journal recorded, in order, and what it records from now on."""
+        request = EventsRequest(after=after, follow=follow, kinds=[] if kinds is None else kinds, tail=tail)
+        return self._client.request_stream("kernel.events", request, EventItem, EventsReply, None, credit)
+
     async def ping(
         self,
         *,
@@ -294,6 +487,15 @@ class AsyncKernelOperations:
         """Answers."""
         request = Empty()
         return await self._client.request("kernel.ping", request, Empty, deadline_s, None, True)
+
+    async def processes(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ProcessesReply:
+        """Shows every process of this kernel, with what it uses."""
+        request = Empty()
+        return await self._client.request("kernel.processes", request, ProcessesReply, deadline_s, None, True)
 
     async def status(
         self,
@@ -640,8 +842,11 @@ class AsyncOperations:
     """All families, each as an attribute."""
 
     def __init__(self, client: AsyncClient) -> None:
+        self.actor = AsyncActorOperations(client)
         self.arbitration = AsyncArbitrationOperations(client)
         self.artifact = AsyncArtifactOperations(client)
+        self.audit = AsyncAuditOperations(client)
+        self.dead = AsyncDeadOperations(client)
         self.kernel = AsyncKernelOperations(client)
         self.log = AsyncLogOperations(client)
         self.pool = AsyncPoolOperations(client)

@@ -20,9 +20,11 @@ from .._schemas import (
     CancelRequest,
     DeathCertificate,
     Digest,
+    EffectId,
     Empty,
     EnvironmentId,
     EnvironmentSpec,
+    Epoch,
     Error,
     Fence,
     FlowSpec,
@@ -59,6 +61,40 @@ if TYPE_CHECKING:
 # Methods are called `list` and the like, and inside their class they would hide the type.
 List = list
 Dict = dict
+
+
+class ActorRequest(_Wire, kw_only=True):
+    address: str
+    # Says what it would touch, and does nothing.
+    dry_run: bool = False
+    reason: str = ""
+
+
+# One of `starting`, `ready`, `busy`, `stuck`, `paused`, `draining`, `backoff`, `failed`, `stopped`.
+ActorState = str
+
+
+class Blast(_Wire, kw_only=True):
+    """What an act touches."""
+
+    current: str | None = None
+    in_hand: int
+    # Messages that wait.
+    queued: int
+    state: ActorState
+    # What will happen, in a sentence.
+    text: str
+
+
+class ActorReply(_Wire, kw_only=True):
+    # Its number in `audit.list`.
+    act: int | None = None
+    address: str
+    blast: Blast
+    # False for a dry run.
+    done: bool
+    # The life that has begun, where one has.
+    incarnation: int | None = None
 
 
 class ArbitrationStatusRequest(_Wire, kw_only=True):
@@ -240,6 +276,103 @@ class VerifyReply(_Wire, kw_only=True):
     checked: int
 
 
+class Act(_Wire, kw_only=True):
+    """Something an operator does to a part of the kernel."""
+
+    # `actor.restart`, `dead.replay`: the operation.
+    action: str
+    # What it was going to touch, as it was when the operator acted.
+    blast: str = ""
+    # The client that called, as it named itself.
+    caller: str | None = None
+    # The operator's own words; empty if none were given.
+    reason: str = ""
+    # An address, a worker, a dead letter.
+    target: str
+
+
+class BeginReply(_Wire, kw_only=True):
+    id: int
+
+
+class EndRequest(_Wire, kw_only=True):
+    error: Error | None = None
+    id: int
+
+
+class AuditEndReply(_Wire, kw_only=True):
+    pass
+
+
+class AuditListRequest(_Wire, kw_only=True):
+    limit: int = 100
+
+
+class ActView(_Wire, kw_only=True):
+    """One act and what came of it."""
+
+    act: Act
+    began_at: Timestamp
+    ended_at: Timestamp | None = None
+    error: Error | None = None
+    id: int
+
+
+class AuditListReply(_Wire, kw_only=True):
+    # Newest first.
+    acts: list[ActView]
+    # There are more than were asked for.
+    more: bool
+
+
+class DeadActRequest(_Wire, kw_only=True):
+    # Says what it would do, and does nothing.
+    dry_run: bool = False
+    id: int
+    reason: str = ""
+
+
+class DeadLetterView(_Wire, kw_only=True):
+    address: str
+    age_ms: int
+    caller: str | None = None
+    deliveries: int
+    id: int
+    operation: str
+    why: str
+
+
+class DeadActReply(_Wire, kw_only=True):
+    # Its number in `audit.list`.
+    act: int | None = None
+    # False for a dry run.
+    done: bool
+    letter: DeadLetterView
+
+
+class DeadListRequest(_Wire, kw_only=True):
+    limit: int = 100
+
+
+class DeadListReply(_Wire, kw_only=True):
+    # Pushed out by newer ones.
+    forgotten: int
+    # Kept in all.
+    kept: int
+    # Newest first.
+    letters: list[DeadLetterView]
+
+
+class ShowRequest(_Wire, kw_only=True):
+    id: int
+
+
+class ShowReply(_Wire, kw_only=True):
+    letter: DeadLetterView
+    # The request, where it has a form that may be shown.
+    request: Any = None
+
+
 class DescribeRequest(_Wire, kw_only=True):
     # One operation; all, if none is named.
     name: str | None = None
@@ -251,8 +384,53 @@ class DescribeReply(_Wire, kw_only=True):
     operations: list[Any]
 
 
-# One of `starting`, `ready`, `busy`, `stuck`, `paused`, `draining`, `backoff`, `failed`, `stopped`.
-ActorState = str
+class EventsRequest(_Wire, kw_only=True):
+    # Records after this one; the last `tail` records, if it is absent.
+    after: Seq | None = None
+    # Goes on with what is recorded from now on.
+    follow: bool = False
+    # `run.started`, or `run.*` for a family; all kinds, if empty.
+    kinds: list[str] = []
+    tail: int = 20
+
+
+class EventsReply(_Wire, kw_only=True):
+    # Give it as `after` to go on from here.
+    last: Seq
+    shown: int
+
+
+class EventItem(_Wire, kw_only=True):
+    """One record of the journal, as it may be shown: synced."""
+
+    at: Timestamp
+    # The effect whose performance led to it.
+    cause: EffectId | None = None
+    epoch: Epoch
+    event: Any
+    kind: str
+    seq: Seq
+    version: int
+
+
+class ProcessRow(_Wire, kw_only=True):
+    """A process that belongs to this kernel."""
+
+    age_s: int
+    command: str
+    # Of one core, since it started.
+    cpu_permille: int
+    # `kernel`, `keeper`, `zygote`, `worker`, or `child` for what one of those started.
+    kind: str
+    parent: int
+    pid: int
+    rss_bytes: int
+    worker: WorkerId | None = None
+
+
+class ProcessesReply(_Wire, kw_only=True):
+    # Parents before their children.
+    processes: list[ProcessRow]
 
 
 # The n-th life of one actor or worker, from 1.
@@ -790,6 +968,73 @@ class ScheduleTriggerReply(_Wire, kw_only=True):
     state: TickState
 
 
+class ActorOperations:
+    """`actor.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def drain(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Has an actor take nothing new, and waits until it has handled what it has."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return self._client.request("actor.drain", request, ActorReply, deadline_s, fresh_key(), False)
+
+    def kill(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Ends an actor now. What it has in hand is delivered once more; it counts as a death against its restart budget."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return self._client.request("actor.kill", request, ActorReply, deadline_s, fresh_key(), False)
+
+    def pause(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Has an actor take no more messages. They wait in its mailbox, up to its capacity and their deadlines."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return self._client.request("actor.pause", request, ActorReply, deadline_s, fresh_key(), False)
+
+    def restart(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Ends an actor after what it has in hand and begins its next life. Nothing is lost: its mailbox and its state stay."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return self._client.request("actor.restart", request, ActorReply, deadline_s, fresh_key(), False)
+
+    def resume(
+        self,
+        *,
+        address: str,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ActorReply:
+        """Has an actor that is paused or draining take messages again."""
+        request = ActorRequest(address=address, dry_run=dry_run, reason=reason)
+        return self._client.request("actor.resume", request, ActorReply, deadline_s, fresh_key(), False)
+
+
 class ArbitrationOperations:
     """`arbitration.*`"""
 
@@ -955,6 +1200,99 @@ class ArtifactOperations:
         return self._client.request("artifact.verify", request, VerifyReply, deadline_s, None, True)
 
 
+class AuditOperations:
+    """`audit.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def begin(
+        self,
+        *,
+        action: str,
+        target: str,
+        blast: str = "",
+        caller: str | None = None,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> BeginReply:
+        """Records that an operator is about to act."""
+        request = Act(action=action, blast=blast, caller=caller, reason=reason, target=target)
+        return self._client.request("audit.begin", request, BeginReply, deadline_s, fresh_key(), False)
+
+    def end(
+        self,
+        *,
+        id: int,
+        error: Error | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> AuditEndReply:
+        """Records what came of an act."""
+        request = EndRequest(error=error, id=id)
+        return self._client.request("audit.end", request, AuditEndReply, deadline_s, fresh_key(), False)
+
+    def list(
+        self,
+        *,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> AuditListReply:
+        """Lists what operators did, newest first."""
+        request = AuditListRequest(limit=limit)
+        return self._client.request("audit.list", request, AuditListReply, deadline_s, None, True)
+
+
+class DeadOperations:
+    """`dead.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def drop(
+        self,
+        *,
+        id: int,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> DeadActReply:
+        """Drops a dead letter for good."""
+        request = DeadActRequest(dry_run=dry_run, id=id, reason=reason)
+        return self._client.request("dead.drop", request, DeadActReply, deadline_s, fresh_key(), False)
+
+    def list(
+        self,
+        *,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> DeadListReply:
+        """Lists dead letters, newest first."""
+        request = DeadListRequest(limit=limit)
+        return self._client.request("dead.list", request, DeadListReply, deadline_s, None, True)
+
+    def replay(
+        self,
+        *,
+        id: int,
+        dry_run: bool = False,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> DeadActReply:
+        """Delivers a dead letter again. Whoever asked has had the refusal, so nobody hears the answer."""
+        request = DeadActRequest(dry_run=dry_run, id=id, reason=reason)
+        return self._client.request("dead.replay", request, DeadActReply, deadline_s, fresh_key(), False)
+
+    def show(
+        self,
+        *,
+        id: int,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ShowReply:
+        """Shows a dead letter with its request."""
+        request = ShowRequest(id=id)
+        return self._client.request("dead.show", request, ShowReply, deadline_s, None, True)
+
+
 class KernelOperations:
     """`kernel.*`"""
 
@@ -971,6 +1309,19 @@ class KernelOperations:
         request = DescribeRequest(name=name)
         return self._client.request("kernel.describe", request, DescribeReply, deadline_s, None, True)
 
+    def events(
+        self,
+        *,
+        after: Seq | None = None,
+        follow: bool = False,
+        kinds: List[str] | None = None,
+        tail: int = 20,
+        credit: int = CREDIT,
+    ) -> Stream[EventItem, EventsReply]:
+        """Shows what the journal recorded, in order, and what it records from now on."""
+        request = EventsRequest(after=after, follow=follow, kinds=[] if kinds is None else kinds, tail=tail)
+        return self._client.request_stream("kernel.events", request, EventItem, EventsReply, None, credit)
+
     def ping(
         self,
         *,
@@ -979,6 +1330,15 @@ class KernelOperations:
         """Answers."""
         request = Empty()
         return self._client.request("kernel.ping", request, Empty, deadline_s, None, True)
+
+    def processes(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ProcessesReply:
+        """Shows every process of this kernel, with what it uses."""
+        request = Empty()
+        return self._client.request("kernel.processes", request, ProcessesReply, deadline_s, None, True)
 
     def status(
         self,
@@ -1325,8 +1685,11 @@ class Operations:
     """All families, each as an attribute."""
 
     def __init__(self, client: Client) -> None:
+        self.actor = ActorOperations(client)
         self.arbitration = ArbitrationOperations(client)
         self.artifact = ArtifactOperations(client)
+        self.audit = AuditOperations(client)
+        self.dead = DeadOperations(client)
         self.kernel = KernelOperations(client)
         self.log = LogOperations(client)
         self.pool = PoolOperations(client)

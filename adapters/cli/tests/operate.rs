@@ -1,0 +1,181 @@
+//! What an operator does to a running kernel, and how it is seen afterwards. Real binary, real kernel; no Python.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A kernel in the background, with directories of its own.
+struct House(TempDir);
+
+impl House {
+    fn up() -> Self {
+        let house = Self(tempfile::tempdir().unwrap());
+        let up = house.say(&["up"]);
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        house
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
+        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
+        for (name, place) in [
+            ("ECLOSION_STATE_DIR", "state"),
+            ("ECLOSION_RUNTIME_DIR", "run"),
+            ("ECLOSION_CACHE_DIR", "cache"),
+        ] {
+            command.env(name, self.0.path().join(place));
+        }
+        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    fn say(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// The document that a command prints.
+    fn json(&self, words: &[&str]) -> Value {
+        let output = self.say(&[words, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|why| {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            unreachable!("{words:?}: {why}: {said}")
+        })
+    }
+
+    fn row(&self, address: &str) -> Value {
+        let tree = self.json(&["tree"]);
+        tree["actors"].as_array().unwrap().iter().find(|row| row["address"] == address).unwrap().clone()
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        // A failed test leaves no kernel.
+        let _ = self.say(&["down"]);
+    }
+}
+
+#[test]
+fn a_restart_begins_the_next_life_and_is_in_the_audit_record_with_its_reason() {
+    let house = House::up();
+    let dry = house.json(&["restart", "/dag", "--dry-run"]);
+    assert_eq!((&dry["done"], &dry["blast"]["queued"]), (&false.into(), &0.into()));
+    assert_eq!(house.row("/dag")["incarnation"], 1);
+    assert!(house.json(&["audit"])["acts"].as_array().unwrap().is_empty());
+
+    let done = house.json(&["restart", "/dag", "--reason", "to see it come back"]);
+    assert_eq!((&done["done"], &done["incarnation"]), (&true.into(), &2.into()));
+    let row = house.row("/dag");
+    assert_eq!((&row["incarnation"], &row["restarts"]), (&2.into(), &0.into()));
+    assert!(house.say(&["runs", "ls"]).status.success());
+
+    let act = &house.json(&["audit"])["acts"][0];
+    assert_eq!(act["act"]["action"], "actor.restart");
+    assert_eq!(
+        (&act["act"]["target"], &act["act"]["reason"]),
+        (&"/dag".into(), &"to see it come back".into())
+    );
+    assert!(act["ended_at"].is_u64() && act["error"].is_null() && act["act"]["caller"].is_string(), "{act}");
+}
+
+#[test]
+fn a_kill_counts_as_a_death_and_status_says_so() {
+    let house = House::up();
+    assert_eq!(house.json(&["kill", "/pool", "--reason", "it seemed stuck"])["incarnation"], 2);
+    let row = house.row("/pool");
+    assert_eq!(
+        (&row["restarts"], &row["last_error"]),
+        (&1.into(), &"killed by an operator: it seemed stuck".into())
+    );
+    let findings = house.json(&["status"])["findings"].to_string();
+    assert!(findings.contains("/pool was restarted 1 times lately"), "{findings}");
+}
+
+#[test]
+fn a_paused_actor_answers_once_it_is_resumed() {
+    let house = House::up();
+    assert!(house.say(&["pause", "/dag"]).status.success());
+    assert_eq!(house.row("/dag")["state"], "paused");
+    assert!(house.json(&["status"])["findings"].to_string().contains("eclosion resume /dag"));
+    let mut asking = house.command(&["runs", "ls", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    // The question waits in the mailbox of who is paused.
+    while house.row("/dag")["depth"] == 0 {
+        assert!(asking.try_wait().unwrap().is_none(), "it was answered");
+    }
+    assert!(house.say(&["resume", "/dag"]).status.success());
+    assert!(asking.wait().unwrap().success());
+    assert_eq!(house.row("/dag")["state"], "ready");
+}
+
+#[test]
+fn a_draining_actor_refuses_what_is_new_and_says_how_to_go_on() {
+    let house = House::up();
+    assert_eq!(house.json(&["drain", "/dag"])["done"], true);
+    let refused = house.say(&["runs", "ls"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("draining") && said.contains("eclosion resume /dag"), "{said}");
+    assert_eq!(refused.status.code(), Some(7), "{said}");
+    assert!(house.say(&["resume", "/dag"]).status.success());
+    assert!(house.say(&["runs", "ls"]).status.success());
+}
+
+#[test]
+fn what_must_not_be_done_is_refused_with_what_can() {
+    let house = House::up();
+    for (words, reason) in [
+        (&["pause", "/kernel"][..], "actor.needed"),
+        (&["drain", "/audit"], "actor.needed"),
+        (&["restart", "/journal/writer"], "actor.journal"),
+        (&["restart", "/dog"], "actor.unknown"),
+        (&["dead", "replay", "7"], "dead_letter.unknown"),
+    ] {
+        let refusal = house.json(words);
+        assert_eq!(refusal["reason"], reason, "{words:?}");
+        assert!(refusal["help"].is_string(), "{words:?}");
+    }
+    assert_eq!(house.json(&["restart", "/dog"])["help"], "did you mean /dag?");
+    // What was refused before it was begun left no record; what was tried and failed did.
+    let acts = house.json(&["audit"])["acts"].as_array().unwrap().clone();
+    assert_eq!(acts.len(), 1, "{acts:?}");
+    assert_eq!(acts[0]["error"]["reason"], "actor.journal");
+}
+
+#[test]
+fn events_are_followed_as_they_are_recorded() {
+    let house = House::up();
+    let mut following = house
+        .command(&["events", "--follow", "--json", "--kind", "operator.*"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    assert!(house.say(&["restart", "/pool", "--reason", "first"]).status.success());
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    let (acted, ended) = (next(), next());
+    assert_eq!(
+        (&acted["kind"], &acted["event"]["act"]["reason"]),
+        (&"operator.acted".into(), &"first".into())
+    );
+    assert_eq!((&ended["kind"], &ended["event"]["id"]), (&"operator.ended".into(), &1.into()));
+    following.kill().unwrap();
+    following.wait().unwrap();
+    let after = acted["seq"].to_string();
+    let again = house.say(&["events", "--json", "--after", &after, "--kind", "operator.ended"]);
+    assert_eq!(serde_json::from_slice::<Value>(&again.stdout).unwrap(), ended);
+}
+
+#[test]
+fn processes_are_shown_with_what_they_are() {
+    let house = House::up();
+    let pid = house.json(&["status"])["pid"].clone();
+    let processes = house.json(&["ps"])["processes"].as_array().unwrap().clone();
+    let kernel = processes.iter().find(|row| row["kind"] == "kernel").unwrap();
+    assert_eq!(kernel["pid"], pid);
+    assert!(kernel["rss_bytes"].as_u64().unwrap() > 1 << 20);
+}

@@ -1,0 +1,306 @@
+//! What operators do to actors and dead letters, behind `/kernel`: `actor.*`, `dead.*`.
+//!
+//! ```text
+//! say what it touches ─► dry run? that is the answer ─► audit.begin (synced) ─► do it ─► audit.end ─► answer
+//! ```
+//!
+//! Each runs beside the actor `/kernel`, which stays free to answer; what is under way is bounded by the sessions' limits
+//! and by the audit record's. `/kernel` and `/audit` themselves can be restarted, but neither paused nor drained: nobody
+//! could resume them.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use eclosion_bus::{Address, DeadLetter, Gate, InHand, Responder};
+use eclosion_kernel::Kernel;
+use eclosion_kernel::supervision::{End, Ended};
+use eclosion_schemas::operation::Operation;
+use eclosion_schemas::ops::{actor, audit, dead, kernel as kernel_ops};
+use eclosion_schemas::suggest::nearest;
+use eclosion_schemas::view::{ActorRow, ActorState};
+use eclosion_schemas::{Code, Error};
+
+type Answer = Result<Box<dyn Any + Send>, Error>;
+
+/// Between two looks at a mailbox that drains. A waiting list in every mailbox would cost every message.
+const LOOK: Duration = Duration::from_millis(20);
+/// Before its deadline a drain says how far it has come.
+const SPARE: Duration = Duration::from_millis(200);
+
+/// What is done to an actor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Restart,
+    Kill,
+    Pause,
+    Resume,
+    Drain,
+}
+
+impl Verb {
+    fn of(operation: &str) -> Option<Self> {
+        Some(match operation {
+            actor::Restart::NAME => Self::Restart,
+            actor::Kill::NAME => Self::Kill,
+            actor::Pause::NAME => Self::Pause,
+            actor::Resume::NAME => Self::Resume,
+            actor::Drain::NAME => Self::Drain,
+            _ => return None,
+        })
+    }
+
+    fn request(self, message: &InHand) -> Option<actor::ActRequest> {
+        match self {
+            Self::Restart => message.request::<actor::Restart>(),
+            Self::Kill => message.request::<actor::Kill>(),
+            Self::Pause => message.request::<actor::Pause>(),
+            Self::Resume => message.request::<actor::Resume>(),
+            Self::Drain => message.request::<actor::Drain>(),
+        }
+        .cloned()
+    }
+
+    /// The sentence of the blast radius.
+    fn text(self, row: &ActorRow) -> String {
+        let waiting = match row.depth {
+            0 => "Nothing waits".into(),
+            1 => "1 message waits".into(),
+            more => format!("{more} messages wait"),
+        };
+        let then = match self {
+            Self::Restart => {
+                "The next life goes on with the same mailbox and folds its state from the journal."
+            }
+            Self::Kill => {
+                "What is in hand is delivered once more to the next life; this counts as a death against the restart budget."
+            }
+            Self::Pause => "What comes waits, too, up to the mailbox's capacity and each message's deadline.",
+            Self::Resume => "It takes messages again, oldest first.",
+            Self::Drain => "That is handled; what comes is refused, to be sent again later.",
+        };
+        format!("{waiting}. {then}")
+    }
+}
+
+/// Serves the operation if it is one of these; hands the message back otherwise.
+pub(crate) fn serve(kernel: &Kernel, message: InHand) -> Result<(), InHand> {
+    let (operation, caller, deadline) =
+        (message.operation, message.context.caller.clone(), message.context.deadline);
+    let operator = Operator { kernel: kernel.clone(), operation, caller, deadline };
+    if let Some((verb, request)) = Verb::of(operation).and_then(|verb| Some((verb, verb.request(&message)?)))
+    {
+        run(message.finish(), async move { operator.act(verb, request).await });
+        return Ok(());
+    }
+    let request = match operation {
+        dead::Replay::NAME => message.request::<dead::Replay>().cloned(),
+        dead::Drop::NAME => message.request::<dead::Drop>().cloned(),
+        _ => None,
+    };
+    match request {
+        Some(request) => {
+            run(message.finish(), async move { operator.letter(request).await });
+            Ok(())
+        }
+        None => Err(message),
+    }
+}
+
+fn run(responder: Responder, work: impl Future<Output = Answer> + Send + 'static) {
+    tokio::spawn(async move { responder.reply(work.await) });
+}
+
+struct Operator {
+    kernel: Kernel,
+    operation: &'static str,
+    caller: Option<Arc<str>>,
+    deadline: Instant,
+}
+
+impl Operator {
+    async fn act(self, verb: Verb, request: actor::ActRequest) -> Answer {
+        let row = row(&self.kernel, &request.address)?;
+        let address = Address::new(&row.address)?;
+        refuse_what_cannot_be_undone(verb, &row.address)?;
+        let blast = actor::Blast {
+            state: row.state,
+            queued: row.depth,
+            in_hand: row.in_hand,
+            current: row.current.clone(),
+            text: verb.text(&row),
+        };
+        let mut reply =
+            actor::ActReply { address: row.address, blast, done: false, act: None, incarnation: None };
+        if !request.dry_run {
+            let act = self.begin(&reply.address, &request.reason, &reply.blast.text).await?;
+            let done = self.perform(verb, &address, &request.reason).await;
+            self.end(act, done.as_ref().err()).await;
+            (reply.incarnation, reply.act, reply.done) = (done?, Some(act), true);
+        }
+        Ok(Box::new(reply))
+    }
+
+    /// Gives the number of the life that has begun, if one has.
+    async fn perform(&self, verb: Verb, address: &Address, reason: &str) -> Result<Option<u32>, Error> {
+        let why = |word: &str| match reason {
+            "" => format!("{word} by an operator"),
+            reason => format!("{word} by an operator: {reason}"),
+        };
+        match verb {
+            Verb::Restart => self.finish(address, End::Restart, why("restarted")).await,
+            Verb::Kill => self.finish(address, End::Kill, why("killed")).await,
+            Verb::Pause => self.gate(address, Gate::Paused),
+            Verb::Resume => self.gate(address, Gate::Open),
+            Verb::Drain => {
+                self.gate(address, Gate::Draining)?;
+                self.drained(address).await
+            }
+        }
+    }
+
+    async fn finish(&self, address: &Address, how: End, why: String) -> Result<Option<u32>, Error> {
+        match self.kernel.end(address, how, &why).await? {
+            Ended::Next(incarnation) => Ok(Some(incarnation.0)),
+            _ => Ok(None),
+        }
+    }
+
+    fn gate(&self, address: &Address, gate: Gate) -> Result<Option<u32>, Error> {
+        match self.kernel.bus().gate(address, gate) {
+            Some(_) => Ok(None),
+            None => Err(Error::new(
+                Code::Precondition,
+                "actor.mailbox",
+                format!("{address} has no mailbox that could be held"),
+            )
+            .help("eclosion tree")),
+        }
+    }
+
+    async fn drained(&self, address: &Address) -> Result<Option<u32>, Error> {
+        let until = self.deadline.checked_sub(SPARE).unwrap_or(self.deadline);
+        loop {
+            let Some(mailbox) = self.kernel.bus().statistics(address) else { return Ok(None) };
+            let left = mailbox.queued + mailbox.in_hand;
+            if left == 0 {
+                return Ok(None);
+            }
+            if Instant::now() >= until {
+                let text = format!("{address} still has {left} messages; it goes on draining");
+                return Err(Error::new(Code::Deadline, "actor.draining", text).help("eclosion tree"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn letter(self, request: dead::ActRequest) -> Answer {
+        let letter = letter(&self.kernel, request.id)?;
+        let mut reply = dead::ActReply { letter: shown(&letter), done: false, act: None };
+        if !request.dry_run {
+            let target = format!("dead letter {} of {}", letter.id, letter.address);
+            let act = self.begin(&target, &request.reason, &reply.letter.operation).await?;
+            let bus = self.kernel.bus();
+            let done = match self.operation {
+                dead::Replay::NAME => bus.replay_dead_letter(request.id),
+                _ => bus.drop_dead_letter(request.id),
+            };
+            self.end(act, done.as_ref().err()).await;
+            done?;
+            (reply.act, reply.done) = (Some(act), true);
+        }
+        Ok(Box::new(reply))
+    }
+
+    /// # Errors
+    /// What cannot be recorded is not done.
+    async fn begin(&self, target: &str, reason: &str, blast: &str) -> Result<u64, Error> {
+        let act = audit::Act {
+            action: self.operation.into(),
+            target: target.into(),
+            reason: reason.into(),
+            caller: self.caller.as_deref().map(str::to_owned),
+            blast: blast.into(),
+        };
+        Ok(self.kernel.bus().ask::<audit::Begin>(act).await?.id)
+    }
+
+    /// What was done stays done, whether this can be recorded or not; the next life would call it unknown.
+    async fn end(&self, id: u64, error: Option<&Error>) {
+        let request = audit::EndRequest { id, error: error.cloned() };
+        if let Err(why) = self.kernel.bus().ask::<audit::End>(request).await {
+            tracing::warn!(id, %why, "the end of an operator's act is not recorded");
+        }
+    }
+}
+
+fn row(kernel: &Kernel, address: &str) -> Result<ActorRow, Error> {
+    let rows = kernel.rows();
+    if let Some(row) = rows.iter().find(|row| row.address == address) {
+        return Ok(row.clone());
+    }
+    let meant = nearest(address, rows.iter().map(|row| row.address.as_str()));
+    let help = meant.map_or_else(|| "eclosion tree".into(), |meant| format!("did you mean {meant}?"));
+    Err(Error::not_found("actor.unknown", format!("there is no actor {address}")).help(help))
+}
+
+fn refuse_what_cannot_be_undone(verb: Verb, address: &str) -> Result<(), Error> {
+    let needed = [kernel_ops::ADDRESS, audit::ADDRESS].contains(&address);
+    if needed && matches!(verb, Verb::Pause | Verb::Drain) {
+        let text = format!("without {address} nobody could resume it");
+        return Err(Error::new(Code::Precondition, "actor.needed", text)
+            .help(format!("eclosion restart {address}, or: eclosion down")));
+    }
+    Ok(())
+}
+
+/// The letters, newest first.
+pub(crate) fn letters(kernel: &Kernel, limit: u32) -> dead::ListReply {
+    let letters = kernel.bus().dead_letters();
+    let newest = letters.iter().rev().take(limit as usize).map(shown).collect();
+    let forgotten = kernel.bus().dead_letters_forgotten();
+    dead::ListReply { letters: newest, kept: letters.len() as u64, forgotten }
+}
+
+/// # Errors
+/// `not_found`.
+pub(crate) fn letter(kernel: &Kernel, id: u64) -> Result<DeadLetter, Error> {
+    kernel.bus().dead_letters().into_iter().find(|letter| letter.id == id).ok_or_else(|| {
+        Error::not_found("dead_letter.unknown", format!("there is no dead letter {id}"))
+            .help("eclosion dead ls")
+    })
+}
+
+pub(crate) fn shown(letter: &DeadLetter) -> dead::DeadLetterView {
+    dead::DeadLetterView {
+        id: letter.id,
+        address: letter.address.to_string(),
+        operation: letter.operation.to_owned(),
+        why: letter.why.clone(),
+        deliveries: letter.deliveries,
+        caller: letter.caller.clone(),
+        age_ms: u64::try_from(letter.age.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Actors that an operator holds back; nobody else will say so.
+pub(crate) fn findings(rows: &[ActorRow]) -> impl Iterator<Item = String> {
+    rows.iter().filter_map(|row| match row.state {
+        ActorState::Paused | ActorState::Draining => Some(format!(
+            "{} is {} since an operator said so, and {} messages wait. When that is over: eclosion resume {}",
+            row.address,
+            if row.state == ActorState::Paused { "paused" } else { "draining" },
+            row.depth,
+            row.address
+        )),
+        ActorState::Stuck => Some(format!(
+            "{} has had the same message ({}) in hand for {} s. See: eclosion tree; to end it: eclosion restart {}, or eclosion kill {}",
+            row.address,
+            row.current.as_deref().unwrap_or("unknown"),
+            row.in_hand_ms.unwrap_or_default() / 1000,
+            row.address,
+            row.address
+        )),
+        _ => None,
+    })
+}

@@ -1,0 +1,55 @@
+//! Dead letters of a whole kernel: a message whose handling dies twice is listed, shown, delivered again, dropped; what an
+//! operator did is in the audit record.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use eclosion::{Kernel, Options, Places};
+use eclosion_bus::{Address, InHand, Mailbox, MailboxOptions, Taken};
+use eclosion_schemas::ops::kernel::{Empty, Ping};
+use eclosion_schemas::ops::{audit, dead};
+
+async fn take(mailbox: &Mailbox) -> InHand {
+    let taken = tokio::time::timeout(std::time::Duration::from_secs(20), mailbox.take());
+    match taken.await.unwrap() {
+        Taken::Message(message) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_is_listed_shown_delivered_again_and_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let kernel = Kernel::start(Options::new(Places::below(directory.path(), "dead"))).await.unwrap();
+    let bus = kernel.bus();
+    let frail = Address::new("/frail").unwrap();
+    let mailbox = bus.open(frail.clone(), MailboxOptions::default()).unwrap();
+    for _ in 0..2 {
+        bus.tell_to::<Ping>(&frail, Empty {}).unwrap();
+        take(&mailbox).await.died("first");
+        take(&mailbox).await.died("second");
+    }
+
+    let list = bus.ask::<dead::List>(dead::ListRequest { limit: 1 }).await.unwrap();
+    assert_eq!((list.letters.len(), list.kept, list.forgotten), (1, 2, 0));
+    let newest = &list.letters[0];
+    assert_eq!(
+        (newest.address.as_str(), newest.operation.as_str(), newest.deliveries),
+        ("/frail", "kernel.ping", 2)
+    );
+    let shown = bus.ask::<dead::Show>(dead::ShowRequest { id: newest.id }).await.unwrap();
+    assert_eq!((&shown.letter.why, shown.request), (&"second".to_owned(), serde_json::json!({})));
+
+    let on = |id, dry_run| dead::ActRequest { id, reason: "mended".into(), dry_run };
+    let dry = bus.ask::<dead::Replay>(on(newest.id, true)).await.unwrap();
+    assert!(!dry.done && mailbox.try_take().is_none());
+    assert!(bus.ask::<dead::Replay>(on(newest.id, false)).await.unwrap().done);
+    drop(take(&mailbox).await.finish());
+    assert!(bus.ask::<dead::Drop>(on(newest.id - 1, false)).await.unwrap().done);
+    assert_eq!(bus.dead_letters(), []);
+    let refused = bus.ask::<dead::Drop>(on(newest.id, false)).await.unwrap_err();
+    assert_eq!(refused.reason, "dead_letter.unknown");
+
+    let acts = bus.ask::<audit::List>(audit::ListRequest { limit: 10 }).await.unwrap().acts;
+    let told: Vec<_> = acts.iter().map(|view| (view.act.action.as_str(), view.act.reason.as_str())).collect();
+    assert_eq!(told, [("dead.drop", "mended"), ("dead.replay", "mended")]);
+    kernel.shutdown().await;
+}
