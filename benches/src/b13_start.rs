@@ -87,6 +87,7 @@ async fn call(kernel: &Kernel, function: &str, arguments: serde_json::Value) -> 
         code_hash: String::new(),
         environment: EnvironmentSpec::default(),
         arguments: Payload::of(&arguments),
+        with: std::collections::BTreeMap::new(),
     };
     kernel.bus().ask::<Call>(request).deadline(PATIENCE).await?;
     Ok(())

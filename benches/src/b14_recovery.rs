@@ -96,6 +96,7 @@ async fn pid(kernel: &Kernel) -> Result<i32, Failure> {
         code_hash: String::new(),
         environment: EnvironmentSpec::default(),
         arguments: Payload::default(),
+        with: std::collections::BTreeMap::new(),
     };
     let reply = kernel.bus().ask::<Call>(request).deadline(PATIENCE).await?;
     Ok(eclosion_schemas::codec::decode(&reply.body)?)

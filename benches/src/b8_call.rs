@@ -86,6 +86,7 @@ async fn call(kernel: &Kernel) -> Result<(), Failure> {
         code_hash: String::new(),
         environment: EnvironmentSpec::default(),
         arguments: arguments(),
+        with: std::collections::BTreeMap::new(),
     };
     let reply = kernel.bus().ask::<Call>(request).deadline(PATIENCE).await?;
     if reply.body.len() == 66 { Ok(()) } else { Err("another value came back".into()) }

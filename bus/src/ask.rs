@@ -93,9 +93,22 @@ impl<O: Operation> IntoFuture for Ask<'_, O> {
         let now = clock.now();
         self.context.deadline = now.checked_add(self.wait).unwrap_or_else(|| clock.never());
         let ticks = (clock.tick_of(now), clock.tick_of(self.context.deadline));
-        let pending = self.bus.send(self.address, O::NAME, self.context, ticks, self.request, false);
+        let pending = self.bus.send(self.address, O::NAME, self.context, ticks, self.request, Items::DISCARDED);
         AskFuture { pending, operation: PhantomData }
     }
+}
+
+/// What an asker makes of items.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Items {
+    /// False: it wants the reply alone.
+    pub(crate) wanted: bool,
+    /// How many it grants at first; `None`: as many as there is room for.
+    pub(crate) credit: Option<u64>,
+}
+
+impl Items {
+    const DISCARDED: Self = Self { wanted: false, credit: None };
 }
 
 /// The typed reply to come. It borrows nothing.
@@ -166,6 +179,14 @@ impl Pending {
             }
             State::Refused(_) => Poll::Ready(self.take_refusal().map(|error| Item::Reply(Err(*error)))),
             State::Done => Poll::Ready(None),
+        }
+    }
+
+    /// Grants items of a stream: `total` of them since it began. It is cumulative, so that one that comes late or twice
+    /// does no harm. Only for a call that named its credit.
+    pub fn grant(&self, total: u64) {
+        if let State::Waiting { cell, .. } = &self.0 {
+            cell.grant(total);
         }
     }
 

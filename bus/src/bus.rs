@@ -14,7 +14,7 @@ use eclosion_schemas::operation::{Operation, Spec, Table, Value};
 use eclosion_schemas::{Code, Epoch, Error, Seq};
 
 use crate::address::{Address, Filter, Subject};
-use crate::ask::{Ask, AskCell, Origin, Pending};
+use crate::ask::{Ask, AskCell, Items, Origin, Pending};
 use crate::clock::{Clock, Tick};
 use crate::context::Context;
 use crate::control::{Control, Probe};
@@ -68,6 +68,8 @@ pub struct Call {
     /// Of the operation's request type.
     pub request: Value,
     pub context: Context,
+    /// Items that may come before the caller has granted more ([`Pending::grant`]); `None`: as they are taken.
+    pub credit: Option<u64>,
 }
 
 impl Bus {
@@ -206,9 +208,10 @@ impl Bus {
 
     /// Asks without knowing the types; items come before the reply if the operation streams.
     pub fn call(&self, call: Call) -> Pending {
-        let Call { spec, address, request, context } = call;
+        let Call { spec, address, request, context, credit } = call;
         let (now, due) = (self.0.clock.tick(), self.0.clock.tick_of(context.deadline));
-        self.send(address.as_str(), spec.name, context, (now, due), request, spec.streams)
+        let items = Items { wanted: spec.streams, credit };
+        self.send(address.as_str(), spec.name, context, (now, due), request, items)
     }
 
     /// # Errors
@@ -377,13 +380,13 @@ impl Bus {
         context: Context,
         (now, due): (Tick, Tick),
         request: R,
-        streams: bool,
+        items: Items,
     ) -> Pending {
         if due <= now {
             return Pending::refused(Refused::Expired(()).to_error(to));
         }
         let Some(shelf) = self.shelf(to) else { return Pending::refused(no_responders(to)) };
-        let cell = AskCell::new(shelf, streams);
+        let cell = AskCell::new(shelf, items.wanted, items.credit);
         let origin = Origin::Ask(Arc::clone(&cell));
         let envelope = Envelope::new(operation, context, now, due, origin, request);
         match cell.shelf().push(envelope, |envelope| envelope as Box<Message>) {

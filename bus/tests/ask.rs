@@ -196,10 +196,14 @@ async fn a_reply_of_another_type_is_an_error_and_not_a_panic() {
 
 /// What a transport makes of a frame.
 fn call<O: Operation>(fixture: &Fixture, n: u64) -> eclosion_bus::Pending {
+    call_with::<O>(fixture, n, None)
+}
+
+fn call_with<O: Operation>(fixture: &Fixture, n: u64, credit: Option<u64>) -> eclosion_bus::Pending {
     let spec = Arc::clone(fixture.bus.table().get(O::NAME).unwrap());
     let request = (spec.decode_request)(&rmp_serde::to_vec_named(&Note(n)).unwrap()).unwrap();
     let context = Context::until(fixture.clock.now() + SECOND);
-    fixture.bus.call(Call { spec, address: address(), request, context })
+    fixture.bus.call(Call { spec, address: address(), request, context, credit })
 }
 
 #[tokio::test]
@@ -244,6 +248,33 @@ async fn items_come_before_the_reply_and_wait_for_credit() {
     }
     assert!(matches!(pending.next().await, Some(Item::Reply(Ok(_)))));
     counting.await.unwrap();
+}
+
+#[tokio::test]
+async fn no_item_comes_that_the_asker_has_not_granted() {
+    let fixture = fixture();
+    let mut pending = call_with::<Count>(&fixture, 100, Some(2));
+    let responder = fixture.take().unwrap().finish();
+    let mut sent = 0_u64;
+    // Cumulative: what comes late or twice changes nothing.
+    for (grant, may_have_come) in [(None, 2), (Some(5), 5), (Some(3), 5), (Some(5), 5), (Some(1000), 64)] {
+        if let Some(total) = grant {
+            pending.grant(total);
+        }
+        assert_eq!(responder.allowance(), may_have_come);
+        while responder.try_item(Box::new(sent)).is_ok() {
+            sent += 1;
+        }
+        assert_eq!(sent, may_have_come);
+    }
+    let more = tokio::spawn(async move {
+        responder.allowance_over(64).await;
+        responder.allowance()
+    });
+    tokio::task::yield_now().await;
+    assert!(!more.is_finished(), "64 are under way, whatever was granted");
+    assert!(matches!(pending.next().await, Some(Item::Item(_))));
+    assert_eq!(more.await.unwrap(), 65);
 }
 
 #[tokio::test]

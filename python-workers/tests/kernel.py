@@ -88,7 +88,13 @@ class Link:
         return stream
 
     def call(
-        self, function: str, code: pathlib.Path, /, safe_below: dict[str, int] | None = None, **fields: Any
+        self,
+        function: str,
+        code: pathlib.Path,
+        /,
+        safe_below: dict[str, int] | None = None,
+        credit: int | None = None,
+        **fields: Any,
     ) -> tuple[int, bytes]:
         """A fresh stream, and the frames that ask for an attempt on it."""
         request: dict[str, Any] = {
@@ -108,6 +114,8 @@ class Link:
         envelope: dict[str, Any] = {"method": "task.execute"}
         if safe_below is not None:
             envelope["safe_below"] = safe_below
+        if credit is not None:
+            envelope["credit"] = credit
         return stream, frames.encode(frames.CALL, stream, envelope, encode(request))
 
     def take(self, *kinds: int, stream: int | None = None) -> Frame:
@@ -145,6 +153,15 @@ class Link:
         error = msgspec.msgpack.decode(frame.body)
         assert frame.envelope["reason"] == error["reason"]
         return error
+
+    def item(self, stream: int) -> Any:
+        """The next plain value that a generator yields."""
+        report = msgspec.msgpack.decode(self.take(frames.DATA, stream=stream).body)
+        assert report["tag"] == "item", report
+        return msgspec.msgpack.decode(report["payload"]["body"])
+
+    def grant(self, stream: int, total: int) -> None:
+        self.channel.send(frames.CREDIT, stream, {"credit": total})
 
     def cancel(self, stream: int, rung: int) -> None:
         self.channel.send(frames.CANCEL, stream, {"rung": rung})

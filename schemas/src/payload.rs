@@ -40,8 +40,8 @@ impl Payload {
     }
 }
 
-/// A large piece of a value: a file in the artifact store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// A large piece of a value: a file in the artifact store, or bytes that ride along where nothing is stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Part {
     /// The content's name; empty while a worker names it by `stage` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +49,10 @@ pub struct Part {
     /// The token of `artifact.stage`, until the kernel has hashed the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<u64>,
+    /// The bytes themselves: in items and calls, which nobody journals.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes_option")]
+    #[schemars(schema_with = "binary_or_none")]
+    pub data: Option<Bytes>,
     pub bytes: u64,
     /// `npy`, `arrow`, `msgpack`, `bytes` or `file`.
     pub codec: String,
@@ -60,6 +64,26 @@ pub struct Part {
 /// The JSON Schema of bytes: a msgpack bin, and in JSON what [`crate::codec::json`] says.
 pub(crate) fn binary(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "string", "format": "binary"})
+}
+
+/// The same where there may be none.
+mod serde_bytes_option {
+    use bytes::Bytes;
+    use serde::{Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "what serde calls it with")]
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_bytes::serialize(&bytes.as_deref(), serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+        let buffer: Option<serde_bytes::ByteBuf> = serde_bytes::deserialize(deserializer)?;
+        Ok(buffer.map(|buffer| Bytes::from(buffer.into_vec())))
+    }
+}
+
+fn binary_or_none(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": ["string", "null"], "format": "binary", "default": null})
 }
 
 /// `bytes::Bytes` as a msgpack bin, never as an array of integers.

@@ -126,6 +126,21 @@ pub enum TaskReport {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<i64>,
     },
+    /// One value of a generator. Never lost, and sent only with credit.
+    #[schemars(title = "ReportItem")]
+    Item {
+        /// From 0 on, in each attempt.
+        index: u64,
+        payload: Payload,
+    },
+}
+
+/// One value that a task of a run has yielded, as it is published; the task's result has them all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskItem {
+    pub attempt: Attempt,
+    pub index: u64,
+    pub payload: Payload,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

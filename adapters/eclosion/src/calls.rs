@@ -1,4 +1,4 @@
-//! The actor `/calls`: one Python function, once, on a warm worker; nothing is journaled.
+//! The actor `/calls`: one Python function or generator, once, on a warm worker; nothing is journaled.
 //!
 //! ```text
 //!   pool.call ─► lease: warm ─┬─ or pool.reserve until it names a worker ─► worker ─► reports, outcome ─► reply
@@ -16,6 +16,7 @@
 //! It deliberately does not retry: whether a function may run twice only its caller knows.
 
 mod arguments;
+mod flow;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,13 +29,15 @@ use eclosion_kernel::Handler;
 use eclosion_kernel::actor::unimplemented;
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::pool::{
-    CALLS, Call, CallRequest, Reserve, ReserveRequest, Unreserve, UnreserveRequest,
+    CALLS, Call, CallRequest, Reserve, ReserveRequest, Stream, Unreserve, UnreserveRequest,
 };
+use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Payload, Retry, WorkerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use self::flow::Flow;
 use crate::workers::calls::{CallLine, Word, call_run, call_task};
 use crate::workers::{WorkerHost, lock};
 
@@ -84,14 +87,18 @@ struct Lease {
 
 impl Handler for Calls {
     async fn handle(&mut self, message: InHand) {
-        let (request, operation) = (message.request::<Call>().cloned(), message.operation);
+        let operation = message.operation;
+        let request = message.request::<Call>().or_else(|| message.request::<Stream>()).cloned();
+        let streams = operation == Stream::NAME;
         let responder = message.finish();
         let Some(request) = request else {
             let own = CALLS.parse().unwrap_or_else(|_| unreachable!("a well-formed address"));
             return responder.reply(Err(unimplemented(&own, operation)));
         };
         match Arc::clone(&self.0.permits).try_acquire_owned() {
-            Ok(permit) => drop(tokio::spawn(self.clone().serve(request, responder, permit))),
+            Ok(permit) => {
+                drop(tokio::spawn(self.clone().serve(request, Flow::new(responder, streams), permit)));
+            }
             Err(_) => responder.reply(Err(full())),
         }
     }
@@ -109,30 +116,29 @@ impl Calls {
         }))
     }
 
-    async fn serve(self, request: CallRequest, responder: Responder, permit: OwnedSemaphorePermit) {
+    async fn serve(self, request: CallRequest, mut flow: Flow, permit: OwnedSemaphorePermit) {
         let environment = self.environment(&request.environment);
         let spec = request.environment.clone();
         let execute = match self.execute(request) {
             Ok(execute) => execute,
-            Err(refusal) => return responder.reply(Err(refusal)),
+            Err(refusal) => return flow.reply(Err(refusal)),
         };
         loop {
-            let mut lease = match self.acquire(&environment, &spec, &responder).await {
+            let mut lease = match self.acquire(&environment, &spec, flow.responder()).await {
                 Ok(lease) => lease,
-                Err(refusal) => return responder.reply(Err(refusal)),
+                Err(refusal) => return flow.reply(Err(refusal)),
             };
-            match self.0.host.call(&lease.worker, &execute) {
+            match self.0.host.call(&lease.worker, &execute, flow.begin()) {
                 Ok(line) => {
-                    let outcome =
-                        self.attend(&mut lease, &environment, &spec, &execute, &line, &responder).await;
-                    responder.reply(outcome.map(|payload| Box::new(payload) as _));
+                    let outcome = self.attend(&mut lease, &environment, &spec, &execute, &line, &mut flow).await;
+                    flow.reply(outcome);
                     self.put_back(&environment, lease).await;
                     return drop(permit);
                 }
                 // A lease may outlive its worker; nothing was sent.
                 Err(refusal) if refusal.reason == "worker.died" => self.give_back(lease.ticket).await,
                 Err(refusal) => {
-                    responder.reply(Err(refusal));
+                    flow.reply(Err(refusal));
                     return self.put_back(&environment, lease).await;
                 }
             }
@@ -147,22 +153,26 @@ impl Calls {
         spec: &EnvironmentSpec,
         execute: &Execute,
         line: &CallLine,
-        responder: &Responder,
+        flow: &mut Flow,
     ) -> Result<Payload, Error> {
         let mut wanted = true;
         loop {
+            if let Some(total) = flow.due() {
+                self.0.host.grant_items(&lease.worker, execute.fence, total);
+            }
             tokio::select! {
                 biased;
-                word = line.next() => match word {
-                    // Without credit it is lost, like any report.
-                    Word::Report(report) => drop(responder.try_item(Box::new(report))),
+                word = line.next(), if !flow.holds() => match word {
+                    Word::Report(report) => flow.pass(report),
                     Word::Outcome(outcome) => return outcome,
                 },
-                () = responder.cancelled().cancelled(), if wanted => {
+                () = flow.responder().cancelled().cancelled(), if wanted => {
                     wanted = false;
+                    flow.abandon();
                     let (host, worker, fence) = (self.0.host.clone(), lease.worker.clone(), execute.fence);
                     tokio::spawn(async move { host.cancel_call(&worker, fence).await });
                 }
+                () = flow.more(), if wanted => flow.resume(),
                 () = tokio::time::sleep_until(lease.renewed + RENEW) => self.renew(lease, environment, spec).await,
             }
         }
@@ -170,6 +180,7 @@ impl Calls {
 
     fn execute(&self, request: CallRequest) -> Result<Execute, Error> {
         let fence = self.0.host.call_fence()?;
+        let arguments = arguments::of(&request)?;
         Ok(Execute {
             run: call_run(),
             task: call_task(),
@@ -178,7 +189,7 @@ impl Calls {
             function: request.function,
             code: request.code,
             code_hash: request.code_hash,
-            arguments: arguments::split(&request.arguments)?,
+            arguments,
             seed: fence.counter & u64::from(u32::MAX),
             idempotency_key: format!("call-{}", fence.counter),
             timeout_ms: None,

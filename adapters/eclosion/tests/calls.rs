@@ -64,6 +64,7 @@ impl Scene {
             code_hash: String::new(),
             environment: EnvironmentSpec::default(),
             arguments: Payload::of(arguments),
+            with: std::collections::BTreeMap::new(),
         }
     }
 

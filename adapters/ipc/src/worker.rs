@@ -214,6 +214,9 @@ impl WorkerLink {
         self.resumed = wanted.iter().map(|fence| state.attempts.resume(*fence)).collect();
         let welcome = self.welcome.frame(Role::Worker, self.resumed.clone());
         state.writer.push(welcome, Vec::new());
+        for stream in &self.resumed {
+            state.writer.push(handle::credit(*stream, attempts::ITEMS_AHEAD), Vec::new());
+        }
         state.is_up = true;
         state.pump();
         Ok(())
@@ -314,7 +317,7 @@ impl WorkerLink {
         drop(descriptors);
         match frame.kind {
             FrameType::Call => self.files.on_call(&frame)?,
-            FrameType::Data if !frame.is_end() => self.on_report(&frame),
+            FrameType::Data if !frame.is_end() => self.on_report(&frame)?,
             FrameType::Error if frame.stream == StreamId::CONNECTION => return Err(frame.to_error()),
             FrameType::Data | FrameType::Error => self.on_outcome(&frame)?,
             FrameType::Pong => {
@@ -339,13 +342,28 @@ impl WorkerLink {
         Ok(())
     }
 
-    fn on_report(&self, frame: &Frame) {
-        let Some(fence) = self.shared.locked().attempts.fence(frame.stream) else { return };
+    fn on_report(&self, frame: &Frame) -> Result<(), Error> {
+        let Some(fence) = self.shared.locked().attempts.fence(frame.stream) else { return Ok(()) };
         match frame.decode::<TaskReport>() {
-            Ok(report) => self.reports.report(fence, report),
+            Ok(report) => {
+                if let TaskReport::Item { payload, .. } = &report {
+                    outcome::carried(payload)?;
+                    self.count_item(frame.stream)?;
+                }
+                self.reports.report(fence, report);
+            }
             // A later release's report; the attempt goes on.
             Err(why) => tracing::debug!(%fence, %why, "a report was not understood"),
         }
+        Ok(())
+    }
+
+    fn count_item(&self, stream: StreamId) -> Result<(), Error> {
+        let mut state = self.shared.locked();
+        if let Some(total) = state.attempts.item(stream)? {
+            state.writer.push(handle::credit(stream, total), Vec::new());
+        }
+        Ok(())
     }
 
     fn on_outcome(&mut self, frame: &Frame) -> Result<(), Error> {

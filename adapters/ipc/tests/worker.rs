@@ -301,7 +301,7 @@ fn execute(counter: u64) -> Execute {
 }
 
 fn part(stage: u64, bytes: u64) -> Part {
-    Part { digest: None, stage: Some(stage), bytes, codec: "bytes".into(), name: None }
+    Part { stage: Some(stage), bytes, codec: "bytes".into(), ..Part::default() }
 }
 
 fn payload(parts: Vec<Part>) -> Payload {

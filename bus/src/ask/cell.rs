@@ -20,8 +20,8 @@ use crate::refused::Refused;
 const RESOLVED: u8 = 1;
 const TRIPPED: u8 = 2;
 
-/// Items of a stream that may wait for the asker; beyond it the responder waits for credit.
-pub(crate) const ITEMS_MAX: usize = 64;
+/// Items of a stream that may wait for the asker, whatever it has granted; beyond it the responder waits for credit.
+pub(crate) const ITEMS_MAX: u64 = 64;
 
 /// What comes back: items while it runs, then one reply.
 #[derive(Debug)]
@@ -54,6 +54,10 @@ struct Rare {
     /// False: the asker wants the reply alone, and items are discarded.
     streams: bool,
     items: VecDeque<Value>,
+    /// Items that were taken, in sum.
+    taken: u64,
+    /// Items that the asker has granted, in sum; one that names no credit has as many as there is room for.
+    granted: Option<u64>,
     /// Who waits for credit.
     producers: Vec<Waker>,
     /// Who waits for cancellation.
@@ -62,8 +66,8 @@ struct Rare {
 
 impl AskCell {
     #[inline]
-    pub(crate) fn new(shelf: Arc<Shelf>, streams: bool) -> Arc<Self> {
-        let rare = streams.then(|| Box::new(Rare { streams, ..Rare::default() }));
+    pub(crate) fn new(shelf: Arc<Shelf>, streams: bool, granted: Option<u64>) -> Arc<Self> {
+        let rare = streams.then(|| Box::new(Rare { streams, granted, ..Rare::default() }));
         let slot = Mutex::new(Slot { outcome: None, asker: None, rare });
         Arc::new(Self { shelf, flags: AtomicU8::new(0), slot })
     }
@@ -139,7 +143,7 @@ impl AskCell {
     /// The next item, and the reply once there is none.
     pub(crate) fn poll_item(&self, task: &Task<'_>) -> Poll<Item> {
         let mut slot = locked(&self.slot);
-        if let Some(item) = slot.rare.as_mut().and_then(|rare| rare.items.pop_front()) {
+        if let Some(item) = slot.rare.as_mut().and_then(|rare| rare.take()) {
             let producers = slot.producers();
             drop(slot);
             wake_all(producers);
@@ -162,7 +166,7 @@ impl AskCell {
                 return Err(Refused::Closed(item));
             }
             let Some(rare) = slot.rare.as_mut().filter(|rare| rare.streams) else { return Ok(()) };
-            if rare.items.len() >= ITEMS_MAX {
+            if rare.offered() >= rare.allowance() {
                 return Err(Refused::Full(item));
             }
             rare.items.push_back(item);
@@ -176,17 +180,44 @@ impl AskCell {
 
     /// Ready when an offer is worth repeating.
     pub(crate) fn poll_credit(&self, task: &Task<'_>) -> Poll<()> {
+        self.poll_producer(task, |rare| rare.offered() < rare.allowance())
+    }
+
+    /// Ready when more than `seen` items may have been offered in sum, or nobody listens anymore.
+    pub(crate) fn poll_allowance(&self, seen: u64, task: &Task<'_>) -> Poll<()> {
+        self.poll_producer(task, |rare| rare.allowance() > seen)
+    }
+
+    fn poll_producer(&self, task: &Task<'_>, may_go_on: impl Fn(&Rare) -> bool) -> Poll<()> {
         let mut slot = locked(&self.slot);
         if self.flags.load(Ordering::Acquire) != 0 {
             return Poll::Ready(());
         }
         match slot.rare.as_mut() {
-            Some(rare) if rare.items.len() >= ITEMS_MAX => {
+            Some(rare) if rare.streams && !may_go_on(rare) => {
                 remember(&mut rare.producers, task.waker());
                 Poll::Pending
             }
             _ => Poll::Ready(()),
         }
+    }
+
+    /// How many items may have been offered in sum.
+    pub(crate) fn allowance(&self) -> u64 {
+        let slot = locked(&self.slot);
+        slot.rare.as_ref().filter(|rare| rare.streams).map_or(u64::MAX, |rare| rare.allowance())
+    }
+
+    /// `total` counts from the begin; a smaller one than before came late and changes nothing.
+    pub(crate) fn grant(&self, total: u64) {
+        let producers = {
+            let mut slot = locked(&self.slot);
+            if let Some(rare) = slot.rare.as_mut() {
+                rare.granted = rare.granted.max(Some(total));
+            }
+            slot.producers()
+        };
+        wake_all(producers);
     }
 
     fn poll_tripped(&self, task: &Task<'_>) -> Poll<()> {
@@ -196,6 +227,23 @@ impl AskCell {
         }
         remember(&mut slot.rare.get_or_insert_default().watchers, task.waker());
         Poll::Pending
+    }
+}
+
+impl Rare {
+    fn offered(&self) -> u64 {
+        self.taken + self.items.len() as u64
+    }
+
+    fn allowance(&self) -> u64 {
+        let room = self.taken + ITEMS_MAX;
+        self.granted.map_or(room, |granted| granted.min(room))
+    }
+
+    fn take(&mut self) -> Option<Value> {
+        let item = self.items.pop_front()?;
+        self.taken += 1;
+        Some(item)
     }
 }
 

@@ -29,7 +29,7 @@ impl Responder {
         }
     }
 
-    /// Sends an item, waiting for credit: 64 items may be under way.
+    /// Sends an item, waiting for credit: what the asker has granted, and 64 items under way at most.
     ///
     /// # Errors
     /// `cancelled` once nobody listens anymore.
@@ -53,6 +53,20 @@ impl Responder {
     /// `Full` without credit, `Closed` once nobody listens anymore.
     pub fn try_item(&self, item: Value) -> Result<(), Refused<Value>> {
         self.token.0.ask().map_or(Ok(()), |cell| cell.offer(item))
+    }
+
+    /// How many items may have been sent in sum, those that were sent included; it never falls. Who has items from
+    /// somewhere else asks for no more than that.
+    #[must_use]
+    pub fn allowance(&self) -> u64 {
+        self.token.0.ask().map_or(u64::MAX, |cell| cell.allowance())
+    }
+
+    /// Returns once [`Responder::allowance`] is more than `seen`, or nobody listens anymore. Cancel-safe.
+    pub async fn allowance_over(&self, seen: u64) {
+        if let Some(cell) = self.token.0.ask() {
+            poll_fn(|task| cell.poll_allowance(seen, task)).await;
+        }
     }
 
     /// Whether somebody waits: false for a tell.

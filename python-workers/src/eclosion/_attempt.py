@@ -7,7 +7,7 @@ encoded. Importing and running are user code, which a cancel may interrupt; the 
 from __future__ import annotations
 
 import inspect
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
@@ -17,6 +17,7 @@ from ._current import Current, activate
 from ._errors import Cancelled, ErrorData, Refused, TaskError, error
 from ._exceptions import one_line, remote_exception
 from ._generators import Generators
+from ._items import GENERATORS, drain
 from ._schemas import ArgumentList
 from ._threads import ThreadCounts
 
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._interrupts import UserCode
+    from ._items import Items
     from ._schemas import ArgumentValue, Execute
     from ._values import Encoded, Store
 
 _threads = ThreadCounts()
 _generators = Generators()
-_UNFINISHED = (GeneratorType, AsyncGeneratorType, CoroutineType)
+_UNFINISHED = (*GENERATORS, CoroutineType)
 
 
 class Code(Protocol):
@@ -58,14 +60,19 @@ def current_of(
     )
 
 
-def perform(execute: Execute, current: Current, code: Code, store: Store, user: UserCode) -> Encoded | ErrorData:
-    """Runs the attempt on this thread and returns its result, ready to be staged, or its error."""
+def perform(
+    execute: Execute, current: Current, code: Code, store: Store, user: UserCode, items: Items | None = None
+) -> Encoded | ErrorData:
+    """Runs the attempt on this thread and returns its result, ready to be staged, or its error.
+
+    ``items`` takes what a generator yields; without it, nobody wants a generator.
+    """
     inputs = _values.Inputs(store, lambda: current.scratch)
     try:
         arguments = {name: _argument(value, inputs) for name, value in execute.arguments.items()}
         code.switch(execute.code, execute.code_hash)
         activate(current)
-        value, raised = user.run(_call, code, execute, arguments)
+        value, raised = user.run(_call, code, execute, arguments, items)
         if raised is not None:
             return error_of(raised, execute.code, cancelled=current.cancelled)
         return _result(value)
@@ -91,17 +98,20 @@ def error_of(raised: BaseException, code_root: str, *, cancelled: bool) -> Error
     return error("internal", "task.raised", one_line(raised), retry=True, remote=remote)
 
 
-def _call(code: Code, execute: Execute, arguments: dict[str, Any]) -> Any:
+def _call(code: Code, execute: Execute, arguments: dict[str, Any], items: Items | None) -> Any:
     function = code.resolve(execute.function)
     _threads.limit(execute.lease.get("cpu", 1))
     _generators.seed(execute.seed)
     try:
-        return function(**arguments)
+        value = function(**arguments)
     except TypeError as why:
         # Raised by the call itself and not inside of the function: the flow names other arguments than it takes.
         if why.__traceback__ is not None and why.__traceback__.tb_next is None:
             raise _unfit(execute.function, function, why) from why
         raise
+    if items is not None and isinstance(value, GENERATORS):
+        return drain(cast("object", value), items)
+    return value
 
 
 def _unfit(name: str, function: Callable[..., Any], why: TypeError) -> Refused:
@@ -129,8 +139,7 @@ def _unfinished(value: Any) -> Refused:
     if close is not None:
         close()
     if isinstance(value, CoroutineType):
-        what, instead = "coroutine", "asyncio.run"
+        text, help = "a task returned a coroutine", "return asyncio.run(…) of it"
     else:
-        what, instead = "generator", "list"
-    text = f"a task returned a {what}"
-    return Refused(error("unimplemented", "task.encode", text, help=f"return {instead}(…) of it"))
+        text, help = "a generator was called where nobody takes its items", "return list(…) of it, or call pool.stream"
+    return Refused(error("unimplemented", "task.encode", text, help=help))

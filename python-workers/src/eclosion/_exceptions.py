@@ -12,6 +12,8 @@ import os
 import traceback
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -22,6 +24,8 @@ TEXT_MAX = 8 * 1024
 SOURCE_MAX = 240
 
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# The runtime is laid out in the cache: below the code root, if that is a home directory.
+_RUNTIME_FOLDERS = (_OWN_FOLDER, os.path.dirname(os.path.abspath(msgspec.__file__)) + os.sep)
 
 
 def remote_exception(raised: BaseException, code_root: str) -> dict[str, Any]:
@@ -45,8 +49,10 @@ def folders_of(root: str) -> tuple[str, ...]:
 
 
 def is_user_file(path: str, folders: tuple[str, ...]) -> bool:
-    """Whether a source file belongs to the code root and not to a library that is installed below it."""
-    return path.startswith(folders) and "site-packages" not in path if folders else False
+    """Whether a source file belongs to the code root and not to a library, or to the runtime, that lies below it."""
+    if not folders or not path.startswith(folders):
+        return False
+    return "site-packages" not in path and not path.startswith(_RUNTIME_FOLDERS)
 
 
 def _remote(raised: BaseException, folders: tuple[str, ...], causes_left: int) -> dict[str, Any]:

@@ -50,9 +50,10 @@ class Kernel:
     """The connection, and the artifact store behind it (a ``Store`` of ``_values.py``)."""
 
     def __init__(self, before_wait: Callable[[], None]) -> None:
-        self._before_wait = before_wait
+        self.before_wait = before_wait
         """Sees to it that somebody reads while the main thread waits for a reply."""
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
+        """Notified when a welcome, credit or a cancel has come."""
         self.channel: Channel | None = None
         self.streams: dict[Key, int] = {}
         """Of the attempts that are computed or kept, by :func:`key_of` their fences."""
@@ -72,7 +73,7 @@ class Kernel:
     ) -> None:
         """Takes a fresh stream and says HELLO on it. An end of it is met by the next read."""
         channel = Channel(stream)
-        with self._changed:
+        with self.changed:
             self.channel = channel
             self._said = [key_of(fence) for fence in attempts]
         try:
@@ -82,7 +83,7 @@ class Kernel:
 
     def lost(self) -> None:
         """Lets go of a stream that is at its end. Whoever waits for a reply is told."""
-        with self._changed:
+        with self.changed:
             channel, self.channel = self.channel, None
             self._welcomed = False
             waiting, self._pending = self._pending, {}
@@ -96,15 +97,15 @@ class Kernel:
 
         ``kept`` says that outcomes are kept.
         """
-        with self._changed:
+        with self.changed:
             self.streams = dict(zip(self._said, resume, strict=False))
             self._welcomed = True
             self.resume = kept and bool(resume)
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def answer(self, frame: Frame) -> None:
         """A reply has come."""
-        with self._changed:
+        with self.changed:
             waiting = self._pending.pop(frame.stream, None)
         if waiting is not None:
             waiting.put(frame)
@@ -132,9 +133,9 @@ class Kernel:
             stream = None if attempt is None else self.streams.get(attempt)
             if channel is not None and stream is not None and channel is self.channel:
                 return channel, stream
-        with self._changed:
+        with self.changed:
             # No deadline: without a kernel there is nothing else to do, and the lifeline's end ends the process.
-            self._changed.wait_for(lambda: self._welcomed and self.channel is not failed)
+            self.changed.wait_for(lambda: self._welcomed and self.channel is not failed)
             stream = None if attempt is None else self.streams.get(attempt)
             if self.channel is None or stream is None:
                 return None
@@ -170,8 +171,8 @@ class Kernel:
                 failed.hang_up()
 
     def _ask(self, channel: Channel | None, method: str, request: dict[str, Any]) -> Frame:
-        self._before_wait()
-        with self._changed:
+        self.before_wait()
+        with self.changed:
             if channel is None or self.channel is not channel:
                 raise Disconnected("the kernel is gone")
             stream = self._next_stream

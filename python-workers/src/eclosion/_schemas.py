@@ -102,11 +102,15 @@ class ArtifactView(_Wire, kw_only=True):
 
 
 class Part(_Wire, kw_only=True):
-    """A large piece of a value: a file in the artifact store."""
+    """A large piece of a value: a file in the artifact store, or bytes that ride along where nothing is
+    stored.
+    """
 
     bytes: int
     # `npy`, `arrow`, `msgpack`, `bytes` or `file`.
     codec: str
+    # The bytes themselves: in items and calls, which nobody journals.
+    data: Binary | None = None
     # The content's name; empty while a worker names it by `stage` only.
     digest: Digest | None = None
     # The file name that a `file` part had.
@@ -842,8 +846,16 @@ class ReportMetric(_Wire, kw_only=True, tag_field="tag", tag="metric"):
     value: float
 
 
+class ReportItem(_Wire, kw_only=True, tag_field="tag", tag="item"):
+    """One value of a generator. Never lost, and sent only with credit."""
+
+    # From 0 on, in each attempt.
+    index: int
+    payload: Payload
+
+
 # Progress and metrics of a running attempt; published, never journaled.
-TaskReport = ReportProgress | ReportMetric
+TaskReport = ReportProgress | ReportMetric | ReportItem
 
 
 class WorkerUpRequest(_Wire, kw_only=True):

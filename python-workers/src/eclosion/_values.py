@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 INLINE_BYTES_MAX = 32 * 1024
 PART_EXTENSION = 1
 _WRITE_BYTES = 64 << 20
+_ARRAY_HEAD_BYTES_MAX = 64 * 1024
 
 _BYTES = (bytes, bytearray, memoryview)
 _encode_plain = msgspec.msgpack.Encoder().encode
@@ -46,6 +47,7 @@ _decode_plain = msgspec.msgpack.Decoder().decode
 class PartData(TypedDict, total=False):
     stage: int
     digest: str
+    data: bytes
     bytes: int
     codec: str
     name: str
@@ -84,6 +86,8 @@ class Content(Protocol):
 
     def write(self, descriptor: int) -> None: ...
 
+    def read(self) -> bytes: ...
+
     def close(self) -> None: ...
 
 
@@ -102,6 +106,9 @@ class BytesContent:
         for piece in self._pieces:
             for start in range(0, piece.nbytes, _WRITE_BYTES):
                 offset = _write_at(descriptor, piece[start : start + _WRITE_BYTES], offset)
+
+    def read(self) -> bytes:
+        return b"".join(self._pieces)
 
     def close(self) -> None:
         self._pieces = []
@@ -124,6 +131,9 @@ class FileContent:
             if not sent:
                 raise OSError(f"the file became shorter than {self.size_bytes} bytes while it was read")
             offset += sent
+
+    def read(self) -> bytes:
+        return _read(self._descriptor, self.size_bytes)
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -162,6 +172,19 @@ class Encoded:
             finally:
                 os.close(descriptor)
         return {"body": self.body, "parts": staged}
+
+    def carried(self) -> PayloadData:
+        """The payload with its parts riding along, for what nobody stores. Lets go of the parts."""
+        try:
+            contents = [part.read() for part in self.parts]
+            if self.body == _FIRST and [part.codec for part in self.parts] == ["msgpack"]:
+                # It became a part for its size alone, which is no matter here.
+                return {"body": contents[0]}
+            if not contents:
+                return {"body": self.body}
+            return {"body": self.body, "parts": [_carried(*each) for each in zip(self.parts, contents, strict=True)]}
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Lets go of the parts."""
@@ -241,6 +264,8 @@ class Inputs:
         self._descriptors: list[int] = []
 
     def open_part(self, part: Part) -> object:
+        if part.data is not None:
+            return open_carried(part.codec, part.data)
         if not part.digest:
             raise ValueError("an input's part has no digest")
         descriptor, size_bytes = self._store.open(part.digest)
@@ -270,6 +295,17 @@ class Inputs:
         return path
 
 
+def open_carried(codec: str, data: bytes) -> object:
+    """What a part stands for whose bytes ride along. An array shares them, and cannot be written to."""
+    if codec == "npy":
+        return _array_over(data)
+    if codec in ("msgpack", "bytes", "file"):
+        return data
+    if codec == "arrow":
+        return _table_over(data)
+    raise ValueError(f"a part of unknown codec `{codec}`")
+
+
 def _body(value: object, parts: list[Content], *, first: int) -> bytes:
     def hook(item: object) -> object:
         content = _content(item)
@@ -293,6 +329,16 @@ def _body(value: object, parts: list[Content], *, first: int) -> bytes:
 
 def _reference(index: int) -> bytes:
     return msgspec.msgpack.encode(msgspec.msgpack.Ext(PART_EXTENSION, index.to_bytes(4, "big")))
+
+
+_FIRST = _reference(0)
+
+
+def _carried(part: Content, content: bytes) -> PartData:
+    data = PartData(data=content, bytes=len(content), codec=part.codec)
+    if part.name is not None:
+        data["name"] = part.name
+    return data
 
 
 def _content(item: object) -> Content | None:
@@ -360,18 +406,23 @@ def _array_content(numpy: Any, item: Any) -> Content:
 
 
 def map_array(descriptor: int) -> Any:
+    return _array_over(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+
+
+def _array_over(buffer: bytes | memoryview | mmap.mmap) -> Any:
+    """An array that lies where ``buffer`` does. Its header is read from a copy, as a buffer may be shared."""
     import numpy
 
-    mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    version = numpy.lib.format.read_magic(mapped)  # pyright: ignore[reportArgumentType]
+    head = io.BytesIO(buffer[:_ARRAY_HEAD_BYTES_MAX])
+    version = numpy.lib.format.read_magic(head)
     read_header = (
         numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
     )
-    shape, fortran, dtype = read_header(mapped)  # pyright: ignore[reportArgumentType]
+    shape, fortran, dtype = read_header(head)
     if dtype.hasobject:
         raise ValueError("an array of Python objects is not read")
     order = "F" if fortran else "C"
-    return numpy.ndarray(shape, dtype=dtype, buffer=mapped, offset=mapped.tell(), order=order)
+    return numpy.ndarray(shape, dtype=dtype, buffer=buffer, offset=head.tell(), order=order)
 
 
 def _arrow_content(item: object) -> Content | None:
@@ -386,11 +437,14 @@ def _arrow_content(item: object) -> Content | None:
 
 
 def open_arrow(descriptor: int) -> object:
+    return _table_over(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+
+
+def _table_over(buffer: bytes | memoryview | mmap.mmap) -> object:
     import importlib
 
     arrow: Any = importlib.import_module("pyarrow")
-    mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    return arrow.ipc.open_file(arrow.py_buffer(mapped)).read_all()
+    return arrow.ipc.open_file(arrow.py_buffer(buffer)).read_all()
 
 
 def _read(descriptor: int, size_bytes: int) -> bytes:

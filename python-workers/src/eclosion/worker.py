@@ -52,6 +52,7 @@ from ._code import Code
 from ._errors import ErrorData, Refused, error
 from ._frames import Disconnected, Frame
 from ._interrupts import UserCode
+from ._items import Items
 from ._kernel import Kernel, Key, key_of
 from ._output import Output
 from ._process import boot_id, runtime_path_last, start_thread, start_ticks
@@ -85,6 +86,9 @@ _decode_execute = msgspec.msgpack.Decoder(Execute).decode
 
 class Call(NamedTuple):
     """A CALL that was accepted."""
+
+    credit: int | None
+    """Items that a generator may yield at first; None: nobody takes any."""
 
     stream: int
     execute: Execute
@@ -138,6 +142,8 @@ class Worker:
         self._calls: deque[Call] = deque()
         self._running: Call | None = None
         self._current: Current | None = None
+        self._items: Items | None = None
+        """Of the attempt that runs, if somebody takes them."""
         self._kept: deque[Outcome] = deque()
         self._leaving = False
         self._handlers: dict[int, Callable[[Frame], None]] = {
@@ -148,7 +154,7 @@ class Worker:
             frames.WELCOME: self._on_welcome,
             frames.PING: self._on_ping,
             frames.PONG: self._on_nothing,
-            frames.CREDIT: self._on_nothing,
+            frames.CREDIT: self._on_credit,
             frames.GOAWAY: self._on_go_away,
         }
         self._connect(stream)
@@ -197,9 +203,10 @@ class Worker:
         self._kernel.streams[key] = call.stream
         report = _Reports(self._kernel, self._user)
         current = self._current = current_of(call.execute, self._scratch_root, report)
+        items = self._items = self._items_of(call, current)
         self._output.begin()
         self._begin()
-        ended = perform(call.execute, current, self._code, self._kernel, self._user)
+        ended = perform(call.execute, current, self._code, self._kernel, self._user, items)
         current.flush()
         report.close()
         outcome = Outcome(call.execute.fence, self._output.end(), ended)
@@ -209,9 +216,16 @@ class Worker:
             self._drop(outcome)
         current.clean()
         self._current = None
+        self._items = None
         self._running = None
         self._kernel.running = None
         self._user.install()
+
+    def _items_of(self, call: Call, current: Current) -> Items | None:
+        if call.credit is None:
+            return None
+        keeps = call.execute.fence.epoch != CALLS
+        return Items(self._kernel, self._user, call.stream, call.credit, lambda: current.cancelled, keeps=keeps)
 
     def _hand_over(self, outcome: Outcome) -> None:
         """Sends an outcome once a kernel wants it, or drops it if the kernel does not. Then main reads again."""
@@ -391,6 +405,8 @@ class Worker:
     def _lost(self) -> None:
         """The stream is at its end, and with it the calls that wait: the next kernel will send its own."""
         self._kernel.lost()
+        if self._items is not None:
+            self._items.move(None)
         self._watched = False
         self._calls.clear()
 
@@ -406,9 +422,19 @@ class Worker:
     def _on_welcome(self, frame: Frame) -> None:
         resume = frame.envelope.get("resume", [])
         self._kernel.welcome(resume, kept=bool(self._kept))
+        running = self._kernel.running
+        if self._items is not None and running is not None:
+            self._items.move(self._kernel.streams.get(running))
         if not resume and self._current is not None:
             # Nobody wants what is being computed.
-            self._current.cancel()
+            self._cancel(self._current)
+
+    def _cancel(self, current: Current) -> None:
+        current.cancel()
+        if self._items is not None:
+            # It may wait for credit.
+            with self._kernel.changed:
+                self._kernel.changed.notify_all()
 
     def _on_call(self, frame: Frame) -> None:
         method = frame.envelope.get("method")
@@ -431,14 +457,14 @@ class Worker:
             return
         safe = frame.envelope.get("safe_below")
         below = None if safe is None else (safe["epoch"], safe["counter"])
-        self._calls.append(Call(frame.stream, execute, below))
+        self._calls.append(Call(frame.envelope.get("credit"), frame.stream, execute, below))
 
     def _on_cancel(self, frame: Frame) -> None:
         rung = frame.envelope.get("rung", 1)
         running, current = self._kernel.running, self._current
         if running is not None and self._kernel.streams.get(running) == frame.stream:
             if rung >= 1 and current is not None:
-                current.cancel()
+                self._cancel(current)
             if rung >= 2:
                 self._user.cancel()
             return
@@ -448,6 +474,14 @@ class Worker:
                 reason = "task.returned" if rung == 0 else "task.cancelled"
                 self._refuse(frame, error("cancelled", reason, "taken back before it began"))
                 return
+
+    def _on_credit(self, frame: Frame) -> None:
+        items, total = self._items, frame.envelope.get("credit", 0)
+        if items is not None:
+            items.grant(frame.stream, total)
+        for at, call in enumerate(self._calls):
+            if call.stream == frame.stream and call.credit is not None:
+                self._calls[at] = call._replace(credit=max(call.credit, total))
 
     def _on_reply(self, frame: Frame) -> None:
         if frame.flags & frames.END or frame.kind == frames.ERROR:

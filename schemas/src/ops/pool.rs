@@ -1,5 +1,7 @@
 //! Workers and environments. Served by the pool manager.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,7 @@ pub(super) fn all() -> Vec<Spec> {
         Spec::of::<EnvironmentBuilt>(),
         Spec::of::<Status>(),
         Spec::of::<Call>(),
+        Spec::of::<Stream>(),
         Spec::of::<Reserve>(),
         Spec::of::<Unreserve>(),
     ];
@@ -257,7 +260,11 @@ pub struct CallRequest {
     #[serde(default)]
     pub environment: EnvironmentSpec,
     /// Keyword arguments as one msgpack map; empty for none.
+    #[serde(default)]
     pub arguments: Payload,
+    /// More of them, as plain data.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub with: BTreeMap<String, serde_json::Value>,
 }
 
 operation!(Call {
@@ -271,11 +278,32 @@ operation!(Call {
     mutates: true,
     doc: "Calls a Python function on a warm worker; nothing is journaled.",
     example: CallRequest {
-        function: "math:sqrt".into(),
+        function: "math:hypot".into(),
         code: "/".into(),
         code_hash: String::new(),
         environment: EnvironmentSpec::default(),
-        arguments: Payload::default()
+        arguments: Payload::default(),
+        with: BTreeMap::new()
+    },
+});
+
+operation!(Stream {
+    request: CallRequest,
+    reply: Payload,
+    item: TaskReport,
+    name: "pool.stream",
+    address: CALLS,
+    role: Operate,
+    durability: Call,
+    mutates: true,
+    doc: "Calls a Python generator on a warm worker: its values are the items, what it returns is the reply.",
+    example: CallRequest {
+        function: "os:walk".into(),
+        code: "/".into(),
+        code_hash: String::new(),
+        environment: EnvironmentSpec::default(),
+        arguments: Payload::default(),
+        with: BTreeMap::from([("top".to_owned(), "/etc/ssl".into())])
     },
 });
 

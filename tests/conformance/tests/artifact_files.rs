@@ -68,7 +68,7 @@ impl World {
         File::from(file).write_all(content).unwrap();
         let (digest, bytes) = self.blobs.seal(stage).unwrap();
         let part =
-            Part { digest: Some(digest.clone()), stage: None, bytes, codec: "bytes".into(), name: None };
+            Part { digest: Some(digest.clone()), bytes, codec: "bytes".into(), ..Part::default() };
         let committed = StepCommitted {
             run: run.parse().unwrap(),
             task: "load".parse().unwrap(),
@@ -97,6 +97,7 @@ impl World {
             address: Address::new(FILES).unwrap(),
             request: Box::new(GetRequest { name: name.into() }),
             context,
+            credit: None,
         });
         let mut content = Vec::new();
         loop {

@@ -146,10 +146,9 @@ fn finished(run: &str, state: RunState) -> AnyEvent {
 fn staged(digest: char) -> Payload {
     let part = Part {
         digest: Some(digest.to_string().repeat(64).parse().unwrap()),
-        stage: None,
         bytes: 100_000,
         codec: "npy".into(),
-        name: None,
+        ..Part::default()
     };
     Payload { body: vec![0xd6, 1, 0, 0, 0, 0].into(), parts: vec![part] }
 }

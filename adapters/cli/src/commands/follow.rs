@@ -9,12 +9,14 @@ use eclosion_client::Client;
 use eclosion_client::call::Subscription;
 use eclosion_schemas::ops::kernel::Delivery;
 use eclosion_schemas::ops::run::{Get, GetReply, RunRequest};
-use eclosion_schemas::view::TaskReport;
+use eclosion_schemas::codec::{self, json};
+use eclosion_schemas::view::{TaskItem, TaskReport};
 use eclosion_schemas::{Error, RunId, TaskId};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::render::progress::{Building, Progress};
+use crate::render::shown;
 
 /// Between two looks after a change.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -66,21 +68,31 @@ fn is_change(delivery: &Delivery, progress: &mut Progress) -> bool {
     let Delivery::Change { subject, value, .. } = delivery else {
         return matches!(delivery, Delivery::Gap { .. });
     };
-    match report(subject, value) {
-        Some((task, report)) => {
-            progress.report(&task, &report);
-            false
-        }
-        None => true,
+    match said(subject, value) {
+        Some((task, Said::Report(report))) => progress.report(&task, &report),
+        Some((task, Said::Item(item))) => progress.item(&task, &shown(&item.payload).to_string()),
+        None => return true,
     }
+    false
 }
 
-/// `run/RUN/task/TASK/report`.
-fn report(subject: &str, value: &Value) -> Option<(TaskId, TaskReport)> {
+/// What a running task says.
+enum Said {
+    Report(TaskReport),
+    Item(TaskItem),
+}
+
+/// `run/RUN/task/TASK/report` or `…/item`.
+fn said(subject: &str, value: &Value) -> Option<(TaskId, Said)> {
     let mut chunks = subject.rsplit('/');
     let (kind, task) = (chunks.next()?, chunks.next()?);
-    (kind == "report").then_some(())?;
-    Some((task.parse().ok()?, serde_json::from_value(value.clone()).ok()?))
+    let said = match kind {
+        "report" => Said::Report(serde_json::from_value(value.clone()).ok()?),
+        // Bytes are in it, for which JSON has a form of its own.
+        "item" => Said::Item(codec::decode(&json::to_msgpack(&json::encode(value).ok()?).ok()?).ok()?),
+        _ => return None,
+    };
+    Some((task.parse().ok()?, said))
 }
 
 fn building(delivery: &Delivery) -> Option<Building> {
@@ -95,9 +107,20 @@ mod tests {
     #[test]
     fn a_report_is_told_from_a_state_by_its_subject() {
         let value = serde_json::json!({"tag": "progress", "done": 1.0, "total": 4.0, "text": "folds"});
-        let (task, _) = report("run/7k2m4q9d/task/train[0]/report", &value).unwrap();
+        let (task, _) = said("run/7k2m4q9d/task/train[0]/report", &value).unwrap();
         assert_eq!(task.as_str(), "train[0]");
-        assert!(report("run/7k2m4q9d/task/train[0]/state", &value).is_none());
-        assert!(report("report", &value).is_none());
+        assert!(said("run/7k2m4q9d/task/train[0]/state", &value).is_none());
+        assert!(said("report", &value).is_none());
+    }
+
+    #[test]
+    fn an_item_is_shown_as_the_value_that_was_yielded() {
+        let Some((_, Said::Item(item))) = said(
+            "run/7k2m4q9d/task/speak/item",
+            &serde_json::json!({"attempt": 1, "index": 0, "payload": {"body": {"$b64": "onRv"}}}),
+        ) else {
+            panic!("no item")
+        };
+        assert_eq!(shown(&item.payload), serde_json::json!("to"));
     }
 }

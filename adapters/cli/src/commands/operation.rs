@@ -4,16 +4,23 @@ use std::io::Read;
 use std::time::Duration;
 
 use eclosion_client::CallOptions;
-use eclosion_schemas::codec::json;
+use eclosion_schemas::codec::{self, json};
+use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::kernel::{Delivery, Describe, DescribeRequest};
-use eclosion_schemas::{Code, Error};
+use eclosion_schemas::ops::pool;
+use eclosion_schemas::view::TaskReport;
+use eclosion_schemas::{Code, Error, Payload};
 use serde_json::{Value, json};
 
 use crate::arguments;
 use crate::globals::Globals;
-use crate::render::table;
+use crate::render::{shown, table};
 use crate::terminal::{document, print, talk};
 use crate::{exit, session};
+
+/// Their items and replies are values of Python's, which a person wants to read and not to decode.
+const CALL: &str = pool::Call::NAME;
+const STREAM: &str = pool::Stream::NAME;
 
 pub(super) async fn describe(globals: &Globals, describe: arguments::Describe) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
@@ -47,19 +54,44 @@ pub(super) async fn call(globals: &Globals, call: arguments::Call) -> Result<u8,
     let deadline = Some(Duration::from_secs(call.deadline.max(1)));
     let options = CallOptions { deadline, idem: call.idem, ..CallOptions::default() };
     let mut exchange = client.open(&call.operation, request.into(), options).await?;
+    let is_python = [CALL, STREAM].contains(&call.operation.as_str());
     while let Some(item) = exchange.next().await {
-        let item = json::from_msgpack(&item)?;
-        match globals.json {
-            true => document("item", &json!({"operation": call.operation, "item": item}))?,
-            false => print(&item.to_string())?,
+        match codec::decode::<TaskReport>(&item) {
+            Ok(report) if is_python && !globals.json => said(&report)?,
+            _ => {
+                let item = json::from_msgpack(&item)?;
+                match globals.json {
+                    true => document("item", &json!({"operation": call.operation, "item": item}))?,
+                    false => print(&item.to_string())?,
+                }
+            }
         }
     }
-    let reply = json::from_msgpack(&exchange.reply().await?)?;
-    match globals.json {
-        true => document("reply", &json!({"operation": call.operation, "reply": reply}))?,
-        false => print(&pretty(&reply))?,
+    let reply = exchange.reply().await?;
+    match (codec::decode::<Payload>(&reply), globals.json) {
+        (Ok(payload), false) if is_python => print(&pretty(&shown(&payload)))?,
+        (_, json) => {
+            let reply = json::from_msgpack(&reply)?;
+            match json {
+                true => document("reply", &json!({"operation": call.operation, "reply": reply}))?,
+                false => print(&pretty(&reply))?,
+            }
+        }
     }
     Ok(exit::OK)
+}
+
+/// What a Python function says while it runs: what it yields is data, the rest is talk.
+fn said(report: &TaskReport) -> Result<(), Error> {
+    match report {
+        TaskReport::Item { payload, .. } => return print(&shown(payload).to_string()),
+        TaskReport::Progress { done, total: Some(total), text } if *total > 0.0 => {
+            talk(&format!("{:.0}% {text}", done / total * 100.0));
+        }
+        TaskReport::Progress { done, text, .. } => talk(&format!("{done} {text}")),
+        TaskReport::Metric { name, value, .. } => talk(&format!("{name} {value}")),
+    }
+    Ok(())
 }
 
 /// No longer than what a frame may carry.

@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     fn part(name: Option<&str>, codec: &str) -> Part {
-        Part { digest: None, stage: None, bytes: 3, codec: codec.into(), name: name.map(str::to_owned) }
+        Part { bytes: 3, codec: codec.into(), name: name.map(str::to_owned), ..Part::default() }
     }
 
     #[test]

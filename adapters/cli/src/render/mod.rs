@@ -10,7 +10,8 @@ use std::io::IsTerminal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
-use eclosion_schemas::Timestamp;
+use eclosion_schemas::codec::json;
+use eclosion_schemas::{Payload, Timestamp};
 use serde::Serialize;
 
 use crate::terminal::one_line;
@@ -57,6 +58,11 @@ pub(crate) fn word<T: Serialize>(value: &T) -> String {
         Ok(serde_json::Value::String(word)) => word,
         _ => "?".into(),
     }
+}
+
+/// A value of Python's as JSON; its parts are named and not opened.
+pub(crate) fn shown(payload: &Payload) -> serde_json::Value {
+    json::from_msgpack(&payload.body).unwrap_or_else(|why| format!("(cannot be shown: {why})").into())
 }
 
 /// A line under the heading and one under the last row; more lines than that would hide the rows.

@@ -95,6 +95,11 @@ impl Progress {
         }
     }
 
+    /// A value that a running task has yielded; all of them are in its result.
+    pub(crate) fn item(&self, task: &TaskId, value: &str) {
+        self.voice().say(&format!("{task}: {value}"));
+    }
+
     /// Takes the bars off the screen.
     pub(crate) fn end(self) {
         if let Some(bars) = self.bars {
@@ -224,6 +229,7 @@ impl Said {
             }
             TaskReport::Progress { text, .. } => self.progress = format!(" {text}"),
             TaskReport::Metric { name, value, .. } => self.metric = format!(", {name} {value:.4}"),
+            TaskReport::Item { .. } => {}
         }
     }
 }

@@ -2,12 +2,26 @@
 
 use std::collections::BTreeMap;
 
+use eclosion_schemas::ops::pool::CallRequest;
 use eclosion_schemas::ops::task::Argument;
 use eclosion_schemas::{Error, Payload, codec};
 
 /// # Errors
+/// `invalid` for an argument that is there twice, and as [`split`].
+pub(super) fn of(request: &CallRequest) -> Result<BTreeMap<String, Argument>, Error> {
+    let mut arguments = split(&request.arguments)?;
+    for (name, value) in &request.with {
+        let payload = Payload::of(value);
+        if arguments.insert(name.clone(), Argument::Value { payload }).is_some() {
+            return Err(Error::invalid("call.arguments", format!("the argument {name} is given twice")));
+        }
+    }
+    Ok(arguments)
+}
+
+/// # Errors
 /// `invalid` for bytes that are not one map with texts as keys.
-pub(super) fn split(arguments: &Payload) -> Result<BTreeMap<String, Argument>, Error> {
+fn split(arguments: &Payload) -> Result<BTreeMap<String, Argument>, Error> {
     let Payload { body, parts } = arguments;
     if body.is_empty() {
         return Ok(BTreeMap::new());

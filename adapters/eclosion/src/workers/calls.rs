@@ -4,7 +4,8 @@
 //! and its outcome goes to the one who waits and nowhere else: neither the DAG tracker nor the pool manager hears of it.
 //!
 //! Invariants: (1) a line in the table belongs to a worker in the host's table; with the worker it goes, and says how.
-//! (2) A line has at most one outcome. (3) Reports are lossy: with too many unread, the oldest goes.
+//! (2) A line has at most one outcome. (3) Progress and metrics are lossy: with too many unread, the oldest goes. Items of
+//! a generator are not: no more of them come than the caller has granted.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -31,7 +32,9 @@ pub(crate) struct CallLine {
 
 #[derive(Debug, Default)]
 struct Said {
+    /// Items among them as many as were granted at most.
     reports: VecDeque<TaskReport>,
+    lossy: usize,
     outcome: Option<Result<Payload, Error>>,
 }
 
@@ -61,15 +64,22 @@ impl CallLine {
 
     fn take(&self) -> Option<Word> {
         let mut said = lock(&self.said);
-        let report = said.reports.pop_front().map(Word::Report);
-        report.or_else(|| said.outcome.take().map(Word::Outcome))
+        if let Some(report) = said.reports.pop_front() {
+            said.lossy -= usize::from(is_lossy(&report));
+            return Some(Word::Report(report));
+        }
+        said.outcome.take().map(Word::Outcome)
     }
 
     fn report(&self, report: TaskReport) {
         let mut said = lock(&self.said);
-        if said.reports.len() == REPORTS_MAX {
-            said.reports.pop_front();
+        if said.lossy == REPORTS_MAX
+            && let Some(oldest) = said.reports.iter().position(is_lossy)
+        {
+            said.reports.remove(oldest);
+            said.lossy -= 1;
         }
+        said.lossy += usize::from(is_lossy(&report));
         said.reports.push_back(report);
         drop(said);
         self.more.notify_one();
@@ -93,7 +103,12 @@ impl WorkerHost {
     ///
     /// # Errors
     /// `unavailable` when the worker is gone, what the link says otherwise; nothing was sent then.
-    pub(crate) fn call(&self, worker: &WorkerId, execute: &Execute) -> Result<Arc<CallLine>, Error> {
+    pub(crate) fn call(
+        &self,
+        worker: &WorkerId,
+        execute: &Execute,
+        care: Care,
+    ) -> Result<Arc<CallLine>, Error> {
         let line = Arc::new(CallLine::default());
         let link = {
             let workers = lock(&self.0.workers);
@@ -104,11 +119,18 @@ impl WorkerHost {
             lock(&self.0.calls).insert(execute.fence, at_worker);
             link
         };
-        if let Err(refusal) = link.execute(execute, Care::Call) {
+        if let Err(refusal) = link.execute(execute, care) {
             lock(&self.0.calls).remove(&execute.fence);
             return Err(refusal);
         }
         Ok(line)
+    }
+
+    /// Lets a generator go on: `total` items since it began.
+    pub(crate) fn grant_items(&self, worker: &WorkerId, fence: Fence, total: u64) {
+        if let Some(link) = lock(&self.0.workers).get(worker).and_then(|entry| entry.link.clone()) {
+            link.grant(fence, total);
+        }
     }
 
     /// Climbs until the call is over; at the top its worker ends.
@@ -150,6 +172,10 @@ impl WorkerHost {
             call.line.conclude(Err(gone(worker, &death.to_string())));
         }
     }
+}
+
+fn is_lossy(report: &TaskReport) -> bool {
+    !matches!(report, TaskReport::Item { .. })
 }
 
 /// What a call has for a run: no run's id has this length.

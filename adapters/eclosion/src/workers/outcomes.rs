@@ -2,12 +2,12 @@
 
 use std::sync::Mutex;
 
-use eclosion_bus::Subject;
+use eclosion_bus::{Publication, Subject};
 use eclosion_ipc::worker::{Acknowledged, LinkEnd, Outcome, WorkerHello, WorkerReports};
 use eclosion_kernel::Kernel;
 use eclosion_schemas::ops::pool::{WorkerIdle, WorkerIdleRequest, WorkerUp, WorkerUpRequest};
 use eclosion_schemas::ops::task::{Commit, CommitReply, CommitRequest, Fail, FailRequest};
-use eclosion_schemas::view::TaskReport;
+use eclosion_schemas::view::{TaskItem, TaskReport};
 use eclosion_schemas::{Attempt, Error, Fence, TaskRef, WorkerId};
 use tokio::sync::oneshot;
 
@@ -80,11 +80,18 @@ impl WorkerReports for Reports {
             let attempt = workers.get(&self.worker).and_then(|entry| entry.attempts.get(&fence));
             attempt.and_then(|attempt| attempt.about.clone())
         };
-        let Some((task, _)) = about else { return };
-        let subject = format!("run/{}/task/{}/report", task.run, task.task);
+        let Some((task, attempt)) = about else { return };
+        let kind = if matches!(report, TaskReport::Item { .. }) { "item" } else { "report" };
+        let subject = format!("run/{}/task/{}/{kind}", task.run, task.task);
         let Ok(subject) = subject.parse::<Subject>() else { return };
         let journal = kernel.journal();
-        let publication = eclosion_bus::Publication::new(journal.epoch(), journal.marks().synced, report);
+        let (epoch, synced) = (journal.epoch(), journal.marks().synced);
+        let publication = match report {
+            TaskReport::Item { index, payload } => {
+                Publication::new(epoch, synced, TaskItem { attempt, index, payload })
+            }
+            report => Publication::new(epoch, synced, report),
+        };
         kernel.bus().publish(&subject, publication);
     }
 

@@ -10,7 +10,7 @@ use eclosion_schemas::ops::kernel::{OnFull, Subscribe, SubscribeRequest};
 use eclosion_schemas::suggest::nearest;
 use eclosion_schemas::{Code, Epoch, Error, Retry, Seq};
 
-use super::stream::{OpenStream, Source};
+use super::stream::{CREDIT_UNNAMED, OpenStream, Source};
 use super::{Session, stopping};
 
 /// For a call that names no deadline.
@@ -60,8 +60,9 @@ impl Session {
         }
         let request = (spec.decode_request)(&call.body)?;
         let address = Address::new(spec.address)?;
+        let credit = Some(call.envelope.credit.unwrap_or(CREDIT_UNNAMED));
         let context = self.context(&spec, call.envelope.into_inner());
-        let pending = self.bus.call(Call { spec: Arc::clone(&spec), address, request, context });
+        let pending = self.bus.call(Call { spec: Arc::clone(&spec), address, request, context, credit });
         Ok(Source::Call { pending, spec })
     }
 

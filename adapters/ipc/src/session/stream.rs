@@ -12,8 +12,8 @@ use eclosion_schemas::{Code, codec};
 
 use crate::ready::{ReadyStreams, StreamWaker};
 
-/// Items that may be sent before the first CREDIT, unless the call says otherwise.
-pub(super) const CREDIT_DEFAULT: u64 = 64;
+/// Of a call that names no credit: its items flow as the connection has room for them.
+pub(super) const CREDIT_UNNAMED: u64 = u64::MAX;
 
 pub(super) struct OpenStream {
     source: Source,
@@ -67,7 +67,7 @@ impl OpenStream {
     ) -> Self {
         let note = StreamWaker::new(list, stream);
         let waker = Waker::from(Arc::clone(&note));
-        Self { source, credit: credit.unwrap_or(CREDIT_DEFAULT), sent: 0, held: None, waker, note }
+        Self { source, credit: credit.unwrap_or(CREDIT_UNNAMED), sent: 0, held: None, waker, note }
     }
 
     pub(super) fn is_subscription(&self) -> bool {
@@ -85,6 +85,9 @@ impl OpenStream {
     /// `total` counts from the stream's begin; a smaller one than before came late and changes nothing.
     pub(super) fn credit(&mut self, total: u64) {
         self.credit = self.credit.max(total);
+        if let Source::Call { pending, .. } = &self.source {
+            pending.grant(total);
+        }
     }
 
     /// Says that it has more.

@@ -22,6 +22,8 @@ const WAITING_MAX: usize = 64;
 const SENT_MAX: usize = 4;
 /// Journaled attempts at the worker, and outcomes that it keeps.
 pub(super) const KEPT_MAX: usize = 8;
+/// Items of one journaled attempt that may be under way: whoever follows its run takes them as they come, or misses them.
+pub(super) const ITEMS_AHEAD: u64 = 64;
 /// Fences that are remembered one by one; older ones are known as a whole.
 const KNOWN_MAX: usize = 256;
 
@@ -32,12 +34,25 @@ pub enum Care {
     Journaled,
     /// It is lost with its caller.
     Call,
+    /// The same, and the caller wants a generator's items: so many at first.
+    Stream { credit: u64 },
+}
+
+impl Care {
+    /// What the call names; without it, the worker yields nothing.
+    fn credit(self) -> Option<u64> {
+        match self {
+            Care::Journaled => Some(ITEMS_AHEAD),
+            Care::Call => None,
+            Care::Stream { credit } => Some(credit),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     waiting: VecDeque<Waiting>,
-    sent: BTreeMap<StreamId, (Fence, Care)>,
+    sent: BTreeMap<StreamId, Sent>,
     unacknowledged: BTreeSet<Fence>,
     /// Acknowledged, and the worker was not told yet.
     untold: BTreeSet<Fence>,
@@ -50,6 +65,16 @@ struct Waiting {
     fence: Fence,
     care: Care,
     body: Bytes,
+}
+
+/// One attempt at the worker.
+#[derive(Debug)]
+struct Sent {
+    fence: Fence,
+    care: Care,
+    /// Items in sum: that the worker may send, and that came.
+    granted: u64,
+    items: u64,
 }
 
 /// What a cancel meets.
@@ -95,10 +120,45 @@ impl Attempts {
         let may_go = self.sent.len() < SENT_MAX && !(is_kept && self.keeps_too_much_for(fence));
         let Waiting { fence, care, body } = self.waiting.pop_front_if(|_| may_go)?;
         let stream = self.open(fence, care);
+        let credit = care.credit();
         let call = Frame::new(FrameType::Call, stream).with_body(WireCodec::Msgpack, body);
         let (method, safe_below) = (Some(EXECUTE.to_owned()), self.oldest_unsafe());
         self.untold.retain(|fence| safe_below.is_some_and(|below| *fence >= below));
-        Some(call.with_envelope(Envelope { method, safe_below, ..Envelope::default() }))
+        Some(call.with_envelope(Envelope { method, safe_below, credit, ..Envelope::default() }))
+    }
+
+    /// Lets an attempt send `total` items since it began. Returns the stream of one that is at the worker; one that waits
+    /// takes it along.
+    pub(crate) fn grant(&mut self, fence: Fence, total: u64) -> Option<StreamId> {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.fence == fence) {
+            if let Care::Stream { credit } = &mut waiting.care {
+                *credit = total.max(*credit);
+            }
+            return None;
+        }
+        let (stream, sent) = self.sent.iter_mut().find(|(_, sent)| sent.fence == fence)?;
+        (total > sent.granted).then(|| {
+            sent.granted = total;
+            *stream
+        })
+    }
+
+    /// An item has come. Returns what is to be granted now, in sum, if nobody else says so.
+    ///
+    /// # Errors
+    /// The worker had no credit for it: it is cut off.
+    pub(crate) fn item(&mut self, stream: StreamId) -> Result<Option<u64>, Error> {
+        let Some(sent) = self.sent.get_mut(&stream) else { return Ok(None) };
+        sent.items += 1;
+        if sent.items > sent.granted {
+            let text = format!("a worker sent item {} where {} were granted", sent.items, sent.granted);
+            return Err(Error::invalid("stream.credit", text));
+        }
+        let is_due = sent.care == Care::Journaled && sent.granted - sent.items <= ITEMS_AHEAD / 2;
+        Ok(is_due.then(|| {
+            sent.granted = sent.items + ITEMS_AHEAD;
+            sent.granted
+        }))
     }
 
     /// Whether the worker might come to keep more than it may, as all that it can be told with this one is that what lies
@@ -111,8 +171,7 @@ impl Attempts {
     }
 
     fn journaled(&self) -> impl Iterator<Item = Fence> {
-        let journaled = self.sent.values().filter(|(_, care)| *care == Care::Journaled);
-        journaled.map(|(fence, _)| *fence)
+        self.sent.values().filter(|sent| sent.care == Care::Journaled).map(|sent| sent.fence)
     }
 
     /// Below this, every outcome is safe. `None` for a worker that serves calls alone.
@@ -120,19 +179,20 @@ impl Attempts {
         self.unacknowledged.iter().copied().chain(self.journaled()).min()
     }
 
-    /// An attempt that the worker has had before this link: its outcome is to come on the stream returned.
+    /// An attempt that the worker has had before this link: its outcome is to come on the stream returned. Its items too,
+    /// once a CREDIT has said how many.
     pub(crate) fn resume(&mut self, fence: Fence) -> StreamId {
         self.note(fence, Care::Journaled);
         self.open(fence, Care::Journaled)
     }
 
     pub(crate) fn fence(&self, stream: StreamId) -> Option<Fence> {
-        self.sent.get(&stream).map(|(fence, _)| *fence)
+        self.sent.get(&stream).map(|sent| sent.fence)
     }
 
     /// Its outcome has come. `None` for a stream that is no attempt's, or not any more.
     pub(crate) fn ended(&mut self, stream: StreamId) -> Option<Fence> {
-        let (fence, care) = self.sent.remove(&stream)?;
+        let Sent { fence, care, .. } = self.sent.remove(&stream)?;
         if care == Care::Journaled {
             self.unacknowledged.insert(fence);
         }
@@ -151,7 +211,7 @@ impl Attempts {
             self.waiting.remove(at);
             return Met::Waiting;
         }
-        match self.sent.iter().find(|(_, (sent, _))| *sent == fence) {
+        match self.sent.iter().find(|(_, sent)| sent.fence == fence) {
             Some((stream, _)) => Met::AtWorker(*stream),
             None => Met::Nothing,
         }
@@ -159,7 +219,7 @@ impl Attempts {
 
     /// Attempts whose outcome will not come any more.
     pub(crate) fn close(&mut self) -> Vec<Fence> {
-        let sent = std::mem::take(&mut self.sent).into_values().map(|(fence, _)| fence);
+        let sent = std::mem::take(&mut self.sent).into_values().map(|sent| sent.fence);
         let waiting = std::mem::take(&mut self.waiting).into_iter().map(|waiting| waiting.fence);
         sent.chain(waiting).collect()
     }
@@ -167,9 +227,9 @@ impl Attempts {
     fn is_known(&self, fence: Fence, care: Care) -> bool {
         match care {
             Care::Journaled => self.known.has(fence),
-            Care::Call => {
+            Care::Call | Care::Stream { .. } => {
                 self.waiting.iter().any(|waiting| waiting.fence == fence)
-                    || self.sent.values().any(|(sent, _)| *sent == fence)
+                    || self.sent.values().any(|sent| sent.fence == fence)
             }
         }
     }
@@ -184,7 +244,7 @@ impl Attempts {
         // Even, from 2 on. A worker is replaced long before they are used up, and then the first are free again.
         self.last_stream = self.last_stream.wrapping_add(2).max(2);
         let stream = StreamId(self.last_stream);
-        self.sent.insert(stream, (fence, care));
+        self.sent.insert(stream, Sent { fence, care, granted: care.credit().unwrap_or(0), items: 0 });
         stream
     }
 }
@@ -366,6 +426,30 @@ mod tests {
         assert_eq!(attempts.cancel(fence(5)), Met::Waiting);
         assert_eq!(attempts.cancel(fence(6)), Met::Nothing);
         assert_eq!(attempts.close(), [1, 2, 3, 4].map(fence));
+    }
+
+    #[test]
+    fn an_item_without_credit_is_refused_and_a_journaled_attempt_gets_credit_as_its_items_come() {
+        let mut attempts = Attempts::default();
+        admit(&mut attempts, 1, Care::Stream { credit: 1 }).unwrap();
+        assert_eq!(attempts.grant(fence(1), 2), None, "it waits, and takes it along");
+        let call = attempts.next().unwrap();
+        assert_eq!((call.stream, call.envelope.credit), (StreamId(2), Some(2)));
+        assert_eq!((attempts.item(StreamId(2)), attempts.item(StreamId(2))), (Ok(None), Ok(None)));
+        assert_eq!(attempts.grant(fence(1), 2), None, "cumulative");
+        assert_eq!(attempts.grant(fence(1), 3), Some(StreamId(2)));
+        assert_eq!(attempts.item(StreamId(2)), Ok(None));
+        assert_eq!(attempts.item(StreamId(2)).unwrap_err().reason, "stream.credit");
+
+        admit(&mut attempts, 2, Care::Journaled).unwrap();
+        assert_eq!(attempts.next().unwrap().envelope.credit, Some(ITEMS_AHEAD));
+        let granted: Vec<_> = (0..1000).filter_map(|_| attempts.item(StreamId(4)).unwrap()).collect();
+        assert_eq!(granted.first(), Some(&(ITEMS_AHEAD / 2 + ITEMS_AHEAD)));
+        assert!(granted.len() < 1000 / 16, "not a frame for each item: {}", granted.len());
+
+        admit(&mut attempts, 3, Care::Call).unwrap();
+        assert_eq!(attempts.next().unwrap().envelope.credit, None);
+        assert!(attempts.item(StreamId(6)).is_err(), "nobody asked for items");
     }
 
     #[test]

@@ -49,6 +49,15 @@ impl WorkerHandle {
         true
     }
 
+    /// Lets a generator send items: `total` of them since it began. What came before with a larger one stands.
+    pub fn grant(&self, fence: Fence, total: u64) {
+        let mut state = self.0.locked();
+        if let Some(stream) = state.attempts.grant(fence, total) {
+            state.writer.push(credit(stream, total), Vec::new());
+            self.0.flush_now(state);
+        }
+    }
+
     /// Asks for an attempt back that has not begun; its outcome then says so ([`Outcome::is_returned`](super::Outcome)).
     /// One that has begun goes on. False if there is no such attempt, or its outcome has come.
     pub fn take_back(&self, fence: Fence) -> bool {
@@ -87,6 +96,11 @@ impl WorkerHandle {
     pub fn is_closed(&self) -> bool {
         self.0.locked().closed.is_some()
     }
+}
+
+pub(super) fn credit(stream: StreamId, total: u64) -> Frame {
+    let envelope = Envelope { credit: Some(total), ..Envelope::default() };
+    Frame::new(FrameType::Credit, stream).with_envelope(envelope)
 }
 
 fn cancel(stream: StreamId, rung: u8) -> Frame {

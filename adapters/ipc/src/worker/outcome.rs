@@ -31,6 +31,18 @@ pub(super) fn read(frame: &Frame) -> Result<Outcome, Error> {
     Ok(Outcome { result, stdout: range(frame.envelope.stdout), stderr: range(frame.envelope.stderr) })
 }
 
+/// An item's parts ride with it: nothing hashes them, and no file of theirs would ever be sealed.
+///
+/// # Errors
+/// The worker broke the protocol.
+pub(super) fn carried(payload: &Payload) -> Result<(), Error> {
+    let carried = |part: &Part| part.data.as_ref().is_some_and(|data| data.len() as u64 == part.bytes);
+    match payload.parts.iter().all(carried) {
+        true => Ok(()),
+        false => Err(Error::invalid("task.payload", "a part of an item has not the bytes that it says")),
+    }
+}
+
 /// Whether there is nothing to seal.
 pub(super) fn is_named(outcome: &Outcome) -> bool {
     outcome.result.iter().flat_map(|payload| &payload.parts).all(|part| part.stage.is_none())

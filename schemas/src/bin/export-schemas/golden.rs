@@ -178,6 +178,7 @@ fn calls() -> Result<Vec<(&'static str, Vec<Frame>)>> {
         code_hash: String::new(),
         environment,
         arguments,
+        with: std::collections::BTreeMap::new(),
     };
     let large = Frame::call(WORKER, "pool.call", &request)?;
     Ok(vec![
@@ -218,7 +219,18 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     };
     let progress = TaskReport::Progress { done: 3.0, total: Some(10.0), text: "fold 3".into() };
     let metric = TaskReport::Metric { name: "loss".into(), value: 0.25, step: Some(-1) };
-    let made = Part { digest: None, stage: Some(5), bytes: 4096, codec: "npy".into(), name: None };
+    let shard = Part { data: Some(vec![1, 2, 3].into()), bytes: 3, codec: "bytes".into(), ..Part::default() };
+    let tokens = [(0, Payload::of(&"Hel")), (1, Payload { body: PART_ZERO.to_vec().into(), parts: vec![shard] })];
+    let items = tokens.map(|(index, payload)| TaskReport::Item { index, payload });
+    let streaming = Frame::call(KERNEL, task::EXECUTE, &execute)?;
+    let streaming = streaming.with_envelope(Envelope {
+        method: Some(task::EXECUTE.into()),
+        credit: Some(2),
+        ..Envelope::default()
+    });
+    let granted = Envelope { credit: Some(4), ..Envelope::default() };
+    let granted = Frame::new(FrameType::Credit, KERNEL).with_envelope(granted);
+    let made = Part { stage: Some(5), bytes: 4096, codec: "npy".into(), ..Part::default() };
     let output = Payload { body: PART_ZERO.to_vec().into(), parts: vec![made] };
     let ranges = || Envelope { stdout: Some([0, 120]), stderr: Some([7, 7]), ..Envelope::default() };
     let rung = |rung| {
@@ -236,6 +248,8 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     Ok(vec![
         ("call-execute", vec![Frame::call(KERNEL, task::EXECUTE, &execute)?]),
         ("data-reports", vec![report(&progress)?, report(&metric)?]),
+        ("call-execute-stream", vec![streaming, granted]),
+        ("data-items", vec![report(&items[0])?, report(&items[1])?]),
         ("data-end", vec![reply.clone()]),
         ("data-end-fragments", reply.fragments(FRAGMENT_BYTES).collect()),
         ("cancel-rungs", vec![rung(1), rung(2)]),
@@ -340,5 +354,5 @@ fn worker_id() -> Result<WorkerId> {
 
 fn stored() -> Result<Part> {
     let digest = Some("c0".repeat(32).parse()?);
-    Ok(Part { digest, stage: None, bytes: 4096, codec: "npy".into(), name: None })
+    Ok(Part { digest, bytes: 4096, codec: "npy".into(), ..Part::default() })
 }

@@ -50,6 +50,7 @@ fn request(ledger: &Ledger) -> Result<String, Failure> {
         code_hash: "crash".into(),
         environment: EnvironmentSpec::default(),
         arguments: Payload { body: arguments.into(), parts: Vec::new() },
+        with: std::collections::BTreeMap::new(),
     };
     Ok(json::from_msgpack(&codec::encode(&call)?)?.to_string())
 }

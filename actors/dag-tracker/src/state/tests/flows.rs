@@ -153,7 +153,7 @@ fn an_item_that_is_a_part_brings_that_part_alone() {
     let mut world = World::new();
     let run = world.start(&flow(DYNAMIC));
     let part =
-        |n: u64| Part { digest: "ab".parse().ok(), stage: None, bytes: n, codec: "npy".into(), name: None };
+        |n: u64| Part { digest: "ab".parse().ok(), bytes: n, codec: "npy".into(), ..Part::default() };
     let body = vec![0x92, 0xd6, 1, 0, 0, 0, 0, 0xd6, 1, 0, 0, 0, 1];
     let fence = world.attempt("list");
     world.commit(&run, "list", fence, Payload { body: body.into(), parts: vec![part(10), part(11)] });

@@ -1,0 +1,233 @@
+//! Generators of real Python workers, streamed to real clients over the socket of a real kernel (P3, P5).
+//!
+//! The keeper is the `eclosion` binary in another role: `ECLOSION_BINARY`, else `target/debug/eclosion`. Without one
+//! the tests are skipped, and say so.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test")]
+
+use std::future::{Future, IntoFuture};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eclosion::{Eclosion, Options, Places};
+use eclosion_client::{Client, Streaming};
+use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::ops::kernel::Delivery;
+use eclosion_schemas::ops::pool::{Call, CallRequest, Stream};
+use eclosion_schemas::ops::run::{Get, RunRequest, Start, StartRequest};
+use eclosion_schemas::view::{TaskItem, TaskReport};
+use eclosion_schemas::{Code, Payload, codec};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const FUNCTIONS: &str = r#"
+import os, pathlib, time
+from eclosion import current
+
+def tokens(gate):
+    current().progress(1, 2, "half")
+    current().metric("loss", 0.5, 1)
+    yield "to"
+    wait(gate)
+    yield "ken"
+    return {"tokens": 2}
+
+def count(produced, ended):
+    try:
+        for n in range(1_000_000):
+            pathlib.Path(produced).write_text(str(n + 1))
+            yield n
+    finally:
+        pathlib.Path(ended).touch()
+
+def wait(gate):
+    while not pathlib.Path(gate).exists():
+        time.sleep(0.001)
+
+def pid():
+    return os.getpid()
+"#;
+
+struct Scene {
+    directory: tempfile::TempDir,
+    kernel: Eclosion,
+}
+
+impl Scene {
+    /// Nothing, if there is no binary that could be the keeper.
+    async fn start(instance: &str) -> Option<Self> {
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/eclosion");
+        let keeper = std::env::var_os("ECLOSION_BINARY").map_or(beside, PathBuf::from);
+        if !keeper.exists() {
+            eprintln!("SKIPPED a test of streams: no eclosion binary; cargo build -p eclosion-cli");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("functions.py"), FUNCTIONS).unwrap();
+        let mut options = Options::new(Places::below(directory.path(), instance));
+        options.workers_max = 1;
+        options.cancel_grace_ms = 5_000;
+        options.keeper_binary = Some(keeper);
+        Some(Self { kernel: Eclosion::start(options).await.unwrap(), directory })
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(&self.kernel.places().socket).await.unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn request(&self, function: &str, arguments: &Value) -> CallRequest {
+        CallRequest {
+            function: format!("functions:{function}"),
+            code: self.directory.path().to_string_lossy().into_owned(),
+            code_hash: String::new(),
+            environment: EnvironmentSpec::default(),
+            arguments: Payload::of(arguments),
+            with: std::collections::BTreeMap::new(),
+        }
+    }
+
+    async fn count(&self, client: &Client, credit: u64) -> Streaming<Stream> {
+        let arguments = json!({"produced": self.path("produced"), "ended": self.path("ended")});
+        let _ = std::fs::remove_file(self.path("ended"));
+        client.stream::<Stream>(self.request("count", &arguments)).credit(credit).await.unwrap()
+    }
+
+    fn produced(&self) -> u64 {
+        std::fs::read_to_string(self.path("produced")).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+}
+
+async fn watched<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("it hangs")
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    watched(async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn plain(payload: &Payload) -> Value {
+    codec::decode(&payload.body).unwrap()
+}
+
+/// The next value that is yielded; reports on the way are kept.
+async fn item(stream: &mut Streaming<Stream>, reports: &mut Vec<TaskReport>) -> Value {
+    loop {
+        match watched(stream.next()).await.unwrap().unwrap() {
+            TaskReport::Item { payload, .. } => return plain(&payload),
+            report => reports.push(report),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_has_the_first_token_while_the_generator_runs() {
+    let Some(scene) = Scene::start("tokens").await else { return };
+    let client = scene.client().await;
+    let gate = scene.path("gate");
+    let mut stream =
+        client.stream::<Stream>(scene.request("tokens", &json!({"gate": gate}))).await.unwrap();
+    let mut reports = Vec::new();
+    assert_eq!(item(&mut stream, &mut reports).await, "to");
+    assert_eq!(
+        reports,
+        [
+            TaskReport::Progress { done: 1.0, total: Some(2.0), text: "half".into() },
+            TaskReport::Metric { name: "loss".into(), value: 0.5, step: Some(1) },
+        ]
+    );
+    // The generator cannot have ended: it waits for this.
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(item(&mut stream, &mut reports).await, "ken");
+    assert!(watched(stream.next()).await.is_none());
+    assert_eq!(plain(&stream.reply().await.unwrap()), json!({"tokens": 2}));
+
+    // Where nobody takes items, a generator is refused and says what to do.
+    let call = client.call::<Call>(scene.request("tokens", &json!({"gate": gate})));
+    let refused = watched(call.into_future()).await.unwrap_err();
+    assert!(refused.help.as_deref().is_some_and(|help| help.contains("pool.stream")), "{refused:?}");
+    scene.kernel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_stops_the_generator_and_one_that_leaves_ends_it() {
+    const CREDIT: u64 = 4;
+    let Some(scene) = Scene::start("slow").await else { return };
+    let client = scene.client().await;
+    let mut reports = Vec::new();
+    let mut stream = scene.count(&client, CREDIT).await;
+    for consumed in 0..200 {
+        // At most what was granted, and one made ahead: however long the client takes, and whatever waits between.
+        assert!(scene.produced() <= consumed + CREDIT + 1, "{} of {consumed}", scene.produced());
+        assert_eq!(item(&mut stream, &mut reports).await, json!(consumed));
+    }
+    until(|| scene.produced() >= 200 + CREDIT / 2).await;
+    assert!(scene.produced() <= 200 + CREDIT + 1);
+    // CANCEL: the generator's `finally` runs, and the worker serves the next.
+    drop(stream);
+    until(|| scene.path("ended").exists()).await;
+    let pid = watched(client.call::<Call>(scene.request("pid", &json!({}))).into_future()).await.unwrap();
+
+    // The same if the whole client goes.
+    let leaving = scene.client().await;
+    let mut stream = scene.count(&leaving, CREDIT).await;
+    assert_eq!(item(&mut stream, &mut reports).await, json!(0));
+    drop((stream, leaving));
+    until(|| scene.path("ended").exists()).await;
+    let same = watched(client.call::<Call>(scene.request("pid", &json!({}))).into_future()).await.unwrap();
+    assert_eq!(plain(&same), plain(&pid));
+
+    // And at the deadline.
+    let arguments = json!({"produced": scene.path("produced"), "ended": scene.path("ended")});
+    std::fs::remove_file(scene.path("ended")).unwrap();
+    let call = client.stream::<Stream>(scene.request("count", &arguments)).credit(2);
+    let mut late = call.deadline(Duration::from_millis(300)).await.unwrap();
+    while watched(late.next()).await.is_some() {}
+    assert_eq!(late.reply().await.unwrap_err().code, Code::Deadline);
+    until(|| scene.path("ended").exists()).await;
+    scene.kernel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_a_run_sees_what_its_tasks_yield_and_the_result_has_it_all() {
+    let Some(scene) = Scene::start("run").await else { return };
+    let client = scene.client().await;
+    let mut changes = client.subscribe("run/*/task/*/item").await.unwrap();
+    let gate = scene.path("gate");
+    let flow = json!({
+        "schema": "eclosion/flow/v1", "name": "words", "code": scene.directory.path(),
+        "tasks": {"speak": {"run": "functions:tokens", "with": {"gate": gate}}},
+    });
+    let flow = serde_json::from_value(flow).unwrap();
+    let request = StartRequest { flow, set: [].into(), tenant: None, new: false, idem: None };
+    let run = watched(client.call::<Start>(request).into_future()).await.unwrap().run;
+    let mut said = Vec::new();
+    while said.len() < 2 {
+        if let Delivery::Change { value, .. } = watched(changes.next()).await.unwrap().unwrap() {
+            let item = codec::json::to_msgpack(&codec::json::encode(&value).unwrap()).unwrap();
+            let item: TaskItem = codec::decode(&item).unwrap();
+            said.push((item.index, item.attempt.0, item.payload.body));
+            std::fs::write(&gate, "").unwrap();
+        }
+    }
+    let text = |text: &str| Payload::of(&text).body;
+    assert_eq!(said, [(0, 1, text("to")), (1, 1, text("ken"))]);
+    let over = watched(async {
+        loop {
+            let found = client.call::<Get>(RunRequest { run: run.clone() }).await.unwrap();
+            if found.run.state.is_final() {
+                return found;
+            }
+        }
+    })
+    .await;
+    assert_eq!(over.run.state, eclosion_schemas::view::RunState::Succeeded, "{over:?}");
+    scene.kernel.shutdown().await;
+}
