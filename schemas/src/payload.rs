@@ -19,7 +19,7 @@ pub const PART_EXTENSION: i8 = 1;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Payload {
     /// msgpack.
-    #[serde(with = "serde_bytes_bytes")]
+    #[serde(default, with = "serde_bytes_bytes")]
     #[schemars(schema_with = "binary")]
     pub body: Bytes,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

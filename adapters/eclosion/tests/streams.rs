@@ -8,7 +8,7 @@ use std::future::{Future, IntoFuture};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use eclosion::{Eclosion, Options, Places};
+use eclosion::{Kernel, Options, Places};
 use eclosion_client::{Client, Streaming};
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::kernel::Delivery;
@@ -49,7 +49,7 @@ def pid():
 
 struct Scene {
     directory: tempfile::TempDir,
-    kernel: Eclosion,
+    kernel: Kernel,
 }
 
 impl Scene {
@@ -67,7 +67,7 @@ impl Scene {
         options.workers_max = 1;
         options.cancel_grace_ms = 5_000;
         options.keeper_binary = Some(keeper);
-        Some(Self { kernel: Eclosion::start(options).await.unwrap(), directory })
+        Some(Self { kernel: Kernel::start(options).await.unwrap(), directory })
     }
 
     async fn client(&self) -> Client {

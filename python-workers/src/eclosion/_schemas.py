@@ -123,7 +123,7 @@ class Payload(_Wire, kw_only=True):
     """A value as it travels."""
 
     # msgpack.
-    body: Binary
+    body: Binary = b""
     parts: list[Part] = []
 
 
@@ -154,12 +154,14 @@ class CallRequest(_Wire, kw_only=True):
     """One call of a Python function that is not part of a run and not journaled."""
 
     # Keyword arguments as one msgpack map; empty for none.
-    arguments: Payload
+    arguments: Payload = msgspec.field(default_factory=Payload)
     code: str
     # With another one, modules from `code` are imported again.
     code_hash: str = ""
     environment: EnvironmentSpec = msgspec.field(default_factory=EnvironmentSpec)
     function: str
+    # More of them, as plain data.
+    with_: dict[str, Any] = msgspec.field(default_factory=dict, name="with")
 
 
 # One of `running`, `cancelling`, `succeeded`, `failed`, `cancelled`.

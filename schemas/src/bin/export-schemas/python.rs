@@ -312,6 +312,7 @@ pub(crate) fn attribute_default(api: &Api, schema: &Value, annotation: &str) -> 
         Value::Null => Ok("None".to_owned()),
         Value::Bool(flag) => Ok(if *flag { "True" } else { "False" }.to_owned()),
         Value::Number(_) | Value::String(_) => Ok(value.to_string()),
+        Value::Array(items) if items.is_empty() && annotation == "Binary" => Ok("b\"\"".to_owned()),
         Value::Array(items) if items.is_empty() => Ok("[]".to_owned()),
         Value::Object(fields) if annotation.starts_with("dict[") && fields.is_empty() => Ok("{}".to_owned()),
         _ => {
