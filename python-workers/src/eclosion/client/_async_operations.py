@@ -554,15 +554,16 @@ class AsyncPoolOperations:
     def call(
         self,
         *,
-        arguments: Payload,
         code: str,
         function: str,
+        arguments: Payload | None = None,
         code_hash: str = "",
         environment: EnvironmentSpec | None = None,
+        with_: Dict[str, Any] | None = None,
         credit: int = CREDIT,
     ) -> AsyncStream[TaskReport, Payload]:
         """Calls a Python function on a warm worker; nothing is journaled."""
-        request = CallRequest(arguments=arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function)
+        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, with_={} if with_ is None else with_)
         return self._client.request_stream("pool.call", request, TaskReport, Payload, fresh_key(), credit)
 
     async def cordon(
@@ -655,6 +656,21 @@ class AsyncPoolOperations:
         """Shows workers, environments and what waits."""
         request = PoolStatusRequest()
         return await self._client.request("pool.status", request, PoolStatusReply, deadline_s, None, True)
+
+    def stream(
+        self,
+        *,
+        code: str,
+        function: str,
+        arguments: Payload | None = None,
+        code_hash: str = "",
+        environment: EnvironmentSpec | None = None,
+        with_: Dict[str, Any] | None = None,
+        credit: int = CREDIT,
+    ) -> AsyncStream[TaskReport, Payload]:
+        """Calls a Python generator on a warm worker: its values are the items, what it returns is the reply."""
+        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, with_={} if with_ is None else with_)
+        return self._client.request_stream("pool.stream", request, TaskReport, Payload, fresh_key(), credit)
 
 
 class AsyncRunOperations:

@@ -1397,15 +1397,16 @@ class PoolOperations:
     def call(
         self,
         *,
-        arguments: Payload,
         code: str,
         function: str,
+        arguments: Payload | None = None,
         code_hash: str = "",
         environment: EnvironmentSpec | None = None,
+        with_: Dict[str, Any] | None = None,
         credit: int = CREDIT,
     ) -> Stream[TaskReport, Payload]:
         """Calls a Python function on a warm worker; nothing is journaled."""
-        request = CallRequest(arguments=arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function)
+        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, with_={} if with_ is None else with_)
         return self._client.request_stream("pool.call", request, TaskReport, Payload, fresh_key(), credit)
 
     def cordon(
@@ -1498,6 +1499,21 @@ class PoolOperations:
         """Shows workers, environments and what waits."""
         request = PoolStatusRequest()
         return self._client.request("pool.status", request, PoolStatusReply, deadline_s, None, True)
+
+    def stream(
+        self,
+        *,
+        code: str,
+        function: str,
+        arguments: Payload | None = None,
+        code_hash: str = "",
+        environment: EnvironmentSpec | None = None,
+        with_: Dict[str, Any] | None = None,
+        credit: int = CREDIT,
+    ) -> Stream[TaskReport, Payload]:
+        """Calls a Python generator on a warm worker: its values are the items, what it returns is the reply."""
+        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, with_={} if with_ is None else with_)
+        return self._client.request_stream("pool.stream", request, TaskReport, Payload, fresh_key(), credit)
 
 
 class RunOperations:
