@@ -93,7 +93,8 @@ impl<O: Operation> IntoFuture for Ask<'_, O> {
         let now = clock.now();
         self.context.deadline = now.checked_add(self.wait).unwrap_or_else(|| clock.never());
         let ticks = (clock.tick_of(now), clock.tick_of(self.context.deadline));
-        let pending = self.bus.send(self.address, O::NAME, self.context, ticks, self.request, Items::DISCARDED);
+        let pending =
+            self.bus.send(self.address, O::NAME, self.context, ticks, self.request, Items::DISCARDED);
         AskFuture { pending, operation: PhantomData }
     }
 }

@@ -28,10 +28,10 @@ use eclosion_dag_tracker::environment_id;
 use eclosion_kernel::Handler;
 use eclosion_kernel::actor::unimplemented;
 use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::pool::{
     CALLS, Call, CallRequest, Reserve, ReserveRequest, Stream, Unreserve, UnreserveRequest,
 };
-use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Payload, Retry, WorkerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -130,7 +130,8 @@ impl Calls {
             };
             match self.0.host.call(&lease.worker, &execute, flow.begin()) {
                 Ok(line) => {
-                    let outcome = self.attend(&mut lease, &environment, &spec, &execute, &line, &mut flow).await;
+                    let outcome =
+                        self.attend(&mut lease, &environment, &spec, &execute, &line, &mut flow).await;
                     flow.reply(outcome);
                     self.put_back(&environment, lease).await;
                     return drop(permit);

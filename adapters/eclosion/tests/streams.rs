@@ -132,8 +132,7 @@ async fn a_client_has_the_first_token_while_the_generator_runs() {
     let Some(scene) = Scene::start("tokens").await else { return };
     let client = scene.client().await;
     let gate = scene.path("gate");
-    let mut stream =
-        client.stream::<Stream>(scene.request("tokens", &json!({"gate": gate}))).await.unwrap();
+    let mut stream = client.stream::<Stream>(scene.request("tokens", &json!({"gate": gate}))).await.unwrap();
     let mut reports = Vec::new();
     assert_eq!(item(&mut stream, &mut reports).await, "to");
     assert_eq!(

@@ -67,8 +67,7 @@ impl World {
         let (stage, file) = self.blobs.stage(content.len() as u64).unwrap();
         File::from(file).write_all(content).unwrap();
         let (digest, bytes) = self.blobs.seal(stage).unwrap();
-        let part =
-            Part { digest: Some(digest.clone()), bytes, codec: "bytes".into(), ..Part::default() };
+        let part = Part { digest: Some(digest.clone()), bytes, codec: "bytes".into(), ..Part::default() };
         let committed = StepCommitted {
             run: run.parse().unwrap(),
             task: "load".parse().unwrap(),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use eclosion_client::Client;
 use eclosion_client::call::Subscription;
+use eclosion_schemas::codec::{self, json};
 use eclosion_schemas::ops::kernel::Delivery;
 use eclosion_schemas::ops::run::{Get, GetReply, RunRequest};
-use eclosion_schemas::codec::{self, json};
 use eclosion_schemas::view::{TaskItem, TaskReport};
 use eclosion_schemas::{Error, RunId, TaskId};
 use serde_json::Value;

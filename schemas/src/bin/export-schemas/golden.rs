@@ -220,7 +220,8 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     let progress = TaskReport::Progress { done: 3.0, total: Some(10.0), text: "fold 3".into() };
     let metric = TaskReport::Metric { name: "loss".into(), value: 0.25, step: Some(-1) };
     let shard = Part { data: Some(vec![1, 2, 3].into()), bytes: 3, codec: "bytes".into(), ..Part::default() };
-    let tokens = [(0, Payload::of(&"Hel")), (1, Payload { body: PART_ZERO.to_vec().into(), parts: vec![shard] })];
+    let tokens =
+        [(0, Payload::of(&"Hel")), (1, Payload { body: PART_ZERO.to_vec().into(), parts: vec![shard] })];
     let items = tokens.map(|(index, payload)| TaskReport::Item { index, payload });
     let streaming = Frame::call(KERNEL, task::EXECUTE, &execute)?;
     let streaming = streaming.with_envelope(Envelope {

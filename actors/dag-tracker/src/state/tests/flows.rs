@@ -152,8 +152,7 @@ fn a_list_that_is_too_long_fails_its_fan_out() {
 fn an_item_that_is_a_part_brings_that_part_alone() {
     let mut world = World::new();
     let run = world.start(&flow(DYNAMIC));
-    let part =
-        |n: u64| Part { digest: "ab".parse().ok(), bytes: n, codec: "npy".into(), ..Part::default() };
+    let part = |n: u64| Part { digest: "ab".parse().ok(), bytes: n, codec: "npy".into(), ..Part::default() };
     let body = vec![0x92, 0xd6, 1, 0, 0, 0, 0, 0xd6, 1, 0, 0, 0, 1];
     let fence = world.attempt("list");
     world.commit(&run, "list", fence, Payload { body: body.into(), parts: vec![part(10), part(11)] });
