@@ -106,7 +106,7 @@ async fn once(bus: &Bus, calling: &Calling, deadline: std::time::Instant) -> Res
         caller: Some(format!("schedule {}", calling.name).into()),
         ..Context::until(deadline)
     };
-    let mut pending = bus.call(Call { spec: Arc::clone(&spec), address, request, context });
+    let mut pending = bus.call(Call { spec: Arc::clone(&spec), address, request, context, credit: None });
     while let Some(item) = pending.next().await {
         if let Item::Reply(reply) = item {
             return shown(&(spec.encode_reply)(&*reply?)?);
