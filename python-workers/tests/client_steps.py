@@ -18,6 +18,12 @@ def join(start: str, *, end: str) -> str:
     return f"{start}-{end}"
 
 
+def slow(n: int) -> int:
+    """Long enough that a kernel is killed while it runs."""
+    time.sleep(0.1)
+    return n
+
+
 def large(count: int) -> str:
     return "x" * count
 

@@ -227,7 +227,8 @@ impl Actor for DagActor {
         let gone: Vec<Gone> = records.iter().flat_map(|record| view::gone(state, record)).collect();
         gone.into_iter().for_each(|gone| self.remove(gone, last, outputs));
         let changed: BTreeSet<_> = records.iter().flat_map(|record| view::changed(state, record)).collect();
-        for (run, task) in changed {
+        // A run's head comes after its tasks: whoever hears that it is over has heard all of them.
+        for (run, task) in changed.into_iter().rev() {
             match task {
                 Some(task) => self.publish_task(state, &run, &task, last, outputs),
                 None => {

@@ -18,6 +18,6 @@ from __future__ import annotations
 from ._calls import Ref, as_completed
 from ._client import Client, connect, default_client
 from ._connection import Stream
-from ._subscriptions import Reset, Subscription
+from ._subscriptions import Reset, Subscription, View
 
-__all__ = ["Client", "Ref", "Reset", "Stream", "Subscription", "as_completed", "connect", "default_client"]
+__all__ = ["Client", "Ref", "Reset", "Stream", "Subscription", "View", "as_completed", "connect", "default_client"]

@@ -46,24 +46,40 @@ class Cursor:
         self._seq = 0
         self._whole = False
         """A snapshot has come to its end: what follows can be added to it."""
+        self._begun = False
+        self._acknowledged = False
+        self._reset_due = False
 
     def request(self) -> bytes:
+        """What to subscribe with now."""
         start = f"{self._epoch}:{self._seq}" if self._whole else None
+        # What came of a snapshot that was cut off is of no use to the next one.
+        self._reset_due = self._begun and not self._whole
         return _encode(SubscribeRequest(filter=self.filter, on_full=self.on_full, start=start))
 
+    def due(self) -> DeliveryReset | None:
+        """A reset that no kernel can know of."""
+        if not self._reset_due or not self._acknowledged:
+            return None
+        self._reset_due = False
+        return DeliveryReset(why="the connection was lost inside a snapshot")
+
     def heard(self, delivery: Delivery) -> None:
+        self._acknowledged = isinstance(delivery, DeliveryAcknowledged)
         if isinstance(delivery, (DeliveryAcknowledged, DeliverySnapshot, DeliveryChange)):
             position = (delivery.epoch, delivery.seq)
             if isinstance(delivery, DeliveryAcknowledged) or position > (self._epoch, self._seq):
                 self._epoch, self._seq = position
+            self._begun = self._begun or isinstance(delivery, DeliverySnapshot)
         elif isinstance(delivery, DeliverySnapshotEnd):
             self._whole = True
         elif isinstance(delivery, DeliveryReset):
             self._whole = False
+            self._reset_due = False
 
     def forget(self) -> None:
         """The next subscription begins with a snapshot."""
-        self._whole = False
+        self._whole = self._begun = False
 
 
 def goes_on(ended: Exchange) -> None:
@@ -94,6 +110,9 @@ class Subscription:
         """The next delivery; None after :meth:`close`. Raises :class:`DeadlineExceeded`, or what the kernel refuses."""
         end = until(timeout_s)
         while not self._closed:
+            reset = self._cursor.due()
+            if reset is not None:
+                return reset
             item = self._exchange.next(end)
             if item is not None:
                 delivery = decode_delivery(item)

@@ -142,6 +142,9 @@ class AsyncSubscription:
     async def next(self) -> Delivery | None:
         """The next delivery; None after :meth:`close`."""
         while not self._closed:
+            reset = self._cursor.due()
+            if reset is not None:
+                return reset
             if self._exchange is None:
                 connection = await self._client.connection()
                 request = self._cursor.request()
