@@ -206,3 +206,20 @@ def test_a_call_under_way_is_told_when_the_client_closes(home: House, tmp_path: 
     with pytest.raises(eclosion.Unreachable):
         ref.result(DEADLINE_S)
     assert gate.left() == "cancelled"
+
+
+def test_the_readme_says_what_the_example_prints(home: House) -> None:
+    root = SOURCES.parent.parent
+    section = (root / "README.md").read_text().split("## Attach to it\n")[1].split("\n## ")[0]
+    blocks = [block.strip("\n") for block in section.split("\n\n")]
+    command, output = [block for block in blocks if block.startswith("    ")]
+    path, python, example = command.split()
+    assert (path, python) == ("PYTHONPATH=python-workers/src", "python")
+    said = subprocess.run(
+        [sys.executable, root / example],
+        env={**home.environment, "PYTHONPATH": str(SOURCES)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert said.stdout.splitlines() == [line.strip() for line in output.splitlines()], said.stderr

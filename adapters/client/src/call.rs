@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::kernel::{self, Delivery, OnFull, SubscribeRequest};
-use eclosion_schemas::{Code, Error, codec};
+use eclosion_schemas::{Code, Epoch, Error, Seq, codec};
 use serde::de::DeserializeOwned;
 
 use crate::Client;
@@ -158,6 +158,12 @@ impl<'a> Subscribe<'a> {
     /// What happens when it does not keep up.
     pub fn on_full(mut self, on_full: OnFull) -> Self {
         self.request.on_full = on_full;
+        self
+    }
+
+    /// Goes on behind a position that was heard, where the kernel can; else it says `reset`.
+    pub fn start(mut self, epoch: Epoch, seq: Seq) -> Self {
+        self.request.start = Some(format!("{epoch}:{seq}"));
         self
     }
 

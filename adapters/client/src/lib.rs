@@ -20,8 +20,8 @@
 //! connection is gone (P3). (2) Dropping a call or a stream cancels it at the kernel. (3) Mutating operations carry an
 //! idempotency key. (4) Memory is bounded: outwards by a cap that callers wait under, inwards by credit (P5).
 //!
-//! It deliberately does not reconnect: what was under way when a connection broke is `unknown` to the caller, who has the
-//! idempotency key and decides.
+//! A [`Client`] deliberately does not reconnect: what was under way when a connection broke is `unknown` to the caller, who
+//! has the idempotency key and decides. A [`Follow`] does: it is a subscription that goes on with the next kernel.
 //!
 //! Reading order: [`connect`], [`call`], then the connection that they share.
 
@@ -29,10 +29,12 @@ pub mod call;
 pub mod connect;
 mod connection;
 mod exchange;
+pub mod follow;
 
 pub use call::{Call, StreamCall, Streaming, Subscribe};
 pub use connect::ConnectOptions;
 pub use exchange::{CallOptions, Exchange};
+pub use follow::Follow;
 
 use std::future::poll_fn;
 use std::path::Path;
