@@ -87,7 +87,8 @@ pub(crate) fn binary() -> Result<PathBuf, Failure> {
 
 /// Runs one graph to its end.
 pub(crate) async fn graph(kernel: &Kernel) -> Result<(), Failure> {
-    let request = StartRequest { flow: flow(), set: BTreeMap::new(), tenant: None, new: true, idem: None };
+    let (flow, set) = (flow(), BTreeMap::new());
+    let request = StartRequest { flow, set, tenant: None, new: true, idem: None, no_cache: false };
     let run = kernel.bus().ask::<Start>(request).await?.run;
     let mut changes = kernel.bus().subscribe(format!("run/{run}/state").parse()?, OnFull::Latest, 16);
     while let Some(delivery) = changes.next().await {
@@ -126,5 +127,6 @@ fn flow() -> FlowSpec {
         parameters: BTreeMap::new(),
         tasks: (0..LAYERS).map(layer).collect(),
         result: None,
+        cache: None,
     }
 }

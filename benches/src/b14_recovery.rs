@@ -227,6 +227,7 @@ fn event(seq: u64, epoch: Epoch) -> Result<Arc<Record>, Failure> {
         worker: "w-1-1".parse()?,
         output: Payload::of(&seq),
         lease: None,
+        cache: None,
     };
     let body = AnyEvent::from(committed).encode()?.into();
     let kind = StepCommitted::KIND.into();

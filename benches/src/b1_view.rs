@@ -100,6 +100,7 @@ fn view(key: &TaskRef, seq: u64) -> TaskView {
         certificates: Vec::new(),
         pending: Vec::new(),
         needs: Vec::new(),
+        cache: None,
         seq: Seq(seq),
     }
 }

@@ -497,6 +497,19 @@ impl<C: Send + 'static> Context<C> {
         self.asks.work(vec![id], work);
     }
 
+    /// One ask for what several effects wish, where the reply matters.
+    pub fn ask_together_for<O>(
+        &self,
+        ids: Vec<EffectId>,
+        request: O::Request,
+        answered: impl FnOnce(Result<O::Reply, Error>) -> Option<C> + Send + 'static,
+    ) where
+        O: eclosion_schemas::Operation,
+        O::Request: Clone + Sync,
+    {
+        self.asks.ask::<O>(&self.bus, ids, request, answered);
+    }
+
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | `run.started` `run.cancelling` `run.finished` | DAG tracker | artifact store, pool manager, arbitration, scheduler (not `cancelling`) |
 //! | `step.committed` `step.failed` | DAG tracker | pool manager, arbitration, artifact store |
-//! | `step.ready` | DAG tracker | |
+//! | `step.reused` | DAG tracker | artifact store |
+//! | `step.ready` `step.missed` `cache.dropped` | DAG tracker | |
 //! | `attempt.started` `attempt.stopped` `attempt.refused` | pool manager | DAG tracker, arbitration |
 //! | `attempt.waiting` | pool manager | itself |
 //! | `worker.cordoned` `worker.uncordoned` `pool.drained` `pool.resumed` `task.quarantined` `task.released` | pool manager | |
@@ -16,6 +17,8 @@
 //! | `operator.acted` `operator.ended` | audit | |
 //!
 //! Stored as msgpack named maps with type and version; a field is only ever added, with a default.
+
+mod cache;
 
 use std::collections::BTreeMap;
 
@@ -32,7 +35,11 @@ use crate::ids::{
 };
 use crate::ops::audit::Act;
 use crate::payload::Payload;
-use crate::view::{RunState, TaskState};
+use crate::view::{CacheCounts, RunState, TaskState};
+
+pub use cache::{
+    CacheDropped, CacheNote, DroppedEntry, Ingredients, MissCause, RerunOf, StepMissed, StepReused,
+};
 
 /// A fact. `KIND` is its stored type, `VERSION` the version of its stored form.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -47,6 +54,7 @@ macro_rules! event {
         }
     };
 }
+use event;
 
 mod artifact;
 mod pool;
@@ -69,6 +77,12 @@ pub struct RunStarted {
     /// The caller's idempotency key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idem: Option<String>,
+    /// Nothing is taken from the cache; what is computed is put there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_cache: bool,
+    /// It computes again a part of an earlier run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<Box<RerunOf>>,
 }
 event!(RunStarted, "run.started");
 
@@ -105,6 +119,11 @@ pub struct RunSummary {
     pub started_seq: Seq,
     pub started_at: Timestamp,
     pub counts: BTreeMap<TaskState, u32>,
+    /// Steps whose result came out of the cache, or was looked for there in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheCounts>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<RunId>,
 }
 
 /// An attempt was given to a worker.
@@ -172,6 +191,9 @@ pub struct StepCommitted {
     pub output: Payload,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseId>,
+    /// Under which key it is found again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Box<CacheNote>>,
 }
 event!(StepCommitted, "step.committed");
 

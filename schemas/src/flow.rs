@@ -26,7 +26,14 @@
 //! resources = { cpu = 1, memory = "1GiB" }  # beyond its memory the task is killed, with all that it started
 //! processes = 4                             # the same with more processes than this
 //! open_files = 256                          # opening more raises; so does writing a file beyond `file_size = "1GiB"`
+//! cache = "v1"                              # equal steps of any run share one result; see below
 //! ```
+//!
+//! A step with `cache` has a content key: function, code hash, environment, arguments by content, this version text, and
+//! the seed. The seed counts where somebody set it, as the parameter `seed`: then each task instance has its own. A seed
+//! that was derived from the run's content was chosen by nobody, so a result made under another one is as good. A task
+//! that draws no random numbers says `cache_seed = false`. `cache` beside `name` is the default of all tasks, `"off"`
+//! exempts one.
 //!
 //! A string that is exactly one `${…}` becomes the value itself, of whatever type; inside a longer string, parameters
 //! and items are filled in as text and task outputs are refused. `$${` stands for a literal `${`.
@@ -66,6 +73,9 @@ pub struct FlowSpec {
     pub tasks: BTreeMap<String, TaskSpec>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+    /// The `cache` of every task that has none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
 }
 
 fn default_code() -> String {
@@ -123,6 +133,13 @@ pub struct TaskSpec {
     /// How long a file may grow that it writes, as `"1GiB"` or bytes; writing on raises in the task. None: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_size: Option<serde_json::Value>,
+    /// A version: a result is kept under its content key, and taken where the key is the same. `"off"`, or none: computed
+    /// every time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
+    /// Whether a seed that was set is part of the key; default: it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_seed: Option<bool>,
 }
 
 /// Waiting before the n-th retry: `initial · factorⁿ⁻¹`, at most `max`.

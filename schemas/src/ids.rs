@@ -105,6 +105,10 @@ macro_rules! string_id {
 }
 
 string_id!(
+    /// What makes two steps equal, as one hash: 32 hexadecimal characters.
+    CacheKey
+);
+string_id!(
     /// One run of a flow. Fresh for every run; eight characters of base 32.
     RunId
 );

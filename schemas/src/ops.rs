@@ -4,6 +4,7 @@ pub mod actor;
 pub mod arbitration;
 pub mod artifact;
 pub mod audit;
+pub mod cache;
 pub mod dead;
 pub mod kernel;
 pub mod log;
@@ -41,6 +42,7 @@ fn all() -> Vec<Spec> {
         arbitration::all(),
         artifact::all(),
         schedule::all(),
+        cache::all(),
         log::all(),
         operators(),
     ];

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::DeathCertificate;
 use crate::error::Error;
+use crate::events::MissCause;
 use crate::ids::{
     Attempt, Digest, EnvironmentId, Fence, Incarnation, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant,
     Timestamp, WorkerId,
@@ -75,8 +76,65 @@ pub struct RunView {
     /// How long the result is, its files included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_bytes: Option<u64>,
+    /// Absent where no earlier result was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheCounts>,
+    /// The run that this one computes a part of again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<RunId>,
     /// The journal position that this view reflects.
     pub seq: Seq,
+}
+
+/// Results that were not computed, and such as could have been had without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CacheCounts {
+    /// Found under their content key.
+    #[serde(default)]
+    pub hits: u32,
+    /// Looked for and not found.
+    #[serde(default)]
+    pub misses: u32,
+    /// Taken over from the run that this one repeats.
+    #[serde(default)]
+    pub taken: u32,
+}
+
+impl CacheCounts {
+    /// Nothing, where nothing was looked for.
+    #[must_use]
+    pub fn some(self) -> Option<Self> {
+        (self != Self::default()).then_some(self)
+    }
+}
+
+/// How a step stands to the cache, or to the run that its own run repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheState {
+    /// Not ready yet, or just being looked for.
+    Waiting,
+    /// Its result was found under its content key.
+    Hit,
+    /// Its result was taken over from the run that this one repeats.
+    Taken,
+    /// Looked for and not found: it is computed.
+    Miss,
+    /// Not looked for, because the run or the rerun says so; what it computes is kept.
+    Refreshed,
+    /// Its flow names no hash of its code, so no result can be told to be the same.
+    Unhashed,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CacheView {
+    pub state: CacheState,
+    /// Where the result comes from; for a miss, the entry that came nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<TaskRef>,
+    /// Why nothing was found: all that differs from the nearest entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<MissCause>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -104,6 +162,9 @@ pub struct TaskView {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PendingReason>,
     pub needs: Vec<TaskId>,
+    /// Absent where no earlier result was to be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheView>,
     pub seq: Seq,
 }
 

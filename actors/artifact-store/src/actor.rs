@@ -8,7 +8,6 @@ use eclosion_kernel::core::AnyEvent;
 use eclosion_kernel::journal::{Projection, Record};
 use eclosion_schemas::EffectId;
 use eclosion_schemas::error::Error;
-use eclosion_schemas::events::StepCommitted;
 use eclosion_schemas::ops::artifact::{ADDRESS, Get, Lineage, List, Pin, Pins, Tag, Tags, Unpin, Untag};
 
 use crate::files::{Files, Objects, Page, Resolve, Views};
@@ -61,13 +60,13 @@ impl Actor for ArtifactActor {
 
     fn perform(&self, _: &[(EffectId, Effect)], _: &Context<Command>) {}
 
-    /// Each commit, as the artifact that it made, on `artifact/RUN/TASK`.
+    /// Each output, as the artifact that it is, on `artifact/RUN/TASK`.
     fn publish(&self, _: &State, records: &[Arc<Record>], outputs: &mut Outputs) {
         for record in records {
-            let Some(event) = record.event::<StepCommitted>() else { continue };
-            match Subject::new(format!("artifact/{}/{}", event.run, event.task)) {
+            let Some(event) = view::Made::by(record) else { continue };
+            match Subject::new(format!("artifact/{}/{}", event.run(), event.task())) {
                 Ok(subject) => outputs.event(subject, record.seq, view::artifact(&event, record)),
-                Err(why) => tracing::warn!(run = %event.run, task = %event.task, %why, "not published"),
+                Err(why) => tracing::warn!(run = %event.run(), task = %event.task(), %why, "not published"),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! `/artifacts/files`: what has to read files, or to ask more than once. `artifact.get` with the bytes of a value's parts,
-//! `artifact.verify`, `artifact.search`, and labels for artifacts that are named in another way than `RUN/TASK`.
+//! `artifact.recall`, `artifact.verify`, `artifact.search`, and labels for artifacts that are named in another way than
+//! `RUN/TASK`.
 //!
 //! A plain actor beside the journaled one, because a pure core cannot read: it asks `/artifacts` for what the rows say,
 //! follows names that lead to other names (`FLOW/TASK@2`, `FLOW/TASK@TAG`, a digest), and reads files on blocking threads. Each request
@@ -11,13 +12,14 @@ use std::sync::{Arc, OnceLock};
 
 use eclosion_bus::{Bus, InHand, Responder};
 use eclosion_kernel::Handler;
-use eclosion_schemas::Digest;
 use eclosion_schemas::error::{Code, Error};
 use eclosion_schemas::operation::{Operation, Value};
 use eclosion_schemas::ops::artifact::{
     ADDRESS, Get, GetReply, GetRequest, OpenReply, OpenRequest, Piece, Pin, PinReply, PinRequest, Read,
-    Search, SearchRequest, Tag, TagReply, TagRequest, Unpin, Verify, VerifyReply, VerifyRequest,
+    Recall, RecallReply, RecallRequest, Search, SearchRequest, Tag, TagReply, TagRequest, Unpin, Verify,
+    VerifyReply, VerifyRequest,
 };
+use eclosion_schemas::{Digest, Payload};
 use tokio::sync::Semaphore;
 
 use crate::ports::BlobStore;
@@ -51,6 +53,7 @@ pub struct Files {
 enum Request {
     Get(GetRequest),
     Read(OpenRequest),
+    Recall(RecallRequest),
     Verify(VerifyRequest),
     Search(SearchRequest),
     Tag(TagRequest),
@@ -62,6 +65,8 @@ impl Request {
     fn of(message: &InHand) -> Option<Self> {
         if let Some(request) = message.request::<Get>() {
             Some(Self::Get(request.clone()))
+        } else if let Some(request) = message.request::<Recall>() {
+            Some(Self::Recall(request.clone()))
         } else if let Some(request) = message.request::<Verify>() {
             Some(Self::Verify(request.clone()))
         } else if let Some(request) = message.request::<Read>() {
@@ -121,6 +126,7 @@ impl Reading {
         match request {
             Request::Get(request) => self.get(&request.name, responder).await.map(boxed),
             Request::Read(request) => self.read(request.digest, responder).await.map(boxed),
+            Request::Recall(request) => self.recall(request).await.map(boxed),
             Request::Verify(request) => self.verify(request, responder).await.map(boxed),
             Request::Search(request) => self.search(request, responder).await.map(boxed),
             Request::Tag(request) => self.tag(request).await.map(boxed),
@@ -225,6 +231,32 @@ impl Reading {
 
     async fn ask(&self, name: &str) -> Result<GetReply, Error> {
         self.bus.ask::<Get>(GetRequest { name: name.into() }).to(&index()?).await
+    }
+
+    /// A file that is there and differs from its name is as good as none.
+    async fn recall(&self, request: RecallRequest) -> Result<RecallReply, Error> {
+        let mut payloads = Vec::with_capacity(request.outputs.len());
+        for output in request.outputs {
+            payloads.push(match self.ask(&output.to_string()).await {
+                Ok(found) => self.whole(found.payload).await?,
+                Err(refusal) if matches!(refusal.code, Code::NotFound | Code::Precondition) => None,
+                Err(refusal) => return Err(refusal),
+            });
+        }
+        Ok(RecallReply { payloads })
+    }
+
+    /// The same, if every file of it is.
+    async fn whole(&self, payload: Payload) -> Result<Option<Payload>, Error> {
+        for digest in payload.parts.iter().filter_map(|part| part.digest.clone()) {
+            let blobs = Arc::clone(&self.blobs);
+            match blocking(move || blobs.open(&digest).map(drop)).await? {
+                Ok(()) => {}
+                Err(why) if matches!(why.code, Code::DataLoss | Code::NotFound) => return Ok(None),
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(Some(payload))
     }
 
     async fn verify(&self, request: VerifyRequest, responder: &Responder) -> Result<VerifyReply, Error> {

@@ -21,12 +21,15 @@ use std::collections::BTreeMap;
 
 use eclosion_kernel::core::{Query, Reads};
 use eclosion_kernel::journal::{Record, RowChange};
-use eclosion_schemas::events::{ArtifactTagged, ArtifactUntagged, Event, RunStarted, StepCommitted};
+use eclosion_schemas::events::{
+    ArtifactTagged, ArtifactUntagged, Event, RunStarted, StepCommitted, StepReused,
+};
 use eclosion_schemas::ops::artifact::{TagView, TagsRequest};
 use eclosion_schemas::view::ArtifactView;
 use eclosion_schemas::{Digest, Payload, RunId, Seq};
 use serde::{Deserialize, Serialize};
 
+use crate::view::Made;
 use crate::{lineage, view};
 
 const ARTIFACTS: &str = "artifacts";
@@ -79,10 +82,8 @@ pub fn project(record: &Record, rows: &mut Vec<RowChange>) {
     match &*record.kind {
         RunStarted::KIND => rows
             .extend(record.event::<RunStarted>().map(|event| started(&event, record)).into_iter().flatten()),
-        StepCommitted::KIND => {
-            rows.extend(
-                record.event::<StepCommitted>().map(|event| committed(&event, record)).into_iter().flatten(),
-            );
+        StepCommitted::KIND | StepReused::KIND => {
+            rows.extend(Made::by(record).map(|event| made(&event, record)).into_iter().flatten());
         }
         ArtifactTagged::KIND => {
             rows.extend(
@@ -113,17 +114,18 @@ fn started(event: &RunStarted, record: &Record) -> Vec<RowChange> {
     rows
 }
 
-fn committed(event: &StepCommitted, record: &Record) -> Vec<RowChange> {
+fn made(event: &Made, record: &Record) -> Vec<RowChange> {
     let shown = view::artifact(event, record);
     let key = shown.name.clone().into_bytes();
     let mut rows = vec![change(ORDER, order_key(record.seq), &shown.name)];
-    let small = event.output.body.len() + event.output.parts.len() * PART_BYTES <= SMALL_BYTES;
+    let output = event.output();
+    let small = output.body.len() + output.parts.len() * PART_BYTES <= SMALL_BYTES;
     if !small {
-        rows.push(change(PAYLOADS, key.clone(), &event.output));
+        rows.push(change(PAYLOADS, key.clone(), output));
     }
-    let row = ArtifactRow { view: shown.clone(), payload: small.then(|| event.output.clone()) };
+    let row = ArtifactRow { view: shown.clone(), payload: small.then(|| output.clone()) };
     rows.push(change(ARTIFACTS, key, &row));
-    let sealed = event.output.parts.iter().filter_map(|part| Some((part.digest.as_ref()?, part.bytes)));
+    let sealed = output.parts.iter().filter_map(|part| Some((part.digest.as_ref()?, part.bytes)));
     rows.extend(sealed.map(|(digest, bytes)| {
         let row = ObjectRow { name: shown.name.clone(), bytes };
         change(OBJECTS, digest.as_str().as_bytes().to_vec(), &row)

@@ -11,7 +11,7 @@ use eclosion_kernel::journal::Record;
 use eclosion_schemas::error::{Code, Error};
 use eclosion_schemas::events::{
     ArtifactPinned, ArtifactTagged, ArtifactUnpinned, ArtifactUntagged, Event, RunFinished, RunStarted,
-    StepCommitted,
+    StepCommitted, StepReused,
 };
 use eclosion_schemas::ops::artifact::{
     GetReply, GetRequest, LineageReply, ListReply, ListRequest, PinRequest, PinsRequest, TagRequest,
@@ -25,6 +25,7 @@ use crate::files::{
     ObjectsReply, ObjectsRequest, PageReply, PageRequest, ResolveReply, ResolveRequest, ViewsReply,
     ViewsRequest,
 };
+use crate::view::Made;
 use crate::{lineage, rows};
 
 mod labels;
@@ -109,6 +110,7 @@ impl Core for Artifacts {
     const FOLDS: &'static [&'static str] = &[
         RunStarted::KIND,
         StepCommitted::KIND,
+        StepReused::KIND,
         RunFinished::KIND,
         ArtifactPinned::KIND,
         ArtifactUnpinned::KIND,
@@ -187,8 +189,8 @@ impl Core for Artifacts {
         if let Some(event) = record.event::<RunStarted>() {
             let live = Live { flow: event.flow.name.clone(), artifacts: 0 };
             state.live.insert(event.run.clone(), live);
-        } else if let Some(event) = record.event::<StepCommitted>() {
-            if let Some(live) = state.live.get_mut(&event.run) {
+        } else if let Some(event) = Made::by(record) {
+            if let Some(live) = state.live.get_mut(event.run()) {
                 live.artifacts += 1;
             }
         } else if let Some(event) = record.event::<RunFinished>() {

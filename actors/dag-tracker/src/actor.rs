@@ -18,12 +18,12 @@ use eclosion_kernel::view::Views;
 use eclosion_kernel::{Actor, Context};
 use eclosion_schemas::events::{AttemptStarted, Event};
 use eclosion_schemas::ops::pool::{self, DispatchRequest, WithdrawRequest};
-use eclosion_schemas::ops::{run, task};
+use eclosion_schemas::ops::{cache, run, task};
 use eclosion_schemas::view::{RunView, TaskView};
 use eclosion_schemas::{EffectId, Error, Operation, RunId, Seq, TaskId, TaskRef};
 
 use crate::state::{Command, DagTracker, Effect, Gone, State};
-use crate::{rows, view};
+use crate::{look, rows, view};
 
 /// Wishes that are made known at once; few enough to find room in a line that is nearly full.
 const WISHES_TOGETHER_MAX: usize = 32;
@@ -180,14 +180,19 @@ impl Actor for DagActor {
             task::Commit::NAME => Command::Commit(Box::new(request::<task::Commit>(message)?)),
             task::Fail::NAME => Command::Fail(Box::new(request::<task::Fail>(message)?)),
             task::Body::NAME => Command::Body(request::<task::Body>(message)?),
+            cache::Find::NAME => Command::Find(request::<cache::Find>(message)?),
+            cache::List::NAME => Command::ListCache(request::<cache::List>(message)?),
+            cache::Explain::NAME => Command::Explain(request::<cache::Explain>(message)?),
+            cache::Drop::NAME => Command::Drop(request::<cache::Drop>(message)?),
             other => return Err(unimplemented(&Address::new(run::ADDRESS)?, other)),
         })
     }
 
     fn perform(&self, effects: &[(EffectId, Effect)], context: &Context<Command>) {
-        let mut wishes = Vec::new();
+        let (mut wishes, mut looks) = (Vec::new(), Vec::new());
         for (id, effect) in effects {
             match effect {
+                Effect::Look(owed) => looks.push((*id, owed.lookup.clone())),
                 Effect::Dispatch(wish) => wishes.push(wish.as_ref().clone()),
                 Effect::Withdraw { wishes } => {
                     let request = WithdrawRequest { wishes: wishes.clone() };
@@ -200,10 +205,12 @@ impl Actor for DagActor {
             let request = DispatchRequest { wishes: together.to_vec() };
             context.ask_together::<pool::Dispatch>(ids, request, refused);
         }
+        look::perform(&looks, context);
     }
 
-    fn target(&self, _effect: &Effect) -> Option<&'static str> {
-        Some(pool::ADDRESS)
+    /// A look is owed again by every incarnation of this actor itself.
+    fn target(&self, effect: &Effect) -> Option<&'static str> {
+        (!matches!(effect, Effect::Look(_))).then_some(pool::ADDRESS)
     }
 
     /// That an attempt was started changes what is shown.
@@ -211,8 +218,9 @@ impl Actor for DagActor {
         event.kind == AttemptStarted::KIND
     }
 
-    fn stays_inside(&self, _effect: &Effect) -> bool {
-        true
+    /// A look waits for *written*: then it sees the entry of every step that was committed before.
+    fn stays_inside(&self, effect: &Effect) -> bool {
+        !matches!(effect, Effect::Look(_))
     }
 
     fn adopt(&self, context: &Context<Command>) -> Option<Command> {

@@ -57,6 +57,7 @@ impl Flow {
             parameters: BTreeMap::new(),
             tasks: BTreeMap::new(),
             result: None,
+            cache: None,
         };
         Self { spec, twice: None }
     }
@@ -77,6 +78,13 @@ impl Flow {
     #[must_use]
     pub fn parameter(mut self, name: impl Into<String>, default: impl Into<Value>) -> Self {
         self.spec.parameters.insert(name.into(), default.into());
+        self
+    }
+
+    /// The version under which the results of all tasks are kept that name none of their own.
+    #[must_use]
+    pub fn cache(mut self, version: impl Into<String>) -> Self {
+        self.spec.cache = Some(version.into());
         self
     }
 
@@ -106,6 +114,20 @@ impl Task {
     #[must_use]
     pub fn each(mut self, items: impl Into<Value>) -> Self {
         self.spec.each = Some(items.into());
+        self
+    }
+
+    /// The version under which its results are kept, or `"off"`.
+    #[must_use]
+    pub fn cache(mut self, version: impl Into<String>) -> Self {
+        self.spec.cache = Some(version.into());
+        self
+    }
+
+    /// It draws no random numbers: a seed that was set is no part of its content key.
+    #[must_use]
+    pub fn cache_without_seed(mut self) -> Self {
+        self.spec.cache_seed = Some(false);
         self
     }
 

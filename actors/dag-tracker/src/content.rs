@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use blake3::Hasher;
+use blake3::{Hash, Hasher};
+use eclosion_schemas::events::Ingredients;
 use eclosion_schemas::flow::{EnvironmentSpec, FlowSpec};
-use eclosion_schemas::{EnvironmentId, RunId, TaskId};
+use eclosion_schemas::{CacheKey, Digest, EnvironmentId, Payload, RunId, TaskId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -41,12 +42,45 @@ pub(crate) fn content(
         [canonical(&shape), flow.code_hash.clone(), environment.to_string(), canonical(&json!(parameters))];
     let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
     let unseeded = labeled("content/v1", &parts);
-    let set = parameters
-        .get("seed")
-        .and_then(|seed| seed.as_u64().or_else(|| seed.as_i64().map(i64::cast_unsigned)));
-    let seed = set.unwrap_or_else(|| seed_of(&unseeded));
+    let seed = seed_set(parameters).unwrap_or_else(|| seed_of(&unseeded));
     let content = labeled("run/v1", &[unseeded.as_bytes(), &seed.to_be_bytes()]);
     (content.to_hex().to_string(), seed)
+}
+
+/// The seed that somebody chose: the parameter `seed`, if it is a whole number.
+pub(crate) fn seed_set(parameters: &BTreeMap<String, Value>) -> Option<u64> {
+    let seed = parameters.get("seed")?;
+    seed.as_u64().or_else(|| seed.as_i64().map(i64::cast_unsigned))
+}
+
+/// A value by its content: its body, and each part by its digest.
+pub(crate) fn of_payload(payload: &Payload) -> Hash {
+    let parts = payload.parts.iter().flat_map(|part| {
+        let digest = part.digest.as_ref().map(Digest::as_str).unwrap_or_default();
+        [digest, part.codec.as_str(), part.name.as_deref().unwrap_or_default()].map(str::as_bytes)
+    });
+    let parts: Vec<&[u8]> = std::iter::once(payload.body.as_ref()).chain(parts).collect();
+    labeled("payload/v1", &parts)
+}
+
+/// The outputs of a fan-out, in order.
+pub(crate) fn of_payloads(payloads: &[Payload]) -> Hash {
+    let hashes: Vec<Hash> = payloads.iter().map(of_payload).collect();
+    let parts: Vec<&[u8]> = hashes.iter().map(|hash| hash.as_bytes().as_slice()).collect();
+    labeled("payloads/v1", &parts)
+}
+
+/// What equal steps have in common and no others. Arguments come by name, with the whole hash of each.
+pub(crate) fn cache_key(ingredients: &Ingredients, arguments: &BTreeMap<&str, Hash>) -> CacheKey {
+    let Ingredients { function, version, code_hash, environment, seed, .. } = ingredients;
+    let seed = seed.map(u64::to_be_bytes);
+    let mut parts: Vec<&[u8]> =
+        [function.as_str(), version, code_hash, environment.as_str()].map(str::as_bytes).into();
+    parts.push(seed.as_ref().map_or(&[], |seed| seed.as_slice()));
+    for (name, hash) in arguments {
+        parts.extend([name.as_bytes(), hash.as_bytes().as_slice()]);
+    }
+    id(&labeled("step/v1", &parts).to_hex()[..32])
 }
 
 /// The same in every attempt and in every run of equal content.
@@ -74,7 +108,7 @@ pub(crate) fn run_id(entropy: u64, round: u32) -> RunId {
     id(&text)
 }
 
-fn labeled(label: &str, parts: &[&[u8]]) -> blake3::Hash {
+fn labeled(label: &str, parts: &[&[u8]]) -> Hash {
     let mut hasher = Hasher::new();
     for part in std::iter::once(label.as_bytes()).chain(parts.iter().copied()) {
         hasher.update(&(part.len() as u64).to_be_bytes());
@@ -83,7 +117,7 @@ fn labeled(label: &str, parts: &[&[u8]]) -> blake3::Hash {
     hasher.finalize()
 }
 
-fn seed_of(hash: &blake3::Hash) -> u64 {
+fn seed_of(hash: &Hash) -> u64 {
     hash.as_bytes()[..4].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 

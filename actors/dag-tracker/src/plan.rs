@@ -2,7 +2,8 @@
 //!
 //! Compiling is pure and gives the same plan every time, so a run journals its flow and parameters and not its plan.
 //! Refusals say what is wrong, where, and what to do: `flow.schema`, `flow.task`, `flow.function`, `flow.reference`,
-//! `flow.parameter`, `flow.duration`, `flow.size`, `flow.cycle`, `flow.each`, `flow.limit`, `flow.too_large`.
+//! `flow.parameter`, `flow.duration`, `flow.size`, `flow.cache`, `flow.cycle`, `flow.each`, `flow.limit`,
+//! `flow.too_large`.
 //!
 //! Reading order: `template` (`${…}`), `units` (durations and sizes), `task` (one task's own checks), `order` (the
 //! graph). Tasks stand in a plan by number; a later number never is needed by an earlier one.
@@ -48,6 +49,8 @@ pub struct Plan {
     /// What the flow was read from.
     pub(crate) source: Option<String>,
     pub(crate) seed: u64,
+    /// Somebody chose the seed; otherwise it follows from the content.
+    pub(crate) seed_is_set: bool,
     pub(crate) content: String,
     pub(crate) tasks: Vec<Task>,
     pub(crate) by_name: BTreeMap<String, usize>,
@@ -71,6 +74,10 @@ pub(crate) struct Task {
     pub lease: BTreeMap<String, u64>,
     pub limits: Option<Limits>,
     pub priority: Priority,
+    /// The version under which results are kept; none: they are not.
+    pub cache: Option<String>,
+    /// A seed that was set is part of its content key.
+    pub cache_seed: bool,
 }
 
 /// Where an argument comes from.
@@ -138,7 +145,8 @@ impl Plan {
     fn build(flow: &FlowSpec, identity: Identity) -> Result<Self, Error> {
         let mut drafts = BTreeMap::new();
         for (name, spec) in &flow.tasks {
-            drafts.insert(name.as_str(), task::draft(name, spec, &identity.parameters)?);
+            drafts
+                .insert(name.as_str(), task::draft(name, spec, &identity.parameters, flow.cache.as_deref())?);
         }
         let ordered: Vec<String> =
             order::order(&resolved_needs(&drafts)?)?.into_iter().map(str::to_owned).collect();
@@ -171,6 +179,7 @@ impl Plan {
             code_hash: flow.code_hash.clone(),
             spec: flow.environment.clone(),
             environment,
+            seed_is_set: content::seed_set(&parameters).is_some(),
             parameters,
             set,
             source: flow.source.clone(),

@@ -1,4 +1,5 @@
-//! What stays of runs when they have left the memory: rows of three tables, derived from records alone.
+//! What stays of runs when they have left the memory: rows of three tables, derived from records alone. The rows of the
+//! cache stand beside them: [`crate::cache::rows`].
 //!
 //! | table | key | value |
 //! |---|---|---|
@@ -15,13 +16,15 @@ use std::sync::Arc;
 use eclosion_kernel::core::{Query, Reads};
 use eclosion_kernel::journal::{Record, RowChange, Stored};
 use eclosion_schemas::events::{
-    Event, RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, WorkerDied,
+    Event, RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepMissed, StepReused,
+    WorkerDied,
 };
 use eclosion_schemas::ops::run::ListRequest;
 use eclosion_schemas::view::{RunState, RunView};
 use eclosion_schemas::{Epoch, RunId, Seq, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::cache;
 use crate::state::{Command, Fold, Run, State, fold_record};
 use crate::view::LIST_ROWS_MAX;
 
@@ -65,12 +68,19 @@ pub fn project(record: &Record, rows: &mut Vec<RowChange>) {
         StepFailed::KIND => {
             rows.extend(record.event::<StepFailed>().map(|event| step_row(&event.run, record)))
         }
+        StepReused::KIND => {
+            rows.extend(record.event::<StepReused>().map(|event| step_row(&event.run, record)))
+        }
+        StepMissed::KIND => {
+            rows.extend(record.event::<StepMissed>().map(|event| step_row(&event.run, record)))
+        }
         WorkerDied::KIND => {
             let task = record.event::<WorkerDied>().and_then(|event| event.certificate.task.clone());
             rows.extend(task.map(|task| step_row(&task.run, record)));
         }
         _ => {}
     }
+    cache::rows::project(record, rows);
 }
 
 fn step_row(run: &RunId, record: &Record) -> RowChange {
@@ -109,6 +119,8 @@ fn list_rows(event: &RunFinished, record: &Record) -> Vec<RowChange> {
         error: event.error.clone(),
         result: None,
         result_bytes: None,
+        cache: summary.cache,
+        rerun_of: summary.rerun_of.clone(),
         seq: record.seq,
     };
     let value = encoded(&(summary.started_seq, view));
@@ -143,7 +155,15 @@ pub(crate) fn queries(command: &Command) -> Vec<Query> {
         Command::Why(request) => vec![steps_query(&request.run)],
         Command::Cancel(request) => vec![steps_query(&request.run)],
         Command::List(request) => vec![list_query(request)],
-        Command::Validate(_) | Command::Commit(_) | Command::Fail(_) | Command::Body(_) => Vec::new(),
+        Command::Explain(request) => vec![steps_query(&request.run)],
+        Command::Find(request) => cache::rows::find_queries(request),
+        Command::ListCache(request) => cache::rows::list_queries(request),
+        Command::Validate(_)
+        | Command::Commit(_)
+        | Command::Fail(_)
+        | Command::Body(_)
+        | Command::Drop(_)
+        | Command::Looked(_) => Vec::new(),
     }
 }
 
@@ -196,7 +216,7 @@ pub(crate) fn restored(reads: &Reads, run: &RunId) -> Option<Run> {
 
 /// The attempt's start has no row, so its task is found by what the certificate names.
 fn restore_loss(state: &mut State, event: &WorkerDied, record: &Record) {
-    let State { runs, index } = state;
+    let State { runs, index, .. } = state;
     let Some(task) = &event.certificate.task else { return };
     let Some(run) = runs.get_mut(&task.run) else { return };
     if let Some(slot) = run.slot(&task.task) {

@@ -13,12 +13,13 @@
 //! 1. At most one `step.committed` for a task, and only under the fence of its running attempt (P-EXEC-2).
 //! 2. Nothing of a run starts or commits after its `run.cancelling` (P-EXEC-6).
 //! 3. A task is wished for only when everything that it needs has succeeded (P-EXEC-7). Exactly the instances in
-//!    `Ready` have a `Dispatch` outstanding.
+//!    `Ready` have a `Dispatch` outstanding, or a `Look` for an earlier result: `step.reused` makes them `Succeeded`
+//!    without an attempt, `step.missed` wishes for one.
 //! 4. Every run ends: an instance that is not final waits for others, for a timer, or for the answer to its wish.
 //! 5. An event costs what it changes, whatever the size of its run: needs are counted for tasks, not for instances.
 //!
 //! Reading order: `run` (a run and the one function that moves an instance between states), `progress` (what follows
-//! from an outcome), `wish` (arguments), `fan_out` (lists into instances), `fold` (records), `decide` (commands).
+//! from an outcome), `wish` (arguments), `reuse` (earlier results), `fan_out` (lists into instances), `fold` (records), `decide` (commands).
 //!
 //! It deliberately keeps no large values: an output's parts are names, and the outputs of a run are dropped when it
 //! has finished. Finished runs stay until [`FINISHED_RUNS_MAX`] newer ones have finished; then [`crate::rows`] has them.
@@ -33,6 +34,7 @@ mod decide;
 mod fan_out;
 mod fold;
 mod progress;
+mod reuse;
 mod run;
 mod wish;
 
@@ -42,9 +44,11 @@ use std::fmt;
 use eclosion_kernel::core::{AnyEvent, Core, Decision, Query, Reads};
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::events::{
-    AttemptRefused, AttemptStarted, AttemptStopped, EnvironmentFailed, EnvironmentReady, Event,
-    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepReady, WorkerDied,
+    AttemptRefused, AttemptStarted, AttemptStopped, CacheDropped, EnvironmentFailed, EnvironmentReady, Event,
+    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepMissed, StepReady, StepReused,
+    WorkerDied,
 };
+use eclosion_schemas::ops::cache::{self as cache_ops, DropRequest, ExplainRequest, FindRequest, Lookup};
 use eclosion_schemas::ops::pool::Wish;
 use eclosion_schemas::ops::run::{
     CancelRequest, ListRequest, RunRequest, StartRequest, ValidateRequest, WhyRequest,
@@ -53,7 +57,10 @@ use eclosion_schemas::ops::task::{BodyRequest, CommitRequest, FailRequest};
 use eclosion_schemas::{EffectId, EnvironmentId, Error, Fence, RunId, Seq, TaskId, Timestamp};
 
 pub(crate) use fold::{Fold, apply as fold_record};
+pub use reuse::{Answer, Outcome};
 pub(crate) use run::{Group, Instance, Phase, Run, Slot};
+
+use crate::cache::Entries;
 
 /// Finished runs in memory; older ones are rows.
 pub const FINISHED_RUNS_MAX: usize = 256;
@@ -86,6 +93,12 @@ pub enum Command {
     Commit(Box<CommitRequest>),
     Fail(Box<FailRequest>),
     Body(BodyRequest),
+    Find(FindRequest),
+    ListCache(cache_ops::ListRequest),
+    Explain(ExplainRequest),
+    Drop(DropRequest),
+    /// What came of looks: its own, and no operation.
+    Looked(Vec<Answer>),
 }
 
 /// What it owes.
@@ -95,6 +108,16 @@ pub enum Effect {
     Dispatch(Box<Wish>),
     /// Tell the pool manager that these wishes are taken back.
     Withdraw { wishes: Vec<EffectId> },
+    /// Look for an earlier result of a step that is ready; answered by `step.reused` or `step.missed`.
+    Look(Box<Look>),
+}
+
+/// A step that is ready, and what it may take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    pub run: RunId,
+    pub task: TaskId,
+    pub lookup: Lookup,
 }
 
 /// See the head of this file.
@@ -102,6 +125,8 @@ pub enum Effect {
 pub struct State {
     pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) index: Index,
+    /// What the cache keeps, in order; the entries are rows.
+    pub(crate) entries: Entries,
 }
 
 /// Ways into the runs, each kept by the function that changes what it points to.
@@ -210,6 +235,9 @@ impl Core for DagTracker {
         StepCommitted::KIND,
         StepFailed::KIND,
         StepReady::KIND,
+        StepReused::KIND,
+        StepMissed::KIND,
+        CacheDropped::KIND,
     ];
     const FOLDS: &'static [&'static str] = &[
         RunStarted::KIND,
@@ -218,6 +246,9 @@ impl Core for DagTracker {
         StepCommitted::KIND,
         StepFailed::KIND,
         StepReady::KIND,
+        StepReused::KIND,
+        StepMissed::KIND,
+        CacheDropped::KIND,
         AttemptStarted::KIND,
         AttemptStopped::KIND,
         AttemptRefused::KIND,

@@ -103,6 +103,8 @@ pub(crate) fn head(run: &Run) -> RunView {
         error: run.error.as_deref().cloned(),
         result: run.result.clone(),
         result_bytes: run.result.as_ref().map(Payload::bytes),
+        cache: run.cache.some(),
+        rerun_of: run.rerun_of.as_ref().map(|rerun| rerun.run.clone()),
         seq: run.seq,
     }
 }
@@ -136,6 +138,7 @@ pub(crate) fn task_at(run: &Run, slot: Slot) -> Option<TaskView> {
         certificates: instance.certificates.iter().map(|certificate| certificate.as_ref().clone()).collect(),
         pending: pending(run, slot, instance),
         needs: needs.collect(),
+        cache: run.cache_view(slot),
         seq: instance.seq,
     })
 }

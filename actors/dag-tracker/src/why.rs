@@ -4,9 +4,11 @@
 //! whoever asks for all of it puts their reasons beside these.
 
 use eclosion_kernel::core::Reads;
+use eclosion_schemas::events::MissCause;
+use eclosion_schemas::ops::cache::{ExplainReply, ExplainRequest};
 use eclosion_schemas::ops::run::{WhyReply, WhyRequest};
 use eclosion_schemas::suggest::{hint, shell_word};
-use eclosion_schemas::view::{RunState, TaskState, TaskView};
+use eclosion_schemas::view::{CacheState, CacheView, RunState, TaskState, TaskView};
 use eclosion_schemas::{Error, TaskId};
 use serde_json::Value;
 
@@ -131,6 +133,7 @@ fn task_findings(task: &TaskView) -> Vec<String> {
                 counted(task.failures, "time")
             )
         }
+        TaskState::Succeeded if task.attempt.0 == 0 => format!("`{id}` has succeeded without an attempt."),
         TaskState::Succeeded => format!("`{id}` has succeeded in attempt {}.", task.attempt),
         TaskState::Failed if task.attempt.0 == 0 => format!("`{id}` never started: {message}."),
         TaskState::Failed => format!(
@@ -150,8 +153,62 @@ fn task_findings(task: &TaskView) -> Vec<String> {
             certificate.worker, certificate.death
         ));
     }
+    findings.extend(cache_finding(task));
     findings.extend(error.and_then(|error| error.help.clone()).map(|help| format!("What to do: {help}")));
     findings
+}
+
+/// Whether a step's result was used again, and if not, why.
+pub(crate) fn explain(state: &State, reads: &Reads, request: &ExplainRequest) -> Result<ExplainReply, Error> {
+    let request = WhyRequest { run: request.run.clone(), task: Some(request.task.clone()) };
+    let task = why(state, reads, &request)?.tasks.into_iter().next();
+    let finding = task.as_ref().and_then(cache_finding);
+    let finding = finding.unwrap_or_else(|| {
+        let name = request.task.as_ref().map(ToString::to_string).unwrap_or_default();
+        format!("`{name}` is computed every time: it has no `cache`. Write cache = \"v1\" in its task, or @task(cache=\"v1\").")
+    });
+    Ok(ExplainReply { cache: task.and_then(|task| task.cache), findings: vec![finding] })
+}
+
+/// `None` for a step that no earlier result was to be used for.
+fn cache_finding(task: &TaskView) -> Option<String> {
+    let CacheView { state, from, causes } = task.cache.as_ref()?;
+    let id = &task.task;
+    let from = from.as_ref().map(ToString::to_string);
+    let of = from.clone().unwrap_or_default();
+    Some(match state {
+        CacheState::Waiting => format!("`{id}` is looked for in the cache once it is ready."),
+        CacheState::Hit => {
+            format!(
+                "The result of `{id}` is that of {of}, found in the cache: function, code, environment, arguments and version are the same."
+            )
+        }
+        CacheState::Taken => format!("The result of `{id}` was taken over from {of}."),
+        CacheState::Refreshed => format!("`{id}` was to be computed: nothing was looked for in the cache."),
+        CacheState::Unhashed => {
+            format!(
+                "`{id}` is computed: its flow names no hash of its code. Start it by its file: eclosion run FLOW"
+            )
+        }
+        CacheState::Miss => {
+            let nearest = from.map(|from| format!(" since {from}")).unwrap_or_default();
+            let causes: Vec<_> = causes.iter().map(cause).collect();
+            format!("`{id}` is computed: {}{nearest}.", causes.join(", "))
+        }
+    })
+}
+
+fn cause(cause: &MissCause) -> String {
+    match cause {
+        MissCause::NoEntry => "nothing of this function is kept in the cache".into(),
+        MissCause::Version { was } => format!("its cache version changed (it was `{was}`)"),
+        MissCause::Code => "its code changed".into(),
+        MissCause::Environment => "its environment changed".into(),
+        MissCause::Argument { name } => format!("argument `{name}` changed"),
+        MissCause::Seed => "the seed changed".into(),
+        MissCause::Collected => "its output is not stored any more".into(),
+        MissCause::NotCommitted => "the repeated run has no stored result of it".into(),
+    }
 }
 
 fn upstream(task: &TaskView) -> String {

@@ -1,6 +1,7 @@
 //! The command line, as clap reads it. A family of commands has its own file below.
 
 pub(crate) mod artifact;
+pub(crate) mod cache;
 pub(crate) mod operate;
 pub(crate) mod pool;
 pub(crate) mod schedule;
@@ -91,6 +92,9 @@ pub(crate) enum Command {
     /// List, find, fetch, tag, pin and check artifacts.
     #[command(subcommand)]
     Artifact(artifact::Artifact),
+    /// List, explain and drop results that are used again.
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Look at workers and environments, and end or hold workers.
     Pool {
         #[command(subcommand)]
@@ -132,6 +136,9 @@ pub(crate) struct Run {
     /// Start another run even if an equal one is unfinished.
     #[arg(long)]
     pub(crate) new: bool,
+    /// Compute what the cache could give, too, and keep the results there.
+    #[arg(long)]
+    pub(crate) no_cache: bool,
     /// Where files of the result are put.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: Option<PathBuf>,

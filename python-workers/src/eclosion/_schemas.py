@@ -488,6 +488,11 @@ class TaskSpec(_Wire, kw_only=True):
     # Tasks that must have succeeded before, beside those that are referred to.
     after: list[str] = []
     backoff: Backoff = msgspec.field(default_factory=Backoff)
+    # A version: a result is kept under its content key, and taken where the key is the same. `"off"`, or
+    # none: computed every time.
+    cache: str | None = None
+    # Whether a seed that was set is part of the key; default: it is.
+    cache_seed: bool | None = None
     # A fan-out over a list: one instance of the task for each item.
     each: Any = None
     # How long a file may grow that it writes, as `"1GiB"` or bytes; writing on raises in the task. None: no
@@ -513,6 +518,8 @@ class TaskSpec(_Wire, kw_only=True):
 
 
 class FlowSpec(_Wire, kw_only=True):
+    # The `cache` of every task that has none of its own.
+    cache: str | None = None
     # In a file: relative to it. As submitted: absolute.
     code: str = "."
     # The hash of every `.py` file below `code`; filled in by whoever submits.
@@ -567,6 +574,17 @@ class Piece(_Wire, kw_only=True):
     part: int
 
 
+class CacheCounts(_Wire, kw_only=True):
+    """Results that were not computed, and such as could have been had without."""
+
+    # Found under their content key.
+    hits: int = 0
+    # Looked for and not found.
+    misses: int = 0
+    # Taken over from the run that this one repeats.
+    taken: int = 0
+
+
 # Who pays: runs of one tenant share its weight.
 Tenant = str
 
@@ -574,6 +592,8 @@ Tenant = str
 class RunView(_Wire, kw_only=True):
     """The head of a run, without its tasks."""
 
+    # Absent where no earlier result was looked for.
+    cache: CacheCounts | None = None
     # The hash of flow, code, environment, parameters and seed.
     content: str
     # Tasks by state, so that a list needs no tasks.
@@ -583,6 +603,8 @@ class RunView(_Wire, kw_only=True):
     flow: str
     # Left out in `run.list`.
     parameters: dict[str, Any] = {}
+    # The run that this one computes a part of again.
+    rerun_of: RunId | None = None
     # The output of the result task, once succeeded. Whole in `run.get`, left out in `run.list`; in what is
     # published left out where it is long.
     result: Payload | None = None
@@ -595,6 +617,74 @@ class RunView(_Wire, kw_only=True):
     started_at: Timestamp
     state: RunState
     tenant: Tenant
+
+
+# How a step stands to the cache, or to the run that its own run repeats. One of `waiting`, `hit`, `taken`,
+# `miss`, `refreshed`, `unhashed`.
+CacheState = str
+
+
+class MissNoEntry(_Wire, kw_only=True, tag_field="tag", tag="no_entry"):
+    """Nothing of this function is kept."""
+
+
+
+class MissVersion(_Wire, kw_only=True, tag_field="tag", tag="version"):
+    was: str
+
+
+class MissCode(_Wire, kw_only=True, tag_field="tag", tag="code"):
+    pass
+
+
+class MissEnvironment(_Wire, kw_only=True, tag_field="tag", tag="environment"):
+    pass
+
+
+class MissArgument(_Wire, kw_only=True, tag_field="tag", tag="argument"):
+    name: str
+
+
+class MissSeed(_Wire, kw_only=True, tag_field="tag", tag="seed"):
+    pass
+
+
+class MissCollected(_Wire, kw_only=True, tag_field="tag", tag="collected"):
+    """The key is known, and the output is not stored any more."""
+
+
+
+class MissNotCommitted(_Wire, kw_only=True, tag_field="tag", tag="not_committed"):
+    """The run that is repeated has no result of it, or it is not stored any more."""
+
+
+
+# Why a result could not be used again.
+MissCause = (
+    MissNoEntry
+    | MissVersion
+    | MissCode
+    | MissEnvironment
+    | MissArgument
+    | MissSeed
+    | MissCollected
+    | MissNotCommitted
+)
+
+
+class TaskRef(_Wire, kw_only=True):
+    """A task of a run; what events, ledgers and logs call it."""
+
+    run: RunId
+    task: TaskId
+
+
+class CacheView(_Wire, kw_only=True):
+    # Why nothing was found: all that differs from the nearest entry.
+    causes: list[MissCause] = []
+    # Where the result comes from; for a miss, the entry that came nearest.
+    from_: TaskRef | None = msgspec.field(default=None, name="from")
+    state: CacheState
 
 
 class DeathExited(_Wire, kw_only=True, tag_field="tag", tag="exited"):
@@ -653,13 +743,6 @@ Death = (
     | DeathUnseen
     | DeathProtocol
 )
-
-
-class TaskRef(_Wire, kw_only=True):
-    """A task of a run; what events, ledgers and logs call it."""
-
-    run: RunId
-    task: TaskId
 
 
 # One worker process: `w-EPOCH-COUNTER`.
@@ -770,6 +853,8 @@ TaskState = str
 
 class TaskView(_Wire, kw_only=True):
     attempt: Attempt
+    # Absent where no earlier result was to be used.
+    cache: CacheView | None = None
     certificates: list[DeathCertificate] = []
     ended_at: Timestamp | None = None
     error: Error | None = None
@@ -809,6 +894,8 @@ class StageRequest(_Wire, kw_only=True):
 class StartReply(_Wire, kw_only=True):
     # An unfinished run of equal content was there already; nothing new was started.
     attached: bool
+    # A run of equal content that has succeeded before; newest first, as far as the tracker remembers.
+    equal: RunId | None = None
     run: RunId
 
 
@@ -818,6 +905,8 @@ class StartRequest(_Wire, kw_only=True):
     idem: str | None = None
     # Start another run even if one of equal content is unfinished.
     new: bool = False
+    # Compute what the cache could give, too, and keep the results there.
+    no_cache: bool = False
     # Overrides of the flow's parameters; an unknown name is refused with a suggestion.
     set: dict[str, Any] = {}
     tenant: Tenant | None = None

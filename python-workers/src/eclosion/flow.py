@@ -38,6 +38,8 @@ class FlowOptions(TypedDict, total=False):
     """PEP 508; none: the interpreter is used as it is."""
     preload: list[str]
     """Modules that are imported once, before workers are forked. They may only be imported, never compute."""
+    cache: str
+    """The ``cache`` of every task that has none of its own."""
     code: str
     """The root that modules are imported from; by default the directory that the function's module is found in."""
 
@@ -89,6 +91,8 @@ class Flow(Generic[P, R]):
         spec["parameters"] = parameters
         spec["tasks"] = wiring.tasks
         spec["result"] = name
+        if "cache" in self._options:
+            spec["cache"] = self._options["cache"]
         return spec, wiring
 
     def _parameters(self) -> dict[str, Any]:
@@ -127,6 +131,7 @@ def flow(
     requirements: list[str] = ...,
     preload: list[str] = ...,
     code: str = ...,
+    cache: str = ...,
 ) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
 def flow(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
     """Makes a function a flow; see :class:`FlowOptions` for what it takes."""

@@ -43,8 +43,15 @@ class TaskOptions(TypedDict, total=False):
     """``"2GiB"``, or bytes."""
     priority: str
     """``interactive``, ``normal`` or ``batch``."""
+    cache: str
+    """A version such as ``"v1"``: equal steps of any run share one result. ``"off"`` exempts one from its flow's."""
+    cache_seed: bool
+    """False: it draws no random numbers, so that a seed that was set does not make it another step."""
     after: list[Any]
     """Outputs of tasks that must have succeeded before, beside those that are arguments."""
+
+
+_AS_THEY_ARE = frozenset({"retries", "backoff", "priority", "cache", "cache_seed"})
 
 
 class Task(Generic[P, R]):
@@ -105,7 +112,7 @@ class Task(Generic[P, R]):
         """The task as a flow file has it, without its arguments."""
         options = self._options
         node: dict[str, Any] = {"run": self._address()}
-        node.update((key, value) for key, value in options.items() if key in ("retries", "backoff", "priority"))
+        node.update((key, value) for key, value in options.items() if key in _AS_THEY_ARE)
         timeout = options.get("timeout")
         if timeout is not None:
             node["timeout"] = timeout if isinstance(timeout, str) else f"{round(timeout * 1000)}ms"
@@ -174,6 +181,8 @@ def task(
     cpu: float = ...,
     memory: str | int = ...,
     priority: str = ...,
+    cache: str = ...,
+    cache_seed: bool = ...,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
     """Makes a function a task; see :class:`TaskOptions` for what it takes."""

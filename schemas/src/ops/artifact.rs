@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation;
-use crate::ids::{Digest, RunId};
+use crate::ids::{Digest, RunId, TaskRef};
 use crate::operation::Spec;
 use crate::payload::Payload;
 use crate::view::ArtifactView;
@@ -31,6 +31,7 @@ pub(super) fn all() -> Vec<Spec> {
         Spec::of::<List>(),
         Spec::of::<Get>(),
         Spec::of::<Read>(),
+        Spec::of::<Recall>(),
         Spec::of::<Verify>(),
         Spec::of::<Lineage>(),
     ];
@@ -141,6 +142,29 @@ operation!(Read {
             .parse()
             .unwrap_or_else(|_| unreachable!("a well-formed digest"))
     },
+});
+
+/// Outputs that are to be used again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RecallRequest {
+    pub outputs: Vec<TaskRef>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RecallReply {
+    /// In the order of the request; nothing where a record or a file is gone.
+    pub payloads: Vec<Option<Payload>>,
+}
+
+operation!(Recall {
+    request: RecallRequest,
+    reply: RecallReply,
+    name: "artifact.recall",
+    address: FILES,
+    role: Service,
+    durability: Call,
+    doc: "Gives committed outputs of which every file is still there and still what its name says.",
+    example: RecallRequest { outputs: Vec::new() },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -38,6 +38,9 @@ pub struct StartRequest {
     /// The idempotency key: the same key again gets the same run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idem: Option<String>,
+    /// Compute what the cache could give, too, and keep the results there.
+    #[serde(default)]
+    pub no_cache: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +48,9 @@ pub struct StartReply {
     pub run: RunId,
     /// An unfinished run of equal content was there already; nothing new was started.
     pub attached: bool,
+    /// A run of equal content that has succeeded before; newest first, as far as the tracker remembers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equal: Option<RunId>,
 }
 
 operation!(Start {
@@ -61,7 +67,8 @@ operation!(Start {
         set: BTreeMap::new(),
         tenant: None,
         new: false,
-        idem: None
+        idem: None,
+        no_cache: false,
     },
 });
 
@@ -223,5 +230,6 @@ fn example_flow() -> FlowSpec {
         parameters: BTreeMap::new(),
         tasks: BTreeMap::from([("load".to_owned(), task)]),
         result: None,
+        cache: None,
     }
 }

@@ -76,6 +76,7 @@ impl World {
             worker: "w-1-1".parse().unwrap(),
             output: Payload { body: vec![0xd6, 1, 0, 0, 0, 0].into(), parts: vec![part] },
             lease: None,
+            cache: None,
         };
         self.append(committed.into()).await;
         digest

@@ -87,7 +87,7 @@ async fn start(client: &Client, directory: &Path, flow: &str, set: &[(&str, u64)
     let places = ["ledger", "gate"].map(|place| (place, directory.join(place).display().to_string().into()));
     let numbers = set.iter().map(|(name, number)| (*name, (*number).into()));
     let set = places.into_iter().chain(numbers).map(|(name, value)| (name.to_owned(), value)).collect();
-    let request = StartRequest { flow, set, tenant: None, new: true, idem: None };
+    let request = StartRequest { flow, set, tenant: None, new: true, idem: None, no_cache: false };
     Ok(client.call::<Start>(request).await?.run)
 }
 

@@ -80,6 +80,7 @@ impl World {
             tenant: Some(job.tenant.clone()),
             new: true,
             idem: Some(key(number)),
+            no_cache: false,
         };
         self.after(PATIENCE_US, Event::Client(ClientEvent::Start(number)));
         self.ask_dag(number, Command::Start(Box::new(request)), ReplyTo::Start(number));

@@ -60,6 +60,7 @@ impl World {
             parameters: BTreeMap::new(),
             tasks: BTreeMap::new(),
             result: None,
+            cache: None,
         };
         self.foreign(RunStarted {
             run: run.parse().unwrap(),
@@ -70,6 +71,8 @@ impl World {
             environment: "e".parse().unwrap(),
             tenant: tenant.parse().unwrap(),
             idem: None,
+            no_cache: false,
+            rerun_of: None,
         });
     }
 
@@ -128,6 +131,7 @@ impl World {
             worker: worker(fence),
             output: Payload::default(),
             lease: None,
+            cache: None,
         });
     }
 

@@ -134,6 +134,7 @@ fn committed(run: &str, task: &str, output: Payload) -> AnyEvent {
         worker: "w-1-1".parse().unwrap(),
         output,
         lease: None,
+        cache: None,
     };
     committed.into()
 }

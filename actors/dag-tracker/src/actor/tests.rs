@@ -63,8 +63,14 @@ impl Line {
     }
 
     async fn run(&self, flow: &FlowSpec) -> RunId {
-        let start =
-            StartRequest { flow: flow.clone(), set: BTreeMap::new(), tenant: None, new: true, idem: None };
+        let start = StartRequest {
+            flow: flow.clone(),
+            set: BTreeMap::new(),
+            tenant: None,
+            new: true,
+            idem: None,
+            no_cache: false,
+        };
         self.ask::<run::Start>(start).await.run
     }
 

@@ -13,6 +13,8 @@ use super::template::{self, Reference, Scope, Template};
 use super::{Each, Source, Task, units};
 
 const NAME_BYTES_MAX: usize = 64;
+/// What exempts a task from its flow's `cache`.
+const CACHE_OFF: &str = "off";
 /// More than this is a loop.
 const RETRIES_MAX: u32 = 100;
 /// Cores, locks, slots: nobody has more, and sums of them stay far from overflow.
@@ -56,6 +58,7 @@ pub(super) fn draft(
     name: &str,
     spec: &TaskSpec,
     parameters: &BTreeMap<String, Value>,
+    default_cache: Option<&str>,
 ) -> Result<Draft, Error> {
     check_name(name)?;
     check_function(name, &spec.run)?;
@@ -97,6 +100,8 @@ pub(super) fn draft(
         lease: lease(name, &spec.resources)?,
         limits: limits(name, spec)?,
         priority: spec.priority,
+        cache: cache(name, spec.cache.as_deref().or(default_cache))?,
+        cache_seed: spec.cache_seed.unwrap_or(true),
     };
     Ok(Draft { task, arguments, each, after: spec.after.clone() })
 }
@@ -232,6 +237,16 @@ fn checked_backoff(task: &str, backoff: &Backoff) -> Result<Backoff, Error> {
     }
     Err(refuse("flow.duration", task, "this backoff cannot be waited for")
         .help("factor is between 1 and 100, initial_ms and max_ms are at most 366 days"))
+}
+
+/// `None` for a task whose results are not kept.
+fn cache(task: &str, version: Option<&str>) -> Result<Option<String>, Error> {
+    let Some(version) = version.filter(|version| *version != CACHE_OFF) else { return Ok(None) };
+    if !version.is_empty() && version.len() <= NAME_BYTES_MAX && !version.chars().any(char::is_control) {
+        return Ok(Some(version.to_owned()));
+    }
+    Err(refuse("flow.cache", task, "`cache` is not a version")
+        .help(format!("write cache = \"v1\", at most {NAME_BYTES_MAX} bytes, or cache = \"{CACHE_OFF}\"")))
 }
 
 fn lease(task: &str, resources: &BTreeMap<String, Value>) -> Result<BTreeMap<String, u64>, Error> {

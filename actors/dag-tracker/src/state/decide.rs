@@ -13,7 +13,7 @@ use eclosion_schemas::payload::INLINE_BYTES_MAX;
 use eclosion_schemas::view::{RunState, TaskState};
 use eclosion_schemas::{Code, Error, Fence, Payload, Retry, RunId, TaskId, Tenant, Timestamp, WorkerId};
 
-use super::{Command, DUE_MAX, Instance, Phase, Run, State, UNFINISHED_RUNS_MAX};
+use super::{Command, DUE_MAX, Instance, Phase, Run, State, UNFINISHED_RUNS_MAX, reuse};
 use crate::content;
 use crate::plan::Plan;
 use crate::{rows, view, why};
@@ -34,6 +34,11 @@ pub(super) fn decide(state: &State, reads: &Reads, command: &Command) -> Result<
         Command::Commit(request) => Ok(commit(state, request)),
         Command::Fail(request) => Ok(fail(state, request)),
         Command::Body(request) => body(state, request).map(Decision::reply),
+        Command::Find(request) => Ok(reuse::find(reads, request)),
+        Command::ListCache(request) => Ok(reuse::list(state, reads, request)),
+        Command::Explain(request) => why::explain(state, reads, request).map(Decision::reply),
+        Command::Drop(request) => reuse::drop(state, request),
+        Command::Looked(answers) => Ok(reuse::looked(state, answers)),
     }
 }
 
@@ -50,9 +55,9 @@ fn start(state: &State, reads: &Reads, request: &StartRequest) -> Result<Decisio
         return same_key(key, run, content == plan.content());
     }
     if !request.new
-        && let Some(run) = state.index.by_content.get(plan.content())
+        && let Some(run) = attachable(state, &plan, request.no_cache)
     {
-        return Ok(Decision::reply(StartReply { run: run.clone(), attached: true }));
+        return Ok(Decision::reply(StartReply { run: run.clone(), attached: true, equal: None }));
     }
     if state.unfinished() >= UNFINISHED_RUNS_MAX {
         let message = format!("{UNFINISHED_RUNS_MAX} runs have not finished");
@@ -71,8 +76,24 @@ fn start(state: &State, reads: &Reads, request: &StartRequest) -> Result<Decisio
         environment: plan.environment.clone(),
         tenant,
         idem: request.idem.clone(),
+        no_cache: request.no_cache,
+        rerun_of: None,
     };
-    Ok(Decision::reply(StartReply { run, attached: false }).event(started))
+    let equal = equal_before(state, plan.content());
+    Ok(Decision::reply(StartReply { run, attached: false, equal }).event(started))
+}
+
+/// Who wants nothing out of the cache is not content with a run that takes things from there.
+fn attachable<'a>(state: &'a State, plan: &Plan, no_cache: bool) -> Option<&'a RunId> {
+    let run = state.index.by_content.get(plan.content())?;
+    state.run(run).filter(|run| run.no_cache || !no_cache).map(|run| &run.id)
+}
+
+/// The newest of the runs in memory that has succeeded with the same content.
+fn equal_before(state: &State, content: &str) -> Option<RunId> {
+    let finished = state.index.finished.iter().rev().filter_map(|run| state.run(run));
+    let equal = finished.filter(|run| run.state == RunState::Succeeded && run.plan.content() == content);
+    equal.map(|run| run.id.clone()).next()
 }
 
 fn default_tenant() -> Result<Tenant, Error> {
@@ -86,7 +107,7 @@ fn known_key(state: &State, reads: &Reads, key: &str) -> Option<(RunId, String)>
 
 fn same_key(key: &str, run: RunId, same_content: bool) -> Result<Decision, Error> {
     if same_content {
-        return Ok(Decision::reply(StartReply { run, attached: true }));
+        return Ok(Decision::reply(StartReply { run, attached: true, equal: None }));
     }
     let shown: String = key.chars().take(64).collect();
     Err(Error::new(
@@ -159,6 +180,7 @@ fn commit(state: &State, request: &CommitRequest) -> Decision {
     if let Err(error) = check_output(output) {
         return Decision::reply(CommitReply::Stale).event(failed(run, instance, *fence, worker, error, true));
     }
+    let slot = run.slot(task);
     Decision::reply(CommitReply::Committed).event(StepCommitted {
         run: run.id.clone(),
         task: instance.id.clone(),
@@ -167,6 +189,7 @@ fn commit(state: &State, request: &CommitRequest) -> Decision {
         worker: worker.clone(),
         output: output.clone(),
         lease: instance.lease.clone(),
+        cache: slot.and_then(|slot| run.note(slot, state)),
     })
 }
 
@@ -302,7 +325,8 @@ pub(super) fn due(state: &State, now: Timestamp) -> Vec<AnyEvent> {
             _ => None,
         }
     });
-    ended.chain(over).take(DUE_MAX).collect()
+    let surplus = reuse::surplus(state);
+    ended.chain(over).take(DUE_MAX).chain(surplus).collect()
 }
 
 fn timed_out(run: &Run, instance: &Instance, fence: Fence, timeout_ms: Option<u64>) -> Option<StepFailed> {
@@ -344,5 +368,7 @@ fn summary(run: &Run) -> RunSummary {
         started_seq: run.started_seq,
         started_at: run.started_at,
         counts: run.counts.clone(),
+        cache: run.cache.some(),
+        rerun_of: run.rerun_of.as_ref().map(|rerun| rerun.run.clone()),
     }
 }

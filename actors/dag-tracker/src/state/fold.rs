@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::events::{
-    AttemptRefused, AttemptStarted, AttemptStopped, EnvironmentFailed, EnvironmentReady, Event,
-    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepReady, WorkerDied,
+    AttemptRefused, AttemptStarted, AttemptStopped, CacheDropped, EnvironmentFailed, EnvironmentReady, Event,
+    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepMissed, StepReady, StepReused,
+    WorkerDied,
 };
 use eclosion_schemas::view::RunState;
 use eclosion_schemas::{EffectId, Fence, RunId, Seq, TaskId, Timestamp};
@@ -41,7 +42,7 @@ impl<'a> Fold<'a> {
 
 pub(crate) fn apply(state: &mut State, record: &Record) {
     state.index.touched.begin(record.seq);
-    let State { runs, index } = state;
+    let State { runs, index, entries } = state;
     let fold = &mut Fold::new(index, record.seq, record.at);
     match &*record.kind {
         RunStarted::KIND => with(record, |event| started(state, event, record)),
@@ -52,7 +53,18 @@ pub(crate) fn apply(state: &mut State, record: &Record) {
         }),
         RunFinished::KIND => with(record, |event| finished(state, event, record)),
         StepCommitted::KIND => with(record, |event: &StepCommitted| {
+            event.cache.iter().for_each(|note| entries.keep(record.seq, note));
             at_task(runs.get_mut(&event.run), &event.task, |run, slot| run.commit(slot, event, fold));
+        }),
+        StepReused::KIND => with(record, |event: &StepReused| {
+            event.cache.iter().for_each(|note| entries.keep(record.seq, note));
+            at_task(runs.get_mut(&event.run), &event.task, |run, slot| run.reused(slot, event, fold));
+        }),
+        StepMissed::KIND => with(record, |event: &StepMissed| {
+            at_task(runs.get_mut(&event.run), &event.task, |run, slot| run.missed(slot, event, fold));
+        }),
+        CacheDropped::KIND => with(record, |event: &CacheDropped| {
+            event.entries.iter().for_each(|entry| entries.drop(entry));
         }),
         StepFailed::KIND => with(record, |event: &StepFailed| {
             at_task(runs.get_mut(&event.run), &event.task, |run, slot| run.fail_attempt(slot, event, fold));
@@ -104,7 +116,7 @@ fn current(fence: &Fence, fold: &Fold<'_>) -> Option<(RunId, Slot)> {
 }
 
 fn started(state: &mut State, event: &RunStarted, record: &Record) {
-    let State { runs, index } = state;
+    let State { runs, index, .. } = state;
     let (plan, refusal) = match Plan::of(event) {
         Ok(plan) => (plan, None),
         // Another version accepted what this one does not: the run ends and says so.
@@ -155,7 +167,7 @@ fn forget_content(run: &Run, index: &mut Index) {
 }
 
 fn finished(state: &mut State, event: &RunFinished, record: &Record) {
-    let State { runs, index } = state;
+    let State { runs, index, .. } = state;
     let Some(run) = runs.get_mut(&event.run).filter(|run| !run.state.is_final()) else { return };
     let fold = &mut Fold::new(index, record.seq, record.at);
     run.finish(event, fold);
@@ -174,7 +186,7 @@ fn finished(state: &mut State, event: &RunFinished, record: &Record) {
 }
 
 fn evict(state: &mut State) {
-    let State { runs, index } = state;
+    let State { runs, index, .. } = state;
     while index.finished.len() > 1
         && (index.finished.len() > FINISHED_RUNS_MAX || index.finished_instances > FINISHED_INSTANCES_MAX)
     {
@@ -192,7 +204,7 @@ fn evict(state: &mut State) {
 }
 
 fn environment_failed(state: &mut State, event: &EnvironmentFailed, record: &Record) {
-    let State { runs, index } = state;
+    let State { runs, index, .. } = state;
     let error = Arc::new(event.error.clone());
     let waiting = index.by_environment.get(&event.environment).cloned().unwrap_or_default();
     let fold = &mut Fold::new(index, record.seq, record.at);
@@ -204,7 +216,7 @@ fn environment_failed(state: &mut State, event: &EnvironmentFailed, record: &Rec
 }
 
 fn environment_ready(state: &mut State, event: &EnvironmentReady) {
-    let State { runs, index } = state;
+    let State { runs, index, .. } = state;
     for id in index.by_environment.get(&event.environment).into_iter().flatten() {
         if let Some(run) = runs.get_mut(id) {
             run.environment_error = None;

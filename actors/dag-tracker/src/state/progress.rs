@@ -6,7 +6,7 @@ use eclosion_schemas::certificate::DeathCertificate;
 use eclosion_schemas::events::{AttemptRefused, AttemptStarted, RunFinished, StepCommitted, StepFailed};
 use eclosion_schemas::flow::Backoff;
 use eclosion_schemas::view::RunState;
-use eclosion_schemas::{Code, EffectId, Error, Retry, RunId, TaskId};
+use eclosion_schemas::{Code, EffectId, Error, Payload, Retry, RunId, TaskId};
 
 use super::fold::Fold;
 use super::run::{Output, Phase, Run, Slot};
@@ -57,6 +57,9 @@ impl Run {
             }
         };
         let plan = Arc::clone(&self.plan);
+        if plan.tasks[task].dependants.iter().any(|dependant| plan.tasks[*dependant].cache.is_some()) {
+            self.groups[task].output_hash = self.groups[task].output.hash();
+        }
         let mut opened = Vec::new();
         for dependant in &plan.tasks[task].dependants {
             let group = &mut self.groups[*dependant];
@@ -68,8 +71,14 @@ impl Run {
         opened
     }
 
-    /// Owes a wish for an instance, or fails it where its environment is known not to be.
-    fn wish(&mut self, slot: Slot, fold: &mut Fold<'_>) {
+    /// Owes a look for an earlier result, or a wish for an instance; fails it where its environment is known not to be.
+    pub(super) fn wish(&mut self, slot: Slot, fold: &mut Fold<'_>) {
+        if let Some(look) = self.look(slot) {
+            let wish = fold.effect_id();
+            self.enter(slot, Phase::Ready { wish }, fold);
+            fold.index.outstanding.insert(wish, Effect::Look(Box::new(look)));
+            return;
+        }
         if let Some(error) = self.environment_error.clone() {
             return self.fail(slot, error, fold);
         }
@@ -117,12 +126,16 @@ impl Run {
         instance.worker = Some(event.worker.clone());
         instance.reported = true;
         instance.error = None;
-        instance.output = Some(event.output.clone());
-        self.enter(slot, Phase::Succeeded, fold);
+        self.succeed(slot, event.output.clone(), fold);
+    }
+
+    pub(super) fn succeed(&mut self, slot: Slot, output: Payload, fold: &mut Fold<'_>) {
         let task = slot.task as usize;
         if self.plan.result == Some(task) {
-            self.result = Some(event.output.clone());
+            self.result = Some(output.clone());
         }
+        self.instance_mut(slot).into_iter().for_each(|instance| instance.output = Some(output.clone()));
+        self.enter(slot, Phase::Succeeded, fold);
         self.groups[task].left -= 1;
         if self.groups[task].left == 0 {
             let opened = self.close_group(task);

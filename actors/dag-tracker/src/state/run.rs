@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use blake3::Hash;
 use eclosion_schemas::certificate::DeathCertificate;
-use eclosion_schemas::events::RunStarted;
-use eclosion_schemas::view::{RunState, TaskState};
+use eclosion_schemas::events::{MissCause, RerunOf, RunStarted};
+use eclosion_schemas::view::{CacheCounts, RunState, TaskState};
 use eclosion_schemas::{
-    Attempt, EffectId, Error, Fence, LeaseId, Payload, RunId, Seq, TaskId, Tenant, Timestamp, WorkerId,
+    Attempt, EffectId, Error, Fence, LeaseId, Payload, RunId, Seq, TaskId, TaskRef, Tenant, Timestamp,
+    WorkerId,
 };
 
 use super::{Fold, Touch};
@@ -45,6 +47,10 @@ pub(crate) struct Run {
     /// Its environment cannot be built: what becomes ready fails at once.
     pub environment_error: Option<Arc<Error>>,
     pub result: Option<Payload>,
+    /// Nothing is taken from the cache.
+    pub no_cache: bool,
+    pub rerun_of: Option<Box<RerunOf>>,
+    pub cache: CacheCounts,
     pub seq: Seq,
 }
 
@@ -60,6 +66,10 @@ pub(crate) struct Group {
     pub left: usize,
     pub skipped: bool,
     pub output: Output,
+    /// The content of the output, where a content key needs it.
+    pub output_hash: Option<Hash>,
+    /// Its results are taken over from the run that this one repeats, as far as they are stored.
+    pub is_taken: bool,
 }
 
 /// What a task hands to those that need it, once it has succeeded.
@@ -91,8 +101,16 @@ pub(crate) struct Instance {
     /// Of a fan-out over an output.
     pub item: Option<Payload>,
     pub output: Option<Payload>,
+    /// What came of looking for an earlier result. It is looked for once.
+    pub looked: Option<Arc<Looked>>,
     /// The last record that changed it.
     pub seq: Seq,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Looked {
+    Reused { from: TaskRef, is_taken: bool },
+    Missed { causes: Vec<MissCause>, nearest: Option<TaskRef> },
 }
 
 /// The states of an instance, with what each waits for.
@@ -145,6 +163,7 @@ impl Instance {
             certificates: Vec::new(),
             item,
             output: None,
+            looked: None,
             seq,
         }
     }
@@ -166,6 +185,8 @@ impl Group {
             unmet: task.needs.len(),
             skipped: false,
             output: Output::None,
+            output_hash: None,
+            is_taken: false,
         }
     }
 }
@@ -178,7 +199,12 @@ pub(super) fn instance_id(task: &str, index: usize) -> Option<TaskId> {
 impl Run {
     /// Every instance waits; nothing is wished for yet.
     pub(super) fn new(started: &RunStarted, plan: Plan, seq: Seq, at: Timestamp) -> Self {
-        let groups: Vec<_> = plan.tasks.iter().map(|task| Group::new(task, seq)).collect();
+        let mut groups: Vec<_> = plan.tasks.iter().map(|task| Group::new(task, seq)).collect();
+        for task in started.rerun_of.iter().flat_map(|rerun| &rerun.taken) {
+            if let Some(group) = plan.by_name.get(task).and_then(|number| groups.get_mut(*number)) {
+                group.is_taken = true;
+            }
+        }
         let open = groups.iter().map(|group| group.instances.len()).sum::<usize>();
         let open = u32::try_from(open).unwrap_or(u32::MAX);
         let counts = BTreeMap::from([(TaskState::Waiting, open)]).into_iter().filter(|(_, count)| *count > 0);
@@ -200,6 +226,9 @@ impl Run {
             error: None,
             environment_error: None,
             result: None,
+            no_cache: started.no_cache,
+            rerun_of: started.rerun_of.clone(),
+            cache: CacheCounts::default(),
             seq,
         }
     }

@@ -1,6 +1,7 @@
 //! A world around the core: a journal in memory, a pool manager that is played by hand, a clock that is turned.
 
 mod attempts;
+mod cache;
 mod finished;
 mod flows;
 mod random;
@@ -14,6 +15,7 @@ use eclosion_kernel::journal::memory::MemoryStore;
 use eclosion_kernel::journal::{Append, Journal, JournalStore};
 use eclosion_schemas::certificate::{Death, DeathCertificate};
 use eclosion_schemas::flow::FlowSpec;
+use eclosion_schemas::ops::cache::FindReply;
 use eclosion_schemas::ops::run::{CancelReply, GetReply, StartReply};
 use eclosion_schemas::ops::task::{Argument, CommitReply};
 use eclosion_schemas::view::{RunState, TaskState, TaskView};
@@ -30,13 +32,16 @@ struct World {
     now: Timestamp,
     fences: u64,
     entropy: u64,
+    /// Outputs that are not stored any more.
+    collected: BTreeSet<TaskRef>,
 }
 
 impl World {
     fn new() -> Self {
         let store = MemoryStore::default();
         let journal = Journal::new(store.open(), Some(store.reader()));
-        Self { store, journal, engine: Engine::new(DagTracker), now: Timestamp(1_000), fences: 0, entropy: 0 }
+        let (engine, collected) = (Engine::new(DagTracker), BTreeSet::new());
+        Self { store, journal, engine, now: Timestamp(1_000), fences: 0, entropy: 0, collected }
     }
 
     fn ask<R: 'static>(&mut self, command: Command) -> Result<R, Error> {
@@ -62,6 +67,11 @@ impl World {
 
     /// Somebody else decides something.
     fn fact(&mut self, event: impl Into<AnyEvent>) {
+        self.append(event);
+        self.wake();
+    }
+
+    fn append(&mut self, event: impl Into<AnyEvent>) {
         let append = Append {
             events: vec![event.into()],
             at: self.now,
@@ -70,7 +80,6 @@ impl World {
             folds: &[],
         };
         self.journal.append(&append).expect("appends");
-        self.wake();
     }
 
     fn wake(&mut self) {
@@ -85,17 +94,64 @@ impl World {
     }
 
     fn start(&mut self, flow: &FlowSpec) -> RunId {
-        let request =
-            StartRequest { flow: flow.clone(), set: BTreeMap::new(), tenant: None, new: true, idem: None };
+        let request = self.request(flow);
         self.ask::<StartReply>(Command::Start(Box::new(request))).expect("starts").run
     }
 
-    fn wishes(&self) -> BTreeMap<String, Wish> {
+    fn request(&self, flow: &FlowSpec) -> StartRequest {
+        let (flow, set) = (flow.clone(), BTreeMap::new());
+        StartRequest { flow, set, tenant: None, new: true, idem: None, no_cache: false }
+    }
+
+    fn looks(&self) -> BTreeMap<EffectId, Look> {
+        let look = |(id, effect): (&EffectId, &Effect)| match effect {
+            Effect::Look(look) => Some((*id, (**look).clone())),
+            _ => None,
+        };
+        self.engine.outstanding().iter().filter_map(look).collect()
+    }
+
+    /// The shell answers looks until none is owed.
+    fn look(&mut self) {
+        loop {
+            let (ids, lookups): (Vec<_>, Vec<_>) =
+                self.looks().into_iter().map(|(id, look)| (id, look.lookup)).unzip();
+            if ids.is_empty() {
+                return;
+            }
+            let request = FindRequest { lookups: lookups.clone() };
+            let reply: FindReply = self.ask(Command::Find(request)).expect("finds");
+            let asked: Vec<_> = ids.into_iter().zip(lookups).collect();
+            let looks = crate::look::looking(&asked, Ok(reply));
+            let payloads: Vec<_> =
+                looks.iter().flat_map(crate::look::named).map(|output| self.recalled(output)).collect();
+            self.ask::<()>(crate::look::answers(looks, payloads)).expect("answers");
+        }
+    }
+
+    /// The artifact store gives what was committed.
+    fn recalled(&mut self, output: &TaskRef) -> Option<Payload> {
+        if self.collected.contains(output) {
+            return None;
+        }
+        let is_it = |run: &RunId, task: &TaskId| *run == output.run && *task == output.task;
+        let committed =
+            self.recorded::<StepCommitted>().into_iter().filter(|event| is_it(&event.run, &event.task));
+        let committed = committed.map(|event| event.output.clone()).next();
+        let reused = self.recorded::<StepReused>().into_iter().filter(|event| is_it(&event.run, &event.task));
+        committed.or_else(|| reused.map(|event| event.output.clone()).next())
+    }
+
+    fn all_wishes(&self) -> Vec<Wish> {
         let wish = |effect: &Effect| match effect {
-            Effect::Dispatch(wish) => Some((wish.execute.task.to_string(), (**wish).clone())),
-            Effect::Withdraw { .. } => None,
+            Effect::Dispatch(wish) => Some((**wish).clone()),
+            _ => None,
         };
         self.engine.outstanding().values().filter_map(wish).collect()
+    }
+
+    fn wishes(&self) -> BTreeMap<String, Wish> {
+        self.all_wishes().into_iter().map(|wish| (wish.execute.task.to_string(), wish)).collect()
     }
 
     fn wished(&self) -> Vec<String> {
@@ -228,8 +284,9 @@ impl World {
             assert_eq!(open == 0, run.state.is_final(), "{} ends exactly when everything has", run.id);
         }
         let wished =
-            state.index.outstanding.iter().filter(|(_, effect)| matches!(effect, Effect::Dispatch(_)));
-        assert_eq!(wished.map(|(id, _)| *id).collect::<BTreeSet<_>>(), ready, "wished for is what is ready");
+            state.index.outstanding.iter().filter(|(_, effect)| !matches!(effect, Effect::Withdraw { .. }));
+        let wished = wished.map(|(id, _)| *id).collect::<BTreeSet<_>>();
+        assert_eq!(wished, ready, "wished or looked for is what is ready");
     }
 }
 

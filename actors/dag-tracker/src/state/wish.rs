@@ -58,25 +58,34 @@ impl Run {
         instance: &Instance,
         index: u32,
     ) -> Result<BTreeMap<String, Argument>, Error> {
-        let mut arguments = BTreeMap::new();
-        for (name, source) in &task.arguments {
-            let argument = match source {
-                Source::Fixed(payload) => Argument::Value { payload: payload.clone() },
-                Source::Item => Argument::Value { payload: item_payload(task, instance, index) },
-                Source::Around(value) => {
-                    let place = format_args!("argument `{name}` of `{}`", instance.id);
-                    let item = item_value(task, instance, index, place)?;
-                    Argument::Value { payload: Payload::of(&fill_item(value, &item, place)?) }
-                }
-                Source::Output(task) => match self.groups.get(*task).map(|group| &group.output) {
-                    Some(Output::One(payload)) => Argument::Value { payload: payload.clone() },
-                    Some(Output::List(payloads)) => Argument::List { payloads: payloads.clone() },
-                    Some(Output::None) | None => Argument::Value { payload: Payload::of(&()) },
-                },
-            };
-            arguments.insert(name.clone(), argument);
-        }
-        Ok(arguments)
+        let named = task
+            .arguments
+            .iter()
+            .map(|(name, source)| Ok((name.clone(), self.argument(name, source, (task, instance), index)?)));
+        named.collect()
+    }
+
+    pub(super) fn argument(
+        &self,
+        name: &str,
+        source: &Source,
+        (task, instance): (&Task, &Instance),
+        index: u32,
+    ) -> Result<Argument, Error> {
+        Ok(match source {
+            Source::Fixed(payload) => Argument::Value { payload: payload.clone() },
+            Source::Item => Argument::Value { payload: item_payload(task, instance, index) },
+            Source::Around(value) => {
+                let place = format_args!("argument `{name}` of `{}`", instance.id);
+                let item = item_value(task, instance, index, place)?;
+                Argument::Value { payload: Payload::of(&fill_item(value, &item, place)?) }
+            }
+            Source::Output(task) => match self.groups.get(*task).map(|group| &group.output) {
+                Some(Output::One(payload)) => Argument::Value { payload: payload.clone() },
+                Some(Output::List(payloads)) => Argument::List { payloads: payloads.clone() },
+                Some(Output::None) | None => Argument::Value { payload: Payload::of(&()) },
+            },
+        })
     }
 }
 

@@ -76,6 +76,7 @@ impl World {
             parameters: BTreeMap::new(),
             tasks: BTreeMap::new(),
             result: None,
+            cache: None,
         };
         self.foreign(RunStarted {
             run: run.parse().unwrap(),
@@ -86,6 +87,8 @@ impl World {
             environment: environment.parse().unwrap(),
             tenant: tenant.parse().unwrap(),
             idem: None,
+            no_cache: false,
+            rerun_of: None,
         });
     }
 
@@ -190,6 +193,7 @@ impl World {
             worker: worker.clone(),
             output: Payload::default(),
             lease: None,
+            cache: None,
         })
     }
 

@@ -1,6 +1,7 @@
 //! What each command does: asks a kernel and shows what it answers. One file per family.
 
 mod artifact;
+mod cache;
 mod config;
 mod doctor;
 mod follow;
@@ -50,6 +51,7 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Why(why) => runs::why(&globals()?, why).await,
         Command::Schedule(schedule) => schedule::perform(&globals()?, schedule).await,
         Command::Artifact(artifact) => artifact::perform(&globals()?, artifact).await,
+        Command::Cache(cache) => cache::perform(&globals()?, cache).await,
         Command::Pool { act } => pool::perform(&globals()?, act).await,
         Command::Describe(describe) => operation::describe(&globals()?, describe).await,
         Command::Call(call) => operation::call(&globals()?, call).await,

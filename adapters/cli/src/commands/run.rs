@@ -94,6 +94,7 @@ fn as_typed(mut why: Error, set: &[String]) -> Error {
 async fn submitted(globals: &Globals, arguments: arguments::Run) -> Result<u8, Error> {
     let mut request = request(globals, &arguments.flow).await?;
     request.new = arguments.new;
+    request.no_cache = arguments.no_cache;
     if arguments.detach {
         return detached(globals, request).await;
     }
@@ -131,7 +132,7 @@ pub(super) async fn request(globals: &Globals, flow: &arguments::Flow) -> Result
         false => Vec::new(),
     };
     let flow = eclosion::flow_file::read(&flow.flow, &python_path).await?;
-    Ok(StartRequest { flow, set, tenant: None, new: false, idem: None })
+    Ok(StartRequest { flow, set, tenant: None, new: false, idem: None, no_cache: false })
 }
 
 /// Only a kernel in the background outlives this process.
@@ -167,6 +168,11 @@ async fn started(
         }
         false => format!("run {} of {flow}", reply.run),
     });
+    if let Some(equal) = &reply.equal {
+        talk(&format!(
+            "run {equal} had the same content and has succeeded; its result: eclosion runs show {equal}"
+        ));
+    }
     watched(globals, session, &reply.run, out, &mut signals).await
 }
 
@@ -304,14 +310,15 @@ async fn outcome(
     }
     let out = out.unwrap_or_else(|| Path::new("eclosion-out").join(run.run.as_str()));
     let fetched = result::of_run(client, found, &out).await?;
-    talk(&format!("run {} succeeded in {took}", run.run));
+    let reused = render::run::reused(run).map(|reused| format!("; {reused}")).unwrap_or_default();
+    talk(&format!("run {} succeeded in {took}{reused}", run.run));
     let Some(fetched) = fetched else { return Ok(exit::OK) };
     if globals.json {
         let (result, files) = (&fetched.value, &fetched.files);
         document(
             "run",
             &json!({"run": run.run, "state": run.state, "flow": run.flow, "took_ms": took_ms(found),
-            "tasks": run.counts, "result": result, "files": files}),
+            "tasks": run.counts, "cache": run.cache, "result": result, "files": files}),
         )?;
         return Ok(exit::OK);
     }
@@ -341,7 +348,7 @@ async fn failed(globals: &Globals, client: &Client, found: &GetReply, took: &str
         document(
             "run",
             &json!({"run": run.run, "state": run.state, "flow": run.flow, "took_ms": took_ms(found),
-            "tasks": run.counts, "error": run.error, "failed": failed, "findings": why.findings}),
+            "tasks": run.counts, "cache": run.cache, "error": run.error, "failed": failed, "findings": why.findings}),
         )?;
     }
     Ok(exit::FAILED)

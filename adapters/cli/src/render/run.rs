@@ -2,7 +2,7 @@
 
 use eclosion_schemas::certificate::DeathCertificate;
 use eclosion_schemas::pending::PendingReason;
-use eclosion_schemas::view::{RunView, TaskState, TaskView};
+use eclosion_schemas::view::{CacheCounts, CacheState, RunView, TaskState, TaskView};
 
 use super::{bytes, duration, error, now, pairs, table, word};
 
@@ -15,18 +15,29 @@ pub(crate) fn counts(run: &RunView) -> String {
     counts.map(|(state, count)| format!("{count} {}", word(state))).collect::<Vec<_>>().join(", ")
 }
 
+/// How many results were not computed; nothing, where none was to be used again.
+pub(crate) fn reused(run: &RunView) -> Option<String> {
+    let CacheCounts { hits, misses, taken } = run.cache.unwrap_or_default();
+    let cached = (hits + misses > 0).then(|| format!("cache: {hits} hit, {misses} missed"));
+    let source = run.rerun_of.as_ref().map(|run| format!("{taken} taken over from run {run}"));
+    let said: Vec<_> = cached.into_iter().chain(source).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
 /// The head of a run.
 pub(crate) fn head(run: &RunView) -> String {
     let took = run.finished_at.unwrap_or_else(now).since_ms(run.started_at);
     let parameters = run.parameters.iter().map(|(name, value)| format!("{name}={value}"));
-    pairs(&[
+    let mut head = vec![
         ("run", run.run.to_string()),
         ("flow", run.flow.clone()),
         ("state", word(&run.state)),
         ("took", duration(took)),
         ("tasks", counts(run)),
         ("with", parameters.collect::<Vec<_>>().join(" ")),
-    ])
+    ];
+    head.extend(reused(run).map(|reused| ("reused", reused)));
+    pairs(&head)
 }
 
 /// A row for each task.
@@ -34,6 +45,7 @@ pub(crate) fn tasks(tasks: &[TaskView]) -> String {
     let rows = tasks.iter().map(|task| {
         let note =
             task.pending.first().map(pending).or_else(|| task.error.as_ref().map(|why| why.message.clone()));
+        let note = note.or_else(|| from_earlier(task));
         vec![
             task.task.to_string(),
             word(&task.state),
@@ -44,6 +56,17 @@ pub(crate) fn tasks(tasks: &[TaskView]) -> String {
         ]
     });
     table(&["task", "state", "attempt", "took", "worker", "note"], rows)
+}
+
+/// Whose output a task was given, if it was not computed.
+fn from_earlier(task: &TaskView) -> Option<String> {
+    let cache = task.cache.as_ref()?;
+    let from = cache.from.as_ref()?;
+    match cache.state {
+        CacheState::Hit => Some(format!("found in the cache: {from}")),
+        CacheState::Taken => Some(format!("taken over from {from}")),
+        _ => None,
+    }
 }
 
 /// How long the last attempt has taken.

@@ -49,6 +49,7 @@ impl World {
             Effect::Withdraw { wishes } => {
                 Command::Withdraw(pool::WithdrawRequest { wishes: wishes.clone() })
             }
+            Effect::Look(_) => return,
         };
         self.ask::<Pool>(Who::Dag, id, command, Effects::Dag(vec![(id, effect)]));
     }

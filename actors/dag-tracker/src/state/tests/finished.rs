@@ -77,6 +77,7 @@ fn a_key_is_known_after_its_run_has_left_the_memory() {
         tenant: None,
         new: true,
         idem: Some("k".into()),
+        no_cache: false,
     };
     let first: StartReply = world.ask(Command::Start(Box::new(request.clone()))).expect("starts");
     world.succeed(&first.run, "a", &1);

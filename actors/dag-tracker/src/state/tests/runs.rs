@@ -7,7 +7,14 @@ use serde_json::json;
 use super::*;
 
 fn request(flow: &FlowSpec) -> StartRequest {
-    StartRequest { flow: flow.clone(), set: BTreeMap::new(), tenant: None, new: false, idem: None }
+    StartRequest {
+        flow: flow.clone(),
+        set: BTreeMap::new(),
+        tenant: None,
+        new: false,
+        idem: None,
+        no_cache: false,
+    }
 }
 
 fn start(world: &mut World, request: StartRequest) -> Result<StartReply, Error> {
