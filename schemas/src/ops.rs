@@ -9,6 +9,7 @@ pub mod dead;
 pub mod kernel;
 pub mod log;
 pub mod pool;
+pub mod rerun;
 pub mod run;
 pub mod schedule;
 pub mod task;
@@ -37,6 +38,7 @@ pub fn operators() -> Vec<Spec> {
 fn all() -> Vec<Spec> {
     let families = [
         run::all(),
+        rerun::all(),
         task::all(),
         pool::all(),
         arbitration::all(),

@@ -18,7 +18,7 @@ use eclosion_kernel::view::Views;
 use eclosion_kernel::{Actor, Context};
 use eclosion_schemas::events::{AttemptStarted, Event};
 use eclosion_schemas::ops::pool::{self, DispatchRequest, WithdrawRequest};
-use eclosion_schemas::ops::{cache, run, task};
+use eclosion_schemas::ops::{cache, rerun, run, task};
 use eclosion_schemas::view::{RunView, TaskView};
 use eclosion_schemas::{EffectId, Error, Operation, RunId, Seq, TaskId, TaskRef};
 
@@ -180,6 +180,12 @@ impl Actor for DagActor {
             task::Commit::NAME => Command::Commit(Box::new(request::<task::Commit>(message)?)),
             task::Fail::NAME => Command::Fail(Box::new(request::<task::Fail>(message)?)),
             task::Body::NAME => Command::Body(request::<task::Body>(message)?),
+            rerun::Rerun::NAME => {
+                let mut again = request::<rerun::Rerun>(message)?;
+                again.idem = again.idem.or_else(|| message.context.idem.clone());
+                Command::Rerun(Box::new(again))
+            }
+            rerun::Recorded::NAME => Command::Recorded(request::<rerun::Recorded>(message)?),
             cache::Find::NAME => Command::Find(request::<cache::Find>(message)?),
             cache::List::NAME => Command::ListCache(request::<cache::List>(message)?),
             cache::Explain::NAME => Command::Explain(request::<cache::Explain>(message)?),

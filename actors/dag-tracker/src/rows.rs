@@ -155,6 +155,10 @@ pub(crate) fn queries(command: &Command) -> Vec<Query> {
         Command::Why(request) => vec![steps_query(&request.run)],
         Command::Cancel(request) => vec![steps_query(&request.run)],
         Command::List(request) => vec![list_query(request)],
+        Command::Rerun(request) => {
+            request.idem.iter().map(|key| key_query(key)).chain([steps_query(&request.run)]).collect()
+        }
+        Command::Recorded(request) => vec![steps_query(&request.run)],
         Command::Explain(request) => vec![steps_query(&request.run)],
         Command::Find(request) => cache::rows::find_queries(request),
         Command::ListCache(request) => cache::rows::list_queries(request),
@@ -190,22 +194,31 @@ pub(crate) fn listed(reads: &Reads, request: &ListRequest) -> Vec<(Seq, RunView)
     rows.iter().filter_map(|(_, value)| rmp_serde::from_slice(value).ok()).collect()
 }
 
+/// What a run was started with.
+pub(crate) fn started(reads: &Reads, run: &RunId) -> Option<RunStarted> {
+    let (key, value) = reads.rows(&steps_query(run)).first()?;
+    record(run, key, value)?.event::<RunStarted>().map(|event| event.as_ref().clone())
+}
+
+fn record(run: &RunId, key: &[u8], value: &[u8]) -> Option<Record> {
+    let seq = Seq(u64::from_be_bytes(key.get(step_prefix(run).len()..)?.try_into().ok()?));
+    let row: StepRow = rmp_serde::from_slice(value).ok()?;
+    Some(Record::from(Stored {
+        seq,
+        epoch: Epoch(0),
+        at: row.at,
+        kind: row.kind.into(),
+        version: row.version,
+        cause: None,
+        body: row.body.into(),
+    }))
+}
+
 /// A run as it was when it finished.
 pub(crate) fn restored(reads: &Reads, run: &RunId) -> Option<Run> {
     let mut state = State::default();
-    let prefix = step_prefix(run).len();
     for (key, value) in reads.rows(&steps_query(run)) {
-        let seq = Seq(u64::from_be_bytes(key.get(prefix..)?.try_into().ok()?));
-        let row: StepRow = rmp_serde::from_slice(value).ok()?;
-        let record = Record::from(Stored {
-            seq,
-            epoch: Epoch(0),
-            at: row.at,
-            kind: row.kind.into(),
-            version: row.version,
-            cause: None,
-            body: row.body.into(),
-        });
+        let record = record(run, key, value)?;
         match record.event::<WorkerDied>() {
             Some(event) => restore_loss(&mut state, &event, &record),
             None => fold_record(&mut state, &record),

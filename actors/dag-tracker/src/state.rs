@@ -19,7 +19,8 @@
 //! 5. An event costs what it changes, whatever the size of its run: needs are counted for tasks, not for instances.
 //!
 //! Reading order: `run` (a run and the one function that moves an instance between states), `progress` (what follows
-//! from an outcome), `wish` (arguments), `reuse` (earlier results), `fan_out` (lists into instances), `fold` (records), `decide` (commands).
+//! from an outcome), `wish` (arguments), `reuse` (earlier results), `rerun` (a finished
+//! run once more), `fan_out` (lists into instances), `fold` (records), `decide` (commands).
 //!
 //! It deliberately keeps no large values: an output's parts are names, and the outputs of a run are dropped when it
 //! has finished. Finished runs stay until [`FINISHED_RUNS_MAX`] newer ones have finished; then [`crate::rows`] has them.
@@ -34,6 +35,7 @@ mod decide;
 mod fan_out;
 mod fold;
 mod progress;
+mod rerun;
 mod reuse;
 mod run;
 mod wish;
@@ -50,6 +52,7 @@ use eclosion_schemas::events::{
 };
 use eclosion_schemas::ops::cache::{self as cache_ops, DropRequest, ExplainRequest, FindRequest, Lookup};
 use eclosion_schemas::ops::pool::Wish;
+use eclosion_schemas::ops::rerun::RerunRequest;
 use eclosion_schemas::ops::run::{
     CancelRequest, ListRequest, RunRequest, StartRequest, ValidateRequest, WhyRequest,
 };
@@ -93,6 +96,8 @@ pub enum Command {
     Commit(Box<CommitRequest>),
     Fail(Box<FailRequest>),
     Body(BodyRequest),
+    Rerun(Box<RerunRequest>),
+    Recorded(RunRequest),
     Find(FindRequest),
     ListCache(cache_ops::ListRequest),
     Explain(ExplainRequest),

@@ -188,5 +188,5 @@ pub(crate) fn no_run(state: &State, run: &RunId) -> Error {
     let likely = nearest(run.as_str(), state.runs.keys().map(RunId::as_str));
     let help =
         likely.map_or_else(|| "eclosion runs ls".to_owned(), |likely| format!("did you mean `{likely}`?"));
-    Error::not_found("run.unknown", format!("there is no run {run}")).help(help)
+    Error::not_found("run.unknown", format!("there is no run {run}; it may have been collected")).help(help)
 }

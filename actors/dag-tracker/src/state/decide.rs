@@ -13,7 +13,7 @@ use eclosion_schemas::payload::INLINE_BYTES_MAX;
 use eclosion_schemas::view::{RunState, TaskState};
 use eclosion_schemas::{Code, Error, Fence, Payload, Retry, RunId, TaskId, Tenant, Timestamp, WorkerId};
 
-use super::{Command, DUE_MAX, Instance, Phase, Run, State, UNFINISHED_RUNS_MAX, reuse};
+use super::{Command, DUE_MAX, Instance, Phase, Run, State, UNFINISHED_RUNS_MAX, rerun, reuse};
 use crate::content;
 use crate::plan::Plan;
 use crate::{rows, view, why};
@@ -34,6 +34,8 @@ pub(super) fn decide(state: &State, reads: &Reads, command: &Command) -> Result<
         Command::Commit(request) => Ok(commit(state, request)),
         Command::Fail(request) => Ok(fail(state, request)),
         Command::Body(request) => body(state, request).map(Decision::reply),
+        Command::Rerun(request) => rerun::rerun(state, reads, request),
+        Command::Recorded(request) => rerun::recorded_reply(state, reads, request),
         Command::Find(request) => Ok(reuse::find(reads, request)),
         Command::ListCache(request) => Ok(reuse::list(state, reads, request)),
         Command::Explain(request) => why::explain(state, reads, request).map(Decision::reply),
@@ -59,12 +61,7 @@ fn start(state: &State, reads: &Reads, request: &StartRequest) -> Result<Decisio
     {
         return Ok(Decision::reply(StartReply { run: run.clone(), attached: true, equal: None }));
     }
-    if state.unfinished() >= UNFINISHED_RUNS_MAX {
-        let message = format!("{UNFINISHED_RUNS_MAX} runs have not finished");
-        return Err(Error::new(Code::Exhausted, "run.too_many", message)
-            .retry(Retry::After { after_ms: 1_000 })
-            .help("eclosion runs ls; wait, or cancel some: eclosion runs cancel RUN"));
-    }
+    room_for_another(state)?;
     let run = fresh_id(state, reads);
     let tenant = request.tenant.clone().map_or_else(default_tenant, Ok)?;
     let started = RunStarted {
@@ -81,6 +78,16 @@ fn start(state: &State, reads: &Reads, request: &StartRequest) -> Result<Decisio
     };
     let equal = equal_before(state, plan.content());
     Ok(Decision::reply(StartReply { run, attached: false, equal }).event(started))
+}
+
+pub(super) fn room_for_another(state: &State) -> Result<(), Error> {
+    if state.unfinished() < UNFINISHED_RUNS_MAX {
+        return Ok(());
+    }
+    let message = format!("{UNFINISHED_RUNS_MAX} runs have not finished");
+    Err(Error::new(Code::Exhausted, "run.too_many", message)
+        .retry(Retry::After { after_ms: 1_000 })
+        .help("eclosion runs ls; wait, or cancel some: eclosion runs cancel RUN"))
 }
 
 /// Who wants nothing out of the cache is not content with a run that takes things from there.
@@ -100,7 +107,7 @@ fn default_tenant() -> Result<Tenant, Error> {
     Tenant::new("default").map_err(|why| Error::internal("run.tenant", why.to_string()))
 }
 
-fn known_key(state: &State, reads: &Reads, key: &str) -> Option<(RunId, String)> {
+pub(super) fn known_key(state: &State, reads: &Reads, key: &str) -> Option<(RunId, String)> {
     let in_memory = state.index.by_key.get(key).and_then(|run| state.run(run));
     in_memory.map(|run| (run.id.clone(), run.plan.content.clone())).or_else(|| rows::by_key(reads, key))
 }
@@ -109,16 +116,17 @@ fn same_key(key: &str, run: RunId, same_content: bool) -> Result<Decision, Error
     if same_content {
         return Ok(Decision::reply(StartReply { run, attached: true, equal: None }));
     }
-    let shown: String = key.chars().take(64).collect();
-    Err(Error::new(
-        Code::Conflict,
-        "run.key",
-        format!("the key `{shown}` belongs to run {run}, which has another content"),
-    )
-    .help("take a fresh idempotency key for every run that you mean to start"))
+    Err(other_content(key, &run))
 }
 
-fn fresh_id(state: &State, reads: &Reads) -> RunId {
+pub(super) fn other_content(key: &str, run: &RunId) -> Error {
+    let shown: String = key.chars().take(64).collect();
+    let message = format!("the key `{shown}` belongs to run {run}, which has another content");
+    Error::new(Code::Conflict, "run.key", message)
+        .help("take a fresh idempotency key for every run that you mean to start")
+}
+
+pub(super) fn fresh_id(state: &State, reads: &Reads) -> RunId {
     let mut round = 0;
     loop {
         let id = content::run_id(reads.entropy(), round);
