@@ -55,6 +55,9 @@ from ._operations import (
     QuarantineReleaseRequest,
     QuarantineReply,
     QuarantineRequest,
+    RecordedReply,
+    RerunReply,
+    RerunRequest,
     ResumeRequest,
     RunListReply,
     RunListRequest,
@@ -690,6 +693,16 @@ class AsyncRunOperations:
         request = CancelRequest(reason=reason, run=run)
         return await self._client.request("run.cancel", request, CancelReply, deadline_s, fresh_key(), False)
 
+    async def flow(
+        self,
+        *,
+        run: RunId,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> RecordedReply:
+        """Gives a run's flow and parameters as they were when it was started."""
+        request = RunRequest(run=run)
+        return await self._client.request("run.flow", request, RecordedReply, deadline_s, None, True)
+
     async def get(
         self,
         *,
@@ -710,6 +723,22 @@ class AsyncRunOperations:
         """Lists runs, newest first."""
         request = RunListRequest(limit=limit, state=state)
         return await self._client.request("run.list", request, RunListReply, deadline_s, None, True)
+
+    async def rerun(
+        self,
+        *,
+        run: RunId,
+        dry_run: bool = False,
+        flow: FlowSpec | None = None,
+        from_: List[TaskId] | None = None,
+        idem: str | None = None,
+        keep: bool = False,
+        set: Dict[str, Any] | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> RerunReply:
+        """Starts a run that takes over committed results of a finished one and computes the rest."""
+        request = RerunRequest(dry_run=dry_run, flow=flow, from_=[] if from_ is None else from_, idem=idem, keep=keep, run=run, set={} if set is None else set)
+        return await self._client.request("run.rerun", request, RerunReply, deadline_s, fresh_key(), False)
 
     async def start(
         self,

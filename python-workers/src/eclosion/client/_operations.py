@@ -636,6 +636,11 @@ class PoolStatusReply(_Wire, kw_only=True):
     workers_max: int
 
 
+class RecordedReply(_Wire, kw_only=True):
+    flow: FlowSpec
+    parameters: dict[str, Any]
+
+
 class RunListRequest(_Wire, kw_only=True):
     # At most this many, newest first; the filter comes before the limit.
     limit: int = 100
@@ -646,6 +651,45 @@ class RunListReply(_Wire, kw_only=True):
     # How many matched and were cut off by the limit.
     cut: int
     runs: list[RunView]
+
+
+class RerunRequest(_Wire, kw_only=True):
+    # Say what would be taken over and what computed; start nothing.
+    dry_run: bool = False
+    # The flow as it is now; none: as the run recorded it.
+    flow: FlowSpec | None = None
+    # Tasks, or instances of fan-outs, to compute again with all that needs them. None: what is not committed.
+    from_: list[TaskId] = msgspec.field(default_factory=list, name="from")
+    # The idempotency key: the same key again gets the same run.
+    idem: str | None = None
+    # Results are taken over even where code or environment are not those that made them.
+    keep: bool = False
+    run: RunId
+    # Beside the parameters that the run was given.
+    set: dict[str, Any] = {}
+
+
+# One of `computed`, `taken`, `partly`.
+RerunFate = str
+
+
+class RerunStep(_Wire, kw_only=True):
+    """What becomes of one task."""
+
+    fate: RerunFate
+    # Instances whose result is there to be taken over.
+    taken: int
+    task: str
+    why: str
+
+
+class RerunReply(_Wire, kw_only=True):
+    # The key was used before: nothing new was started.
+    attached: bool
+    # None for a dry run.
+    run: RunId | None = None
+    # In an order in which they can run.
+    steps: list[RerunStep]
 
 
 class ValidateRequest(_Wire, kw_only=True):
@@ -1533,6 +1577,16 @@ class RunOperations:
         request = CancelRequest(reason=reason, run=run)
         return self._client.request("run.cancel", request, CancelReply, deadline_s, fresh_key(), False)
 
+    def flow(
+        self,
+        *,
+        run: RunId,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> RecordedReply:
+        """Gives a run's flow and parameters as they were when it was started."""
+        request = RunRequest(run=run)
+        return self._client.request("run.flow", request, RecordedReply, deadline_s, None, True)
+
     def get(
         self,
         *,
@@ -1553,6 +1607,22 @@ class RunOperations:
         """Lists runs, newest first."""
         request = RunListRequest(limit=limit, state=state)
         return self._client.request("run.list", request, RunListReply, deadline_s, None, True)
+
+    def rerun(
+        self,
+        *,
+        run: RunId,
+        dry_run: bool = False,
+        flow: FlowSpec | None = None,
+        from_: List[TaskId] | None = None,
+        idem: str | None = None,
+        keep: bool = False,
+        set: Dict[str, Any] | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> RerunReply:
+        """Starts a run that takes over committed results of a finished one and computes the rest."""
+        request = RerunRequest(dry_run=dry_run, flow=flow, from_=[] if from_ is None else from_, idem=idem, keep=keep, run=run, set={} if set is None else set)
+        return self._client.request("run.rerun", request, RerunReply, deadline_s, fresh_key(), False)
 
     def start(
         self,
