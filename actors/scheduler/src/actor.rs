@@ -205,6 +205,7 @@ fn start(context: &Context<Command>, id: EffectId, starting: Starting, spec: &Sc
                 // Equal content is what a schedule is about: every tick has a run of its own.
                 new: true,
                 idem: Some(starting.key.clone()),
+                no_cache: false,
             };
             context.ask_for::<run::Start>(id, request, move |answer| {
                 Some(starting.answered(answer.map(|reply| Answer::Run(reply.run))))

@@ -101,6 +101,8 @@ impl World {
                 environment: "e".parse().unwrap(),
                 tenant: "t".parse().unwrap(),
                 idem: Some(key),
+                no_cache: false,
+                rerun_of: None,
             });
             started.push(run);
         }
@@ -141,6 +143,7 @@ fn flow() -> FlowSpec {
         parameters: BTreeMap::new(),
         tasks: BTreeMap::new(),
         result: None,
+        cache: None,
     }
 }
 
