@@ -34,6 +34,13 @@ from ._operations import (
     AuditListReply,
     AuditListRequest,
     BeginReply,
+    CacheDropReply,
+    CacheDropRequest,
+    CacheExplainReply,
+    CacheExplainRequest,
+    CacheKey,
+    CacheListReply,
+    CacheListRequest,
     DeadActReply,
     DeadActRequest,
     DeadListReply,
@@ -402,6 +409,47 @@ class AsyncAuditOperations:
         return await self._client.request("audit.list", request, AuditListReply, deadline_s, None, True)
 
 
+class AsyncCacheOperations:
+    """`cache.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def drop(
+        self,
+        *,
+        all: bool = False,
+        function: str | None = None,
+        key: CacheKey | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> CacheDropReply:
+        """Drops entries: their steps are computed the next time. No output is deleted."""
+        request = CacheDropRequest(all=all, function=function, key=key)
+        return await self._client.request("cache.drop", request, CacheDropReply, deadline_s, fresh_key(), False)
+
+    async def explain(
+        self,
+        *,
+        run: RunId,
+        task: TaskId,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> CacheExplainReply:
+        """Says whether a step's result was used again, from where, or what differed."""
+        request = CacheExplainRequest(run=run, task=task)
+        return await self._client.request("cache.explain", request, CacheExplainReply, deadline_s, None, True)
+
+    async def list(
+        self,
+        *,
+        function: str | None = None,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> CacheListReply:
+        """Lists results that are kept under their content keys, newest first."""
+        request = CacheListRequest(function=function, limit=limit)
+        return await self._client.request("cache.list", request, CacheListReply, deadline_s, None, True)
+
+
 class AsyncDeadOperations:
     """`dead.*`"""
 
@@ -746,12 +794,13 @@ class AsyncRunOperations:
         flow: FlowSpec,
         idem: str | None = None,
         new: bool = False,
+        no_cache: bool = False,
         set: Dict[str, Any] | None = None,
         tenant: Tenant | None = None,
         deadline_s: float | None = DEADLINE_S,
     ) -> StartReply:
         """Starts a run of a flow, or attaches to an unfinished one of equal content."""
-        request = StartRequest(flow=flow, idem=idem, new=new, set={} if set is None else set, tenant=tenant)
+        request = StartRequest(flow=flow, idem=idem, new=new, no_cache=no_cache, set={} if set is None else set, tenant=tenant)
         return await self._client.request("run.start", request, StartReply, deadline_s, fresh_key(), False)
 
     async def validate(
@@ -891,6 +940,7 @@ class AsyncOperations:
         self.arbitration = AsyncArbitrationOperations(client)
         self.artifact = AsyncArtifactOperations(client)
         self.audit = AsyncAuditOperations(client)
+        self.cache = AsyncCacheOperations(client)
         self.dead = AsyncDeadOperations(client)
         self.kernel = AsyncKernelOperations(client)
         self.log = AsyncLogOperations(client)

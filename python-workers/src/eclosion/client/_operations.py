@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ._connection import (
     CREDIT,
     DEADLINE_S,
@@ -15,6 +17,7 @@ from .._schemas import (
     ArtifactGetRequest,
     ArtifactView,
     Attempt,
+    CacheView,
     CallRequest,
     CancelReply,
     CancelRequest,
@@ -323,6 +326,77 @@ class AuditListReply(_Wire, kw_only=True):
     acts: list[ActView]
     # There are more than were asked for.
     more: bool
+
+
+# What makes two steps equal, as one hash: 32 hexadecimal characters.
+CacheKey = str
+
+
+class CacheDropRequest(_Wire, kw_only=True):
+    """Exactly one of the three is given."""
+
+    all: bool = False
+    # `module:qualname`.
+    function: str | None = None
+    key: CacheKey | None = None
+
+
+class CacheDropReply(_Wire, kw_only=True):
+    dropped: int
+
+
+class CacheExplainRequest(_Wire, kw_only=True):
+    run: RunId
+    task: TaskId
+
+
+class CacheExplainReply(_Wire, kw_only=True):
+    # Absent where no earlier result was to be used.
+    cache: CacheView | None = None
+    # Sentences, each with the next command where there is one.
+    findings: list[str]
+
+
+class CacheListRequest(_Wire, kw_only=True):
+    # `module:qualname`.
+    function: str | None = None
+    limit: int = 100
+
+
+class Ingredients(_Wire, kw_only=True):
+    """What a step's result depends on. The key is made of it; a miss is explained by comparing it."""
+
+    # A short hash of each argument's content; of many arguments, the last stand together under `…`.
+    arguments: dict[str, str]
+    code_hash: str
+    environment: EnvironmentId
+    # `module:qualname`.
+    function: str
+    # The task's own, where one was set and counts.
+    seed: int | None = None
+    # The text of `cache`.
+    version: str
+
+
+class CacheEntry(_Wire, kw_only=True):
+    """One result that is kept."""
+
+    # When it was computed or last used again.
+    at: Timestamp
+    # Whose output it is.
+    from_: TaskRef = msgspec.field(name="from")
+    ingredients: Ingredients
+    key: CacheKey
+
+
+class CacheListReply(_Wire, kw_only=True):
+    # How many matched and were cut off by the limit.
+    cut: int
+    # Newest first.
+    entries: list[CacheEntry]
+    entries_max: int
+    # Entries of all functions; above `entries_max` the oldest are dropped.
+    entries_total: int
 
 
 class DeadActRequest(_Wire, kw_only=True):
@@ -1286,6 +1360,47 @@ class AuditOperations:
         return self._client.request("audit.list", request, AuditListReply, deadline_s, None, True)
 
 
+class CacheOperations:
+    """`cache.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def drop(
+        self,
+        *,
+        all: bool = False,
+        function: str | None = None,
+        key: CacheKey | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> CacheDropReply:
+        """Drops entries: their steps are computed the next time. No output is deleted."""
+        request = CacheDropRequest(all=all, function=function, key=key)
+        return self._client.request("cache.drop", request, CacheDropReply, deadline_s, fresh_key(), False)
+
+    def explain(
+        self,
+        *,
+        run: RunId,
+        task: TaskId,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> CacheExplainReply:
+        """Says whether a step's result was used again, from where, or what differed."""
+        request = CacheExplainRequest(run=run, task=task)
+        return self._client.request("cache.explain", request, CacheExplainReply, deadline_s, None, True)
+
+    def list(
+        self,
+        *,
+        function: str | None = None,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> CacheListReply:
+        """Lists results that are kept under their content keys, newest first."""
+        request = CacheListRequest(function=function, limit=limit)
+        return self._client.request("cache.list", request, CacheListReply, deadline_s, None, True)
+
+
 class DeadOperations:
     """`dead.*`"""
 
@@ -1630,12 +1745,13 @@ class RunOperations:
         flow: FlowSpec,
         idem: str | None = None,
         new: bool = False,
+        no_cache: bool = False,
         set: Dict[str, Any] | None = None,
         tenant: Tenant | None = None,
         deadline_s: float | None = DEADLINE_S,
     ) -> StartReply:
         """Starts a run of a flow, or attaches to an unfinished one of equal content."""
-        request = StartRequest(flow=flow, idem=idem, new=new, set={} if set is None else set, tenant=tenant)
+        request = StartRequest(flow=flow, idem=idem, new=new, no_cache=no_cache, set={} if set is None else set, tenant=tenant)
         return self._client.request("run.start", request, StartReply, deadline_s, fresh_key(), False)
 
     def validate(
@@ -1775,6 +1891,7 @@ class Operations:
         self.arbitration = ArbitrationOperations(client)
         self.artifact = ArtifactOperations(client)
         self.audit = AuditOperations(client)
+        self.cache = CacheOperations(client)
         self.dead = DeadOperations(client)
         self.kernel = KernelOperations(client)
         self.log = LogOperations(client)
