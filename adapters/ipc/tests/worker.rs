@@ -361,6 +361,8 @@ async fn attempts_wait_for_hello_and_say_which_outcomes_are_safe() {
 async fn an_outcome_said_again_after_an_adoption_is_reported_and_the_attempt_is_not_executed_again() {
     let mut scene = Scene::begin();
     let resume = scene.greet(Some(fence(5))).await.envelope.resume.as_ref().unwrap()[0];
+    let (credit, _) = scene.worker.hear().await;
+    assert_eq!((credit.kind, credit.stream), (FrameType::Credit, resume));
     scene.handle.execute(&execute(5), Care::Journaled).unwrap();
     scene.worker.reply(resume, &payload(Vec::new()));
     let (of, _, safe) = scene.outcome().await;
