@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Invariants: (1) A worker computes at most one attempt, and a fence belongs to one worker. Only quick ones wait
-//! behind it, of which none needs a lease or has a time-out, so that to wait there costs nothing. (2) Fences only grow.
+//! behind it, of which none needs a lease, has a limit or a time-out, so that to wait there costs nothing. (2) Fences only grow.
 //! (3) One wish is answered at most once: the last wish answered for a task is remembered until its run is finished.
 //! (4) No attempt of a cancelled or finished run is started. (5) Workers alive ≤ `workers_max`.
 //! (6) Every effect owed hangs on a worker, an environment or a wanted lease, and goes with it. (7) A worker that is

@@ -54,8 +54,8 @@ pub(crate) enum Command {
     Validate(Flow),
     /// Start the kernel in the background.
     Up(Up),
-    /// Stop the kernel and its workers; what they have in hand is tried again by the next kernel.
-    Down,
+    /// Stop the kernel and its workers, once they have finished what they have in hand.
+    Down(Down),
     /// Show the kernel's state, its journal and what it found.
     Status,
     /// Show every actor.
@@ -160,6 +160,16 @@ pub(crate) struct Up {
     /// Go on from the last whole record of a damaged journal.
     #[arg(long)]
     pub(crate) accept_loss: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// How long attempts in hand may take; what is not finished then is tried again by the next kernel.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) timeout: u64,
+    /// Wait for nothing.
+    #[arg(long, conflicts_with = "timeout")]
+    pub(crate) now: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,12 @@
 //! The binary as a kernel: signals, logs, the panic hook, and the exit code. Only here, never in the library.
 //!
-//! One SIGTERM or Ctrl-C drains: no new sessions, what is in hand is finished. A second one hurries. A kernel whose
+//! One SIGTERM or Ctrl-C drains: no attempt is started, what is in hand is finished, for ten seconds at most; then no new
+//! sessions, and the end. A second one hurries to the end, a third one through it. A kernel whose
 //! supervision has given up ends with 70, so that whoever started it starts it again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use eclosion::{Kernel, Options, Places};
 use eclosion_schemas::{Code, Error};
@@ -13,9 +15,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{exit, terminal};
 
+/// How long attempts in hand may take to be finished after a signal.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// What ends a kernel.
 enum End {
+    /// By `kernel.stop`, whose sender has drained it if he wanted that.
     Asked,
+    Signaled,
     GaveUp(String),
 }
 
@@ -26,15 +33,21 @@ pub(crate) async fn serve(options: Options) -> Result<u8, Error> {
     tracing::info!(socket = %kernel.places().socket.display(), pid = std::process::id(), "ready");
     let end = tokio::select! {
         _ = kernel.stopped() => End::Asked,
-        _ = signals.next() => End::Asked,
+        _ = signals.next() => End::Signaled,
         escalated = kernel.escalated() => End::GaveUp(escalated.to_string()),
     };
+    if matches!(end, End::Signaled) {
+        tokio::select! {
+            left = kernel.drain(DRAIN) => tracing::info!(left, "drained"),
+            _ = signals.next() => tracing::warn!("hurried: what was not finished is tried again at the next start"),
+        }
+    }
     tokio::select! {
         () = kernel.shutdown() => {}
         _ = signals.next() => tracing::warn!("hurried: what was not finished goes on at the next start"),
     }
     Ok(match end {
-        End::Asked => exit::OK,
+        End::Asked | End::Signaled => exit::OK,
         End::GaveUp(why) => {
             tracing::error!(why, "gave up");
             exit::INTERNAL

@@ -1,19 +1,20 @@
-//! `eclosion pool …` on the real binary, with a real kernel and real Python: who acts is told what it meets, nothing
-//! that was in hand is lost, and what kills workers is let in nowhere until it is released.
+//! `eclosion pool …` and `down` on the real binary, with a real kernel and real Python: who acts is told what it meets,
+//! nothing that was in hand is lost, and what kills workers is let in nowhere until it is released.
 //!
 //! No clock: tasks wait for files that are made here, and what is to happen is asked for until it is there.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod support;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+use support::House;
+use support::runs::{text, workers};
+
 const STEPS: &str = r#"
 import os
 import pathlib
@@ -35,102 +36,12 @@ def crash(n):
     os.kill(os.getpid(), 11)
 "#;
 
-struct House(TempDir);
-
-impl House {
-    fn new(flows: &[(&str, &str)]) -> Self {
-        let house = Self(tempfile::tempdir().unwrap());
-        fs::write(house.path("steps.py"), STEPS).unwrap();
-        for (name, tasks) in flows {
-            let tasks = tasks.replace("HERE", house.0.path().to_str().unwrap());
-            let flow = format!("schema = \"eclosion/flow/v1\"\nname = \"{name}\"\n{tasks}");
-            fs::write(house.path(&format!("{name}.toml")), flow).unwrap();
-        }
-        house
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn output(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE", "ECLOSION_CONFIG"] {
-            command.env_remove(name);
-        }
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("errors-cache");
-        command
-            .env("ECLOSION_STATE_DIR", self.path("state"))
-            .env("ECLOSION_RUNTIME_DIR", self.path("run"))
-            .env("ECLOSION_CACHE_DIR", cache)
-            .env("XDG_CONFIG_HOME", self.path("config"));
-        command.output().unwrap()
-    }
-
-    fn json(&self, words: &[&str]) -> Value {
-        let output = self.output(&[words, &["--json"]].concat());
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn start(&self, flow: &str) -> String {
-        self.json(&["run", flow, "--detach"])["run"].as_str().unwrap().to_owned()
-    }
-
-    /// Asks again until it is as wanted.
-    fn until(&self, words: &[&str], what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let found = self.json(words);
-            if wanted(&found) {
-                return found;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{what}: {found:#}");
-        }
-    }
-
-    fn ended(&self, run: &str) -> Value {
-        let is_over = |found: &Value| !["running", "cancelling"].contains(&text(&found["run"]["state"]));
-        self.until(&["runs", "show", run], "the run's end", is_over)
-    }
-
-    fn worker_of(&self, began: &str) -> String {
-        let begun = Instant::now();
-        while fs::read_to_string(self.path(began)).is_ok_and(|pid| pid.is_empty())
-            || !Path::new(&self.path(began)).exists()
-        {
-            assert!(begun.elapsed() < PATIENCE, "{began} did not begin");
-            std::thread::yield_now();
-        }
-        let is_busy = |pool: &Value| workers(pool).iter().any(|worker| worker["state"] == "busy");
-        let pool = self.until(&["pool"], "a busy worker", is_busy);
-        let busy = workers(&pool).iter().find(|worker| worker["state"] == "busy").unwrap();
-        text(&busy["worker"]).to_owned()
-    }
-}
-
-impl Drop for House {
-    fn drop(&mut self) {
-        // A failed test leaves no kernel.
-        let _ = self.output(&["down"]);
-    }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-fn workers(pool: &Value) -> &[Value] {
-    pool["workers"].as_array().unwrap()
-}
-
 const WAITING: &str =
-    "[tasks.wait]\nrun = \"steps:wait\"\nwith = { began = \"HERE/began\", gate = \"HERE/gate\" }\n";
+    "[tasks.wait]\nrun = \"steps:wait\"\nwith = { began = \"HEREbegan\", gate = \"HEREgate\" }\n";
 
 #[test]
 fn a_drain_finishes_what_is_in_hand_and_a_kill_has_it_tried_again() {
-    let house = House::new(&[("waits", WAITING)]);
+    let house = House::with(STEPS, &[("waits", WAITING)]);
     let run = house.start("waits.toml");
     let worker = house.worker_of("began");
     let killed = fs::read_to_string(house.path("began")).unwrap();
@@ -182,7 +93,7 @@ fn recycling_keeps_results_right() {
          [tasks.total]\nrun = \"steps:total\"\nwith = {{ numbers = \"${{double}}\" }}\n",
         numbers.join(", ")
     );
-    let house = House::new(&[("sums", &tasks)]);
+    let house = House::with(STEPS, &[("sums", &tasks)]);
     fs::write(house.path("eclosion.toml"), "[pool]\nrecycle_attempts = 3\n").unwrap();
     let run = house.start("sums.toml");
     let ended = house.ended(&run);
@@ -198,7 +109,7 @@ fn recycling_keeps_results_right() {
 #[test]
 fn three_real_deaths_quarantine_a_task_across_a_restart_until_it_is_released() {
     let crash = "[tasks.crash]\nrun = \"steps:crash\"\nwith = { n = 1 }\n";
-    let house = House::new(&[("first", crash), ("second", crash)]);
+    let house = House::with(STEPS, &[("first", crash), ("second", crash)]);
     let run = house.start("first.toml");
     let ended = house.ended(&run);
     assert_eq!(ended["run"]["error"]["reason"], "task.quarantined", "{ended:#}");
@@ -224,4 +135,30 @@ fn three_real_deaths_quarantine_a_task_across_a_restart_until_it_is_released() {
         Some(3),
         "it was tried: {again:#}"
     );
+}
+
+#[test]
+fn down_finishes_what_is_in_hand_and_in_a_hurry_leaves_it_to_the_next_kernel() {
+    for (hurry, attempts) in [(false, 1), (true, 2)] {
+        let house = House::with(STEPS, &[("waits", WAITING)]);
+        let run = house.start("waits.toml");
+        house.worker_of("began");
+        if hurry {
+            let left = house.json(&["down", "--timeout", "0"]);
+            assert_eq!(left["unfinished"], 1);
+            fs::write(house.path("gate"), "").unwrap();
+        } else {
+            let down = house.command(&["down", "--timeout", "60"]).stderr(Stdio::null()).spawn().unwrap();
+            house.until(&["pool"], "a drained pool", |pool| {
+                text(&pool["drained"]).contains("the kernel stops")
+            });
+            fs::write(house.path("gate"), "").unwrap();
+            assert!(down.wait_with_output().unwrap().status.success());
+        }
+        assert!(house.output(&["up"]).status.success());
+        assert_eq!(house.json(&["pool"])["drained"], Value::Null, "the next kernel serves");
+        let ended = house.ended(&run);
+        assert_eq!(ended["run"]["state"], "succeeded", "{ended:#}");
+        assert_eq!(ended["tasks"][0]["attempt"], attempts, "{ended:#}");
+    }
 }

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use eclosion_arbitration::{ArbitrationActor, ArbitrationOptions};
 use eclosion_artifact_store::{ArtifactActor, BlobStore};
@@ -17,6 +18,7 @@ use eclosion_pool_manager::PoolManager;
 use eclosion_process::{KeeperConfig, Leftover};
 use eclosion_scheduler::SchedulerActor;
 use eclosion_schemas::events::{Event, WorkerDied, WorkerStarted};
+use eclosion_schemas::ops::pool::{Drain, DrainRequest, Status, StatusRequest};
 use eclosion_schemas::{Code, Error, Seq, WorkerId};
 use eclosion_store_fs::FileStore;
 use tokio::sync::watch;
@@ -170,6 +172,27 @@ impl Kernel {
         &self.house.places
     }
 
+    /// Starts no attempt any more, and waits until those in hand are finished, or the time is up. Gives how many are
+    /// not; they are tried again by the next kernel. Calls are not waited for.
+    pub async fn drain(&self, patience: Duration) -> usize {
+        const LOOK_AGAIN: Duration = Duration::from_millis(20);
+        let begun = tokio::time::Instant::now();
+        let reason = "the kernel stops".to_owned();
+        let request = DrainRequest { reason, ends_with_kernel: true, ..DrainRequest::default() };
+        // A journal that is read-only concludes nothing any more.
+        if self.kernel.journal().poisoned().is_some() || self.bus().ask::<Drain>(request).await.is_err() {
+            return 0;
+        }
+        loop {
+            let Ok(pool) = self.bus().ask::<Status>(StatusRequest {}).await else { return 0 };
+            let in_hand = pool.workers.iter().filter(|worker| worker.task.is_some()).count();
+            if in_hand == 0 || begun.elapsed() >= patience {
+                return in_hand;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// The keeper's pid, once a worker was needed.
     pub async fn keeper_pid(&self) -> Option<u32> {
         self.house.host.keeper_pid().await
@@ -215,7 +238,8 @@ fn host_config(options: &Options, outputs: OutputFiles) -> HostConfig {
         connect_timeout_ms: 10_000,
     };
     let cancel_grace_ms = options.cancel_grace_ms;
-    HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms }
+    let samples_idle = options.recycle_rss_bytes > 0;
+    HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms, samples_idle }
 }
 
 /// The workers that the journal knows and has not seen die.

@@ -7,7 +7,8 @@
 //! the stream ends, the keeper says how ─► pool.worker_down
 //! ```
 //!
-//! [`processes`] are started, held and buried; [`attempts`] go to them; [`outcomes`] come back. Calls, which nobody
+//! [`processes`] are started, held and buried; [`attempts`] go to them; [`outcomes`] come back; [`limits`] are kept
+//! meanwhile. Calls, which nobody
 //! journals, have a table of their own: [`calls`].
 //!
 //! It stands outside the six and outlives their incarnations: after a panic the pool manager finds its workers here by
@@ -20,6 +21,7 @@
 
 mod attempts;
 pub(crate) mod calls;
+mod limits;
 mod outcomes;
 mod processes;
 mod table;
@@ -54,6 +56,8 @@ pub(crate) struct HostConfig {
     pub(crate) scratch: PathBuf,
     pub(crate) outputs: OutputFiles,
     pub(crate) cancel_grace_ms: u64,
+    /// What idle workers hold is asked for: some are recycled by it.
+    pub(crate) samples_idle: bool,
 }
 
 /// Cheap to clone.
@@ -73,6 +77,8 @@ struct Shared {
     call_counter: AtomicU64,
     /// The kernel stops: workers end because it wants them to.
     stopping: AtomicBool,
+    /// Somebody looks what workers take up. Locked after `workers` if both are.
+    looking: Mutex<bool>,
     /// Deaths that were not heard of yet.
     reporting: watch::Sender<usize>,
 }
@@ -94,6 +100,7 @@ impl WorkerHost {
             calls: Mutex::default(),
             call_counter: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
+            looking: Mutex::default(),
             reporting: watch::Sender::new(0),
         }))
     }

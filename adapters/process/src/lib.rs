@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`message`] (what is said, as data), [`socket`] (how a message and its descriptors travel),
 //! [`procfs`] (who is who, from /proc), [`tree`] (a worker and all that came of it), [`ladder`] (from asking to
-//! killing), [`keeper`] (the process), [`client`] (the kernel's side), [`sweep`](mod@sweep) (what two deaths at once left behind).
+//! killing), [`limits`] (what a tree may take up), [`keeper`] (the process), [`client`] (the kernel's side), [`sweep`](mod@sweep) (what two deaths at once left behind).
 //!
 //! Who is killed is decided by evidence that outlives a process id: (boot id, pid, start time), or the mark of the
 //! keeper's directory in a process's environment. Nothing here uses a parent-death signal: it fires when the spawning
@@ -18,6 +18,7 @@
 pub mod client;
 pub mod keeper;
 pub mod ladder;
+pub mod limits;
 pub mod message;
 pub mod procfs;
 pub mod socket;

@@ -80,6 +80,13 @@ fn members_of(leader: ProcessId, table: &[Row], branded: impl Fn(&Row) -> bool) 
     descend(roots, table)
 }
 
+/// The living members that descent and session tell of, for whoever is not their keeper: an escapee that only its brand
+/// would tell is missing.
+#[must_use]
+pub fn members_by_descent(leader: ProcessId, table: &[Row]) -> Vec<ProcessId> {
+    members_of(leader, table, |_| false)
+}
+
 /// Everything that descends from this process, without itself.
 #[must_use]
 pub fn descendants(pid: u32, table: &[Row]) -> Vec<ProcessId> {

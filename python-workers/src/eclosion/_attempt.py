@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
-from . import _values
+from . import _limits, _values
 from ._current import Current, activate
 from ._errors import Cancelled, ErrorData, Refused, TaskError, error
 from ._exceptions import one_line, remote_exception
@@ -72,9 +72,11 @@ def perform(
         arguments = {name: _argument(value, inputs) for name, value in execute.arguments.items()}
         code.switch(execute.code, execute.code_hash)
         activate(current)
-        value, raised = user.run(_call, code, execute, arguments, items)
+        with _limits.kept(execute.limits):
+            value, raised = user.run(_call, code, execute, arguments, items)
         if raised is not None:
-            return error_of(raised, execute.code, cancelled=current.cancelled)
+            blamed = _limits.blamed(raised, execute.limits, execute.code)
+            return blamed or error_of(raised, execute.code, cancelled=current.cancelled)
         return _result(value)
     except Refused as why:
         return why.error

@@ -26,6 +26,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_AS_THEY_ARE = frozenset({"retries", "backoff", "priority", "processes", "open_files", "file_size"})
+
+
 class TaskOptions(TypedDict, total=False):
     """How a task is run; ``schemas/src/flow.rs`` has the defaults."""
 
@@ -40,7 +43,13 @@ class TaskOptions(TypedDict, total=False):
     cpu: float
     """Cores; 1 by default."""
     memory: str | int
-    """``"2GiB"``, or bytes."""
+    """``"2GiB"``, or bytes; beyond it the task is killed."""
+    processes: int
+    """Processes at a time, the worker itself included; with more it is killed."""
+    open_files: int
+    """Descriptors at a time; opening more raises."""
+    file_size: str | int
+    """``"1GiB"``, or bytes: how long a file may grow; writing on raises."""
     priority: str
     """``interactive``, ``normal`` or ``batch``."""
     cache: str
@@ -180,6 +189,9 @@ def task(
     timeout: str | float = ...,
     cpu: float = ...,
     memory: str | int = ...,
+    processes: int = ...,
+    open_files: int = ...,
+    file_size: str | int = ...,
     priority: str = ...,
     cache: str = ...,
     cache_seed: bool = ...,

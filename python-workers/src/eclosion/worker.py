@@ -54,6 +54,7 @@ from ._frames import Disconnected, Frame
 from ._interrupts import UserCode
 from ._items import Items
 from ._kernel import Kernel, Key, key_of
+from ._limits import lifted
 from ._output import Output
 from ._process import boot_id, runtime_path_last, start_thread, start_ticks
 from ._schemas import Execute
@@ -366,7 +367,8 @@ class Worker:
 
     def _read_lifeline(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._lifeline, 64 * 1024, 4, socket.MSG_CMSG_CLOEXEC)
+            with lifted():
+                data, descriptors, _, _ = socket.recv_fds(self._lifeline, 64 * 1024, 4, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             data, descriptors = b"", []
         if not data:

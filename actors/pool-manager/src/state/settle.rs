@@ -320,6 +320,7 @@ impl Due<'_> {
         let Wish { id, execute, .. } = wish;
         let task = self.state.task_of_flow(&execute.run, &execute.task);
         execute.timeout_ms.is_none()
+            && execute.limits.is_none()
             && !self.state.leases.contains_key(id)
             && task.is_some_and(|task| self.state.quick.contains(&task))
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use eclosion::Places;
 use eclosion_client::Client;
 use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, Tree};
+use eclosion_schemas::ops::pool;
 use eclosion_schemas::{Code, Error};
 use tokio::time::Instant;
 
@@ -140,7 +141,7 @@ fn ended(places: &Places, status: std::process::ExitStatus) -> Error {
     error
 }
 
-pub(super) async fn down(globals: &Globals) -> Result<u8, Error> {
+pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8, Error> {
     let socket = globals.socket()?;
     let client = match Client::connect(&socket).await {
         Err(why) if why.reason == "kernel.silent" => {
@@ -152,6 +153,14 @@ pub(super) async fn down(globals: &Globals) -> Result<u8, Error> {
         connected => connected?,
     };
     let status = client.call::<Status>(Empty {}).await?;
+    // A journal that is read-only concludes nothing any more.
+    let left = match down.now || status.state == "read_only" {
+        true => 0,
+        false => drain(&client, Duration::from_secs(down.timeout)).await,
+    };
+    if left > 0 {
+        talk(&format!("{left} attempts were not finished in time; the next kernel tries them again"));
+    }
     client.call::<Stop>(Empty {}).await?;
     let deadline = Instant::now() + START;
     // The socket's file goes last; a connection may end earlier.
@@ -163,9 +172,28 @@ pub(super) async fn down(globals: &Globals) -> Result<u8, Error> {
     }
     talk("the kernel is down; unfinished runs go on at its next start");
     if globals.json {
-        document("down", &serde_json::json!({"pid": status.pid}))?;
+        document("down", &serde_json::json!({"pid": status.pid, "unfinished": left}))?;
     }
     Ok(exit::OK)
+}
+
+/// Until no worker has an attempt in hand, or the time is up. Gives how many have. A pool that does not answer is no
+/// reason not to stop its kernel.
+async fn drain(client: &Client, patience: Duration) -> usize {
+    let begun = Instant::now();
+    let reason = "the kernel stops".to_owned();
+    let request = pool::DrainRequest { reason, ends_with_kernel: true, ..pool::DrainRequest::default() };
+    if client.call::<pool::Drain>(request).await.is_err() {
+        return 0;
+    }
+    loop {
+        let Ok(pool) = client.call::<pool::Status>(pool::StatusRequest {}).await else { return 0 };
+        let in_hand = pool.workers.iter().filter(|worker| worker.task.is_some()).count();
+        if in_hand == 0 || begun.elapsed() >= patience {
+            return in_hand;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// A zombie that nobody waited for does not count: it holds nothing any more.

@@ -32,7 +32,7 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Attach(attach) => run::attach(&globals()?, attach).await,
         Command::Validate(flow) => runs::validate(&globals()?, &flow).await,
         Command::Up(up) => kernel::up(&globals()?, &up).await,
-        Command::Down => kernel::down(&globals()?).await,
+        Command::Down(down) => kernel::down(&globals()?, &down).await,
         Command::Status => kernel::status(&globals()?).await,
         Command::Tree(tree) => kernel::tree(&globals()?, &tree).await,
         Command::Ps => operate::processes(&globals()?).await,

@@ -1,6 +1,9 @@
 //! A house of its own for a test on the real binary: state, runtime directory and configuration in one temporary place,
 //! and no kernel left behind.
 
+#[allow(dead_code, reason = "not every test runs something")]
+pub(crate) mod runs;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -66,6 +69,7 @@ impl House {
     }
 
     /// Exit code, and what it says on stderr.
+    #[allow(dead_code, reason = "not every test is refused something")]
     pub(crate) fn refused(&self, words: &[&str]) -> (Option<i32>, String) {
         let output = self.output(words);
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -75,6 +79,6 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         // A failed test leaves no kernel.
-        let _ = self.command(&["down"]).output();
+        let _ = self.command(&["down", "--now"]).output();
     }
 }

@@ -10,6 +10,7 @@ use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
 
+use super::limits::bounds_of;
 use super::processes::SIGKILL;
 use super::table::Entry;
 use super::{WorkerHost, lock};
@@ -31,17 +32,21 @@ impl Launcher for WorkerHost {
 
     fn execute(&self, worker: &WorkerId, execute: Execute) {
         let about = (TaskRef::new(execute.run.clone(), execute.task.clone()), execute.attempt);
+        let bounds = bounds_of(&execute);
         let (link, early) = {
             let mut workers = lock(&self.0.workers);
             let Some(entry) = workers.get_mut(worker) else { return };
             if entry.known.has(execute.fence) {
-                (None, entry.learn(execute.fence, &about))
+                (None, entry.learn(execute.fence, &about, bounds))
             } else {
-                entry.take(execute.fence, &about);
+                entry.take(execute.fence, &about, bounds);
                 self.watch(worker, entry);
                 (entry.link.clone(), None)
             }
         };
+        if !bounds.is_none() {
+            self.look_at_limits();
+        }
         if let Some(link) = link {
             if let Err(refusal) = link.execute(&execute, Care::Journaled) {
                 // Its end, which is on its way, takes the attempt along.

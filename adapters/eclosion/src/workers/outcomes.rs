@@ -117,9 +117,9 @@ impl WorkerHost {
             let Some(entry) = workers.get_mut(worker) else { return };
             match entry.attempts.remove(&fence) {
                 Some(AtWorker { about: Some(about), .. }) => about,
-                Some(AtWorker { about: None, .. }) => {
+                Some(AtWorker { about: None, bounds, .. }) => {
                     let early = Some((outcome, safe));
-                    entry.attempts.insert(fence, AtWorker { about: None, early });
+                    entry.attempts.insert(fence, AtWorker { about: None, early, bounds });
                     return;
                 }
                 None => return,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eclosion_ipc::worker::{LinkEnd, WorkerLink};
 use eclosion_kernel::kernel::HOLDERS;
-use eclosion_process::{How, Keeper, KeeperEvent, KnownWorker, SpawnWorker};
+use eclosion_process::{How, Keeper, KeeperEvent, KnownWorker, ProcessId, SpawnWorker};
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::pool::{WorkerDown, WorkerDownRequest};
@@ -70,7 +70,14 @@ impl WorkerHost {
     pub(super) async fn event(&self, event: KeeperEvent) {
         match event {
             KeeperEvent::Welcome { workers, .. } => workers.into_iter().for_each(|worker| self.known(worker)),
-            KeeperEvent::Survivor { worker, stream, .. } | KeeperEvent::Spawned { worker, stream, .. } => {
+            KeeperEvent::Survivor { worker, pid, start_ticks, stream }
+            | KeeperEvent::Spawned { worker, pid, start_ticks, stream } => {
+                if let Some(entry) = lock(&self.0.workers).get_mut(&worker) {
+                    entry.process = Some(ProcessId { pid, start_ticks });
+                }
+                if self.0.config.samples_idle {
+                    self.look_at_limits();
+                }
                 if let Err(error) = self.hold(&worker, stream).await {
                     tracing::error!(%worker, %error, "a worker cannot be held");
                     self.kill(&worker).await;

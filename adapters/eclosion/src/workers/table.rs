@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use eclosion_ipc::worker::{KnownFences, Outcome, WorkerHandle};
+use eclosion_process::ProcessId;
+use eclosion_process::limits::Bounds;
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::{Attempt, Fence, TaskRef};
 use tokio::sync::{oneshot, watch};
@@ -10,6 +12,8 @@ use tokio::sync::{oneshot, watch};
 /// One worker that is alive, or about to be.
 pub(super) struct Entry {
     pub(super) link: Option<WorkerHandle>,
+    /// Its process, once the keeper has named it.
+    pub(super) process: Option<ProcessId>,
     /// What it was given and has not concluded; it computes the first.
     pub(super) attempts: BTreeMap<Fence, AtWorker>,
     pub(super) known: KnownFences,
@@ -33,6 +37,8 @@ pub(super) struct AtWorker {
     pub(super) about: Option<(TaskRef, Attempt)>,
     /// The outcome of a survivor that came before that.
     pub(super) early: Option<(Outcome, Safe)>,
+    /// What its tree may take up meanwhile.
+    pub(super) bounds: Bounds,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +51,7 @@ impl Entry {
     pub(super) fn new() -> Self {
         Self {
             link: None,
+            process: None,
             attempts: BTreeMap::new(),
             known: KnownFences::default(),
             watched: false,
@@ -58,15 +65,21 @@ impl Entry {
         self.attempts.contains_key(&fence)
     }
 
-    pub(super) fn take(&mut self, fence: Fence, about: &(TaskRef, Attempt)) {
+    pub(super) fn take(&mut self, fence: Fence, about: &(TaskRef, Attempt), bounds: Bounds) {
         self.known.note(fence);
-        self.attempts.insert(fence, AtWorker { about: Some(about.clone()), early: None });
+        self.attempts.insert(fence, AtWorker { about: Some(about.clone()), early: None, bounds });
     }
 
     /// What a survivor's attempt is about. Gives its outcome, if that came first.
-    pub(super) fn learn(&mut self, fence: Fence, about: &(TaskRef, Attempt)) -> Option<(Outcome, Safe)> {
+    pub(super) fn learn(
+        &mut self,
+        fence: Fence,
+        about: &(TaskRef, Attempt),
+        bounds: Bounds,
+    ) -> Option<(Outcome, Safe)> {
         let attempt = self.attempts.get_mut(&fence).filter(|attempt| attempt.about.is_none())?;
         attempt.about = Some(about.clone());
+        attempt.bounds = bounds;
         let early = attempt.early.take()?;
         self.attempts.remove(&fence);
         Some(early)

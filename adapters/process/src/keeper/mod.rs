@@ -293,8 +293,8 @@ impl Shell {
     fn named_process(&self, said: &FromZygote) -> Option<ProcessId> {
         let FromZygote::Forked { pid, .. } = said else { return None };
         let row = procfs::row(*pid)?;
-        let descends =
-            tree::descendants(std::process::id(), &procfs::table()).contains(&row.id) || row.zombie;
+        // By its own parents, of which there is mostly one: the whole table would cost more than the fork.
+        let descends = procfs::descends_from(row, std::process::id()) || row.zombie;
         let is_zygote = self.zygotes.values().any(|zygote| zygote.pid == *pid);
         (descends && !is_zygote && self.state.worker_of(*pid).is_none()).then_some(row.id)
     }
