@@ -3,6 +3,7 @@
 //! A [`Bus`] is a cheap handle. When its last handle is dropped every mailbox is closed, so that nobody who still
 //! waits hangs (P3).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -59,6 +60,9 @@ struct Shared {
 
 type Routes = DashMap<Address, Arc<Shelf>, BuildHasherDefault<AddressHasher>>;
 
+/// How every call to a service in another process is labelled.
+pub const SERVED: &str = "service.call";
+
 /// A call whose types only its [`Spec`] knows; what transports make of a frame.
 #[derive(Debug)]
 pub struct Call {
@@ -103,6 +107,18 @@ impl Bus {
     pub fn declare(&self, spec: Spec) -> Result<(), Error> {
         let mut table = self.0.table.write().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut table).declare(spec)
+    }
+
+    /// Changes several operations at once; nobody sees half of it.
+    ///
+    /// # Errors
+    /// What `change` says; the table is as it was then.
+    pub fn amend<T>(&self, change: impl FnOnce(&mut Table) -> Result<T, Error>) -> Result<T, Error> {
+        let mut table = self.0.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = Table::clone(&table);
+        let outcome = change(&mut changed)?;
+        *table = Arc::new(changed);
+        Ok(outcome)
     }
 
     #[inline]
@@ -211,7 +227,7 @@ impl Bus {
         let Call { spec, address, request, context, credit } = call;
         let (now, due) = (self.0.clock.tick(), self.0.clock.tick_of(context.deadline));
         let items = Items { wanted: spec.streams, credit };
-        self.send(address.as_str(), spec.name, context, (now, due), request, items)
+        self.send(address.as_str(), label(&spec), context, (now, due), request, items)
     }
 
     /// # Errors
@@ -393,6 +409,15 @@ impl Bus {
             Ok(accepted) => Pending::waiting(cell, accepted.settle()),
             Err(refused) => Pending::refused(refused.to_error(to)),
         }
+    }
+}
+
+/// What a message is called on its way: a service's own name for it is in its `Opaque` request, as a name that came
+/// from outside does not live as long as the program.
+fn label(spec: &Spec) -> &'static str {
+    match spec.name {
+        Cow::Borrowed(name) => name,
+        Cow::Owned(_) => SERVED,
     }
 }
 

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eclosion_bus::{Address, Bus, Control, Gate, MailboxOptions, MailboxStatistics, Quantiles};
+use eclosion_bus::{Address, Bus, Control, Gate, Mailbox, MailboxOptions, MailboxStatistics, Quantiles};
 use eclosion_schemas::operation::{Spec, Table};
 use eclosion_schemas::view::{ActorRow, ActorState, Latency};
 use eclosion_schemas::{Code, Error, Incarnation};
@@ -280,6 +280,27 @@ impl Kernel {
         self.supervise(group, address, Restart::Temporary, once(work)).await
     }
 
+    /// Serves an address while the kernel runs, as [`Builder::service`] does from its start; until the address is closed.
+    ///
+    /// # Errors
+    /// As [`Kernel::supervise`].
+    pub async fn serve<H: Handler>(
+        &self,
+        group: &str,
+        address: Address,
+        options: MailboxOptions,
+        factory: impl Fn() -> H + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        let mailbox = self.bus.open(address.clone(), options)?;
+        let child = serving(self, mailbox, Arc::new(factory), Restart::Transient);
+        let started = self.root.add_child(group, child).await;
+        if started.is_err() {
+            // It was open for as long as it took to be refused.
+            let _ = self.bus.close(&address);
+        }
+        started
+    }
+
     /// Every actor, in the order in which they were started.
     #[must_use]
     pub fn rows(&self) -> Vec<ActorRow> {
@@ -525,18 +546,26 @@ impl<H: Handler> Register for Plain<H> {
         let mailbox = kernel.bus.open(address(self.address)?, MailboxOptions::default())?;
         let (factory, bus) = (self.factory, kernel.bus.clone());
         let factory: Factory<H> = Arc::new(move || factory(&bus));
-        let start: Start = Arc::new(move |_, supervisor| {
-            let arguments = (mailbox.clone(), Arc::clone(&factory));
-            Box::pin(async move {
-                let started =
-                    ractor::Actor::spawn_linked(None, Service::<H>::default(), arguments, supervisor).await;
-                started.map(|(actor, _)| actor.get_cell())
-            })
-        });
-        let (restart, budget) = (Restart::Permanent, Budget::ACTOR);
-        let stop = kernel.stopper(address(self.address)?);
-        Ok(ChildSpec { address: self.address.into(), restart, budget, start, stop })
+        Ok(serving(kernel, mailbox, factory, Restart::Permanent))
     }
+}
+
+fn serving<H: Handler>(
+    kernel: &Kernel,
+    mailbox: Mailbox,
+    factory: Factory<H>,
+    restart: Restart,
+) -> ChildSpec {
+    let (address, stop) = (mailbox.address().as_str().into(), kernel.stopper(mailbox.address().clone()));
+    let start: Start = Arc::new(move |_, supervisor| {
+        let arguments = (mailbox.clone(), Arc::clone(&factory));
+        Box::pin(async move {
+            let started =
+                ractor::Actor::spawn_linked(None, Service::<H>::default(), arguments, supervisor).await;
+            started.map(|(actor, _)| actor.get_cell())
+        })
+    });
+    ChildSpec { address, restart, budget: Budget::ACTOR, start, stop }
 }
 
 fn address(text: &str) -> Result<Address, Error> {

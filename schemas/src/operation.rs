@@ -3,8 +3,12 @@
 //! An operation is declared once, as a type that implements [`Operation`]; router, clients, `describe`, JSON Schemas
 //! and completion follow from it. The kernel's own are in [`crate::ops`]; an application adds its own with
 //! [`Spec::of`]. A name belongs to one owner: a second declaration of it is refused by [`Table::declare`].
+//!
+//! A program in another process declares what it serves while the kernel runs; its types are known as JSON Schemas alone
+//! ([`Spec::served`]), and its values travel as the bytes that they came as ([`Opaque`]).
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::error::Error;
+use crate::ops::service::ServedOperation;
 
 /// Who may call.
 #[derive(
@@ -105,20 +110,31 @@ pub enum NoItem {}
 /// A typed value on its way through the bus; encoded only when a transport needs bytes.
 pub type Value = Box<dyn Any + Send>;
 
-type Decode = fn(&[u8]) -> Result<Value, Error>;
+type Decode = Arc<dyn Fn(&[u8]) -> Result<Value, Error> + Send + Sync>;
 type Encode = fn(&(dyn Any + Send)) -> Result<Vec<u8>, Error>;
+type Schema = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// A request, an item or a reply whose type only the service and its callers know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opaque {
+    pub operation: Arc<str>,
+    /// msgpack, scanned for depth and size.
+    pub body: bytes::Bytes,
+}
 
 /// An operation as data: what the router, `describe` and a transport need without knowing its types.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Spec {
-    pub name: &'static str,
-    pub address: &'static str,
+    pub name: Cow<'static, str>,
+    pub address: Cow<'static, str>,
     pub role: Role,
     pub durability: Durability,
     pub streams: bool,
     pub mutates: bool,
     pub since: u32,
-    pub doc: &'static str,
+    pub doc: Cow<'static, str>,
+    /// The client that serves it; nobody, if it is served in this process.
+    pub owner: Option<Arc<str>>,
     /// msgpack with named fields in, the typed request out.
     pub decode_request: Decode,
     /// The typed reply in, msgpack with named fields out.
@@ -126,25 +142,36 @@ pub struct Spec {
     pub encode_item: Encode,
     /// The typed request in, JSON for people out; secrets show as their names.
     pub show_request: fn(&(dyn Any + Send)) -> Option<serde_json::Value>,
-    pub example: fn() -> serde_json::Value,
-    pub request_schema: fn() -> schemars::Schema,
-    pub reply_schema: fn() -> schemars::Schema,
-    pub item_schema: fn() -> schemars::Schema,
+    pub example: Schema,
+    pub request_schema: Schema,
+    pub reply_schema: Schema,
+    pub item_schema: Schema,
+}
+
+impl std::fmt::Debug for Spec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spec")
+            .field("name", &self.name)
+            .field("address", &self.address)
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Spec {
     #[must_use]
     pub fn of<O: Operation>() -> Self {
         Self {
-            name: O::NAME,
-            address: O::ADDRESS,
+            name: Cow::Borrowed(O::NAME),
+            address: Cow::Borrowed(O::ADDRESS),
             role: O::ROLE,
             durability: O::DURABILITY,
             streams: O::STREAMS,
             mutates: O::MUTATES,
             since: O::SINCE,
-            doc: O::DOC,
-            decode_request: |bytes| {
+            doc: Cow::Borrowed(O::DOC),
+            owner: None,
+            decode_request: Arc::new(|bytes| {
                 let request: O::Request = codec::decode(bytes).map_err(|why| {
                     Error::invalid(
                         "request.malformed",
@@ -154,21 +181,50 @@ impl Spec {
                     .help(format!("eclosion describe {}", O::NAME))
                 })?;
                 Ok(Box::new(request))
-            },
+            }),
             encode_reply: encode_as::<O::Reply>,
             encode_item: encode_as::<O::Item>,
             show_request: |request| serde_json::to_value(request.downcast_ref::<O::Request>()?).ok(),
-            example: || serde_json::to_value(O::example()).unwrap_or_default(),
-            request_schema: || schemars::schema_for!(O::Request),
-            reply_schema: || schemars::schema_for!(O::Reply),
-            item_schema: || schemars::schema_for!(O::Item),
+            example: Arc::new(|| serde_json::to_value(O::example()).unwrap_or_default()),
+            request_schema: Arc::new(|| schemars::schema_for!(O::Request).to_value()),
+            reply_schema: Arc::new(|| schemars::schema_for!(O::Reply).to_value()),
+            item_schema: Arc::new(|| schemars::schema_for!(O::Item).to_value()),
+        }
+    }
+
+    /// An operation that a client serves at one of its addresses.
+    #[must_use]
+    pub fn served(operation: &ServedOperation, address: &str, owner: &Arc<str>) -> Self {
+        let name: Arc<str> = operation.name.as_str().into();
+        let given = |value: &serde_json::Value| -> Schema {
+            let value = value.clone();
+            Arc::new(move || value.clone())
+        };
+        Self {
+            name: Cow::Owned(operation.name.clone()),
+            address: Cow::Owned(address.to_owned()),
+            role: operation.role,
+            durability: Durability::Call,
+            streams: operation.streams,
+            mutates: operation.mutates,
+            since: 1,
+            doc: Cow::Owned(operation.doc.clone()),
+            owner: Some(Arc::clone(owner)),
+            decode_request: Arc::new(move |bytes| Ok(Box::new(Opaque::new(&name, bytes)?))),
+            encode_reply: Opaque::encode,
+            encode_item: Opaque::encode,
+            show_request: |request| codec::json::show(&request.downcast_ref::<Opaque>()?.body).ok(),
+            example: given(&operation.example),
+            request_schema: given(&operation.request),
+            reply_schema: given(&operation.reply),
+            item_schema: given(&operation.item),
         }
     }
 
     /// The operation as data, as `kernel.describe` answers it.
     #[must_use]
     pub fn describe(&self) -> serde_json::Value {
-        serde_json::json!({
+        let mut described = serde_json::json!({
             "name": self.name,
             "address": self.address,
             "role": self.role,
@@ -180,8 +236,30 @@ impl Spec {
             "example": (self.example)(),
             "request": (self.request_schema)(),
             "reply": (self.reply_schema)(),
-            "item": self.streams.then(self.item_schema),
-        })
+            "item": self.streams.then(|| (self.item_schema)()),
+        });
+        if let Some(owner) = &self.owner {
+            described["owner"] = owner.as_ref().into();
+        }
+        described
+    }
+}
+
+impl Opaque {
+    /// # Errors
+    /// `invalid` for bytes that are no msgpack, or too deep.
+    pub fn new(operation: &Arc<str>, bytes: &[u8]) -> Result<Self, Error> {
+        codec::scan(bytes).map_err(|why| {
+            let text = format!("the body for {operation} is malformed: {why}");
+            Error::invalid("request.malformed", text).cause(why.reason())
+        })?;
+        Ok(Self { operation: Arc::clone(operation), body: bytes::Bytes::copy_from_slice(bytes) })
+    }
+
+    fn encode(value: &(dyn Any + Send)) -> Result<Vec<u8>, Error> {
+        let value = value.downcast_ref::<Self>();
+        let value = value.ok_or_else(|| Error::internal("reply.type", "the value is not a service's"))?;
+        Ok(value.body.to_vec())
     }
 }
 
@@ -195,7 +273,7 @@ fn encode_as<T: Serialize + 'static>(value: &(dyn Any + Send)) -> Result<Vec<u8>
 /// The operations that one kernel knows.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    specs: BTreeMap<&'static str, Arc<Spec>>,
+    specs: BTreeMap<Cow<'static, str>, Arc<Spec>>,
 }
 
 impl Table {
@@ -204,15 +282,20 @@ impl Table {
     /// # Errors
     /// `already_exists` when the name is taken.
     pub fn declare(&mut self, spec: Spec) -> Result<(), Error> {
-        if self.specs.contains_key(spec.name) {
+        if self.specs.contains_key(&spec.name) {
             return Err(Error::new(
                 crate::Code::AlreadyExists,
                 "operation.name",
                 format!("operation {} is declared already", spec.name),
             ));
         }
-        self.specs.insert(spec.name, Arc::new(spec));
+        self.specs.insert(spec.name.clone(), Arc::new(spec));
         Ok(())
+    }
+
+    /// Keeps the operations that `keep` says, as when those who served them are gone.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Spec) -> bool) {
+        self.specs.retain(|_, spec| keep(spec));
     }
 
     #[must_use]

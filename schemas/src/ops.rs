@@ -12,6 +12,7 @@ pub mod pool;
 pub mod rerun;
 pub mod run;
 pub mod schedule;
+pub mod service;
 pub mod task;
 
 use crate::error::Error;
@@ -29,10 +30,11 @@ pub fn table() -> Result<Table, Error> {
     Ok(table)
 }
 
-/// What every kernel serves that has a socket: the kernel itself, its actors, dead letters, the audit record.
+/// What every kernel serves that has a socket: the kernel itself, its actors, dead letters, the audit record,
+/// services.
 #[must_use]
 pub fn operators() -> Vec<Spec> {
-    [kernel::all(), actor::all(), dead::all(), audit::all()].into_iter().flatten().collect()
+    [kernel::all(), actor::all(), dead::all(), audit::all(), service::all()].into_iter().flatten().collect()
 }
 
 fn all() -> Vec<Spec> {

@@ -38,7 +38,7 @@ pub(crate) fn check(bus: &Bus, operation: &str, request: &Value, role: Role) -> 
         let shown: String = operation.chars().take(64).collect();
         let error =
             Error::new(Code::Unimplemented, "operation.unknown", format!("there is no operation `{shown}`"));
-        match nearest(operation, table.iter().map(|spec| spec.name)) {
+        match nearest(operation, table.iter().map(|spec| &*spec.name)) {
             Some(name) => error.help(format!("did you mean {name}?")),
             None => error.help("eclosion describe"),
         }
@@ -99,7 +99,7 @@ fn is_passing(code: Code) -> bool {
 async fn once(bus: &Bus, calling: &Calling, deadline: std::time::Instant) -> Result<Value, Error> {
     let spec = check(bus, &calling.operation, &calling.request, calling.role)?;
     let request = decoded(&spec, &calling.request)?;
-    let address = Address::new(spec.address)?;
+    let address = Address::new(&*spec.address)?;
     let context = Context {
         idem: Some(calling.key.clone()),
         role: calling.role,

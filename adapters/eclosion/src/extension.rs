@@ -65,8 +65,8 @@ pub(crate) const RESERVED: &[&str] = &[
 /// # Errors
 /// `invalid` for a name without an owner, `denied` for an owner that is reserved.
 pub(crate) fn check_operation(spec: &Spec) -> Result<(), Error> {
-    check_name("operation", spec.name)?;
-    check_address(spec.address)
+    check_name("operation", &spec.name)?;
+    check_address(&spec.address)
 }
 
 /// The name of an operation or an event.
@@ -113,13 +113,13 @@ mod tests {
     fn whatever_is_ours_is_reserved() {
         for spec in eclosion_schemas::ops::table().unwrap().iter() {
             assert_eq!(
-                check_name("operation", spec.name).unwrap_err().reason,
+                check_name("operation", &spec.name).unwrap_err().reason,
                 "operation.reserved",
                 "{}",
                 spec.name
             );
             assert_eq!(
-                check_address(spec.address).unwrap_err().reason,
+                check_address(&spec.address).unwrap_err().reason,
                 "address.reserved",
                 "{}",
                 spec.address

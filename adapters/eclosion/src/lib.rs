@@ -66,6 +66,8 @@ mod processes;
 mod report;
 mod running;
 #[cfg(feature = "ipc")]
+mod services;
+#[cfg(feature = "ipc")]
 mod sockets;
 #[cfg(feature = "workers")]
 mod subsystems;

@@ -18,6 +18,8 @@ use eclosion_schemas::Error;
 use eclosion_schemas::frame::Limits;
 use tokio::sync::watch;
 
+use crate::services::{ServiceTable, describe_hash};
+
 /// How long sessions may take to go; a little more than each is given for the calls that are under way.
 const DRAIN: Duration = Duration::from_secs(6);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -30,6 +32,7 @@ struct Door {
     listener: Listener,
     welcome: Arc<Welcome>,
     stopping: Stopping,
+    services: Arc<ServiceTable>,
     sessions: AtomicU64,
 }
 
@@ -44,21 +47,25 @@ pub(crate) async fn listen(
     stopping: Stopping,
 ) -> Result<(), Error> {
     let listener = Listener::bind(ListenOptions::new(socket))?;
-    let door =
-        Arc::new(Door { kernel: kernel.clone(), listener, welcome, stopping, sessions: AtomicU64::new(0) });
+    let door = Arc::new(Door {
+        kernel: kernel.clone(),
+        listener,
+        welcome,
+        stopping,
+        services: Arc::new(ServiceTable::new(kernel)),
+        sessions: AtomicU64::new(0),
+    });
     let begin: Begin = Arc::new(move || -> Work { Box::pin(accept(Arc::clone(&door))) });
     kernel.supervise(TRANSPORTS, address("/listener")?, Restart::Permanent, begin).await
 }
 
 /// What the kernel says of itself to clients and workers alike.
 pub(crate) fn welcome(kernel: &Kernel, instance: &str) -> Welcome {
-    let operations: Vec<_> = kernel.bus().table().iter().map(|spec| spec.describe()).collect();
-    let described = serde_json::to_vec(&operations).unwrap_or_default();
     Welcome {
         server: concat!("eclosion/", env!("CARGO_PKG_VERSION")).into(),
         instance: instance.to_owned(),
         epoch: kernel.journal().epoch(),
-        describe_hash: blake3::hash(&described).to_hex().to_string(),
+        describe_hash: describe_hash(&kernel.bus().table()),
         features: Vec::new(),
         limits: Limits::DEFAULT,
     }
@@ -81,6 +88,7 @@ async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&door.welcome), stopped)?;
+    let session = session.with_services(Arc::clone(&door.services) as _);
     let serving = async move {
         let end = session.run().await;
         tracing::debug!(client = end.client.as_deref(), calls = end.calls, why = ?end.why, "a session ended");

@@ -20,6 +20,7 @@ pub mod worker;
 
 pub use connection::{Connection, End};
 pub use listener::{Accepted, ListenOptions, Listener, Peer};
+pub use session::serve::{Declared, Declaring, ServiceCall, Services, gone};
 pub use session::{Session, SessionEnd};
 pub use welcome::Welcome;
 pub use worker::{Care, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports};

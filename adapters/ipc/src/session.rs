@@ -23,6 +23,7 @@
 
 mod call;
 mod hello;
+pub mod serve;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -37,6 +38,7 @@ use eclosion_schemas::frame::{Envelope, Flags, Frame, FrameType, StreamId};
 use eclosion_schemas::{Code, Error, Retry, Role};
 use tokio::time::Sleep;
 
+use self::serve::{ServiceCall, Services, Serving};
 use self::stream::{OpenStream, Step};
 use crate::connection::{Connection, End, Received};
 use crate::listener::{Accepted, Peer, Place};
@@ -78,6 +80,8 @@ pub struct Session {
     /// Had something to say when the connection had no room.
     starved: VecDeque<StreamId>,
     calls: u64,
+    /// Where somebody gives addresses to services.
+    serving: Option<Serving>,
     /// Its place among the connections that are allowed.
     _place: Option<Place>,
 }
@@ -88,6 +92,7 @@ type Stopping = Pin<Box<dyn Future<Output = ()> + Send>>;
 enum Event {
     Received(Received),
     Ready(StreamId),
+    Serve(Box<ServiceCall>),
     Stop,
     Drained,
 }
@@ -135,8 +140,16 @@ impl Session {
             subscriptions: 0,
             starved: VecDeque::new(),
             calls: 0,
+            serving: None,
             _place: place,
         })
+    }
+
+    /// The client may serve addresses of its own, with the role `service`.
+    #[must_use]
+    pub fn with_services(mut self, services: Arc<dyn Services>) -> Self {
+        self.serving = Some(Serving::new(services));
+        self
     }
 
     /// Serves until the client goes or the kernel stops. Dropping it ends the session at once.
@@ -145,9 +158,9 @@ impl Session {
             Ok(()) => self.attend().await,
             Err(over) => over,
         };
-        let Self { connection, client, calls, streams, .. } = self;
-        // Asks and subscriptions go back before the last word, which may take its time.
-        drop(streams);
+        let Self { connection, client, calls, streams, serving, .. } = self;
+        // Asks, subscriptions and addresses go back before the last word, which may take its time.
+        drop((streams, serving));
         let why = match over {
             Over::Drained => {
                 connection.close(None).await;
@@ -179,7 +192,9 @@ impl Session {
                         return Over::Refused(error);
                     }
                 }
-                Event::Ready(stream) => self.serve(stream),
+                Event::Ready(stream) if stream.opened_by_client() => self.serve(stream),
+                Event::Ready(stream) => self.attend_service(stream),
+                Event::Serve(call) => self.call_service(*call),
                 Event::Stop => self.begin_drain(),
                 Event::Drained => return Over::Drained,
             }
@@ -202,6 +217,11 @@ impl Session {
                 && let Some(stream) = self.starved.pop_front()
             {
                 return Poll::Ready(Ok(Event::Ready(stream)));
+            }
+            if self.connection.has_room()
+                && let Some(call) = self.serving.as_mut().and_then(|serving| serving.poll_line(task))
+            {
+                return Poll::Ready(Ok(Event::Serve(Box::new(call))));
             }
             if let Some(event) = self.poll_stop(flushed.is_ready(), task) {
                 return Poll::Ready(Ok(event));
@@ -244,6 +264,9 @@ impl Session {
         let Received { frame, descriptors } = received;
         // No client's frame carries any; whatever came is closed here.
         drop(descriptors);
+        if frame.stream != StreamId::CONNECTION && !frame.stream.opened_by_client() {
+            return self.on_service_frame(frame);
+        }
         match frame.kind {
             FrameType::Call => return self.on_call(frame),
             FrameType::Cancel => {

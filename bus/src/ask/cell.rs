@@ -158,6 +158,10 @@ impl AskCell {
         }
     }
 
+    pub(crate) fn streams(&self) -> bool {
+        locked(&self.slot).rare.as_ref().is_some_and(|rare| rare.streams)
+    }
+
     /// `Full`: no credit. `Closed`: nobody listens anymore.
     pub(crate) fn offer(&self, item: Value) -> Result<(), Refused<Value>> {
         let asker = {
@@ -313,6 +317,11 @@ impl CancelToken {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.ask().is_some_and(|cell| cell.is_tripped())
+    }
+
+    /// Ready once it is cancelled; for a tell, never.
+    pub fn poll_cancelled(&self, task: &Task<'_>) -> Poll<()> {
+        self.0.ask().map_or(Poll::Pending, |cell| cell.poll_tripped(task))
     }
 
     /// Returns once it is cancelled; for a tell, never.

@@ -1,6 +1,7 @@
 //! The answering end of a message that was finished.
 
 use std::future::poll_fn;
+use std::task::{Context as Task, Poll};
 
 use eclosion_schemas::operation::Value;
 use eclosion_schemas::{Code, Error};
@@ -67,6 +68,17 @@ impl Responder {
         if let Some(cell) = self.token.0.ask() {
             poll_fn(|task| cell.poll_allowance(seen, task)).await;
         }
+    }
+
+    /// Whether items are wanted before the reply.
+    #[must_use]
+    pub fn wants_items(&self) -> bool {
+        self.token.0.ask().is_some_and(|cell| cell.streams())
+    }
+
+    /// Ready when an item may be sent, or is not wanted any more.
+    pub fn poll_credit(&self, task: &Task<'_>) -> Poll<()> {
+        self.token.0.ask().map_or(Poll::Ready(()), |cell| cell.poll_credit(task))
     }
 
     /// Whether somebody waits: false for a tell.

@@ -7,6 +7,7 @@ use eclosion_bus::{Address, Call, Context, Filter};
 use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
 use eclosion_schemas::operation::{Operation, Spec};
 use eclosion_schemas::ops::kernel::{OnFull, Subscribe, SubscribeRequest};
+use eclosion_schemas::ops::service::Declare;
 use eclosion_schemas::suggest::nearest;
 use eclosion_schemas::{Code, Epoch, Error, Retry, Seq};
 
@@ -58,8 +59,11 @@ impl Session {
         if spec.name == Subscribe::NAME {
             return self.subscribe(&call);
         }
+        if spec.name == Declare::NAME {
+            return self.declare(&call);
+        }
         let request = (spec.decode_request)(&call.body)?;
-        let address = Address::new(spec.address)?;
+        let address = Address::new(&*spec.address)?;
         let credit = Some(call.envelope.credit.unwrap_or(CREDIT_UNNAMED));
         let context = self.context(&spec, call.envelope.into_inner());
         let pending = self.bus.call(Call { spec: Arc::clone(&spec), address, request, context, credit });
@@ -75,7 +79,7 @@ impl Session {
                 "operation.unknown",
                 format!("there is no operation `{shown}`"),
             );
-            match nearest(method, table.iter().map(|spec| spec.name)) {
+            match nearest(method, table.iter().map(|spec| &*spec.name)) {
                 Some(name) => error.help(format!("did you mean {name}?")),
                 None => error.help("eclosion describe"),
             }

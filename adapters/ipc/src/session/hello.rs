@@ -18,7 +18,12 @@ impl Session {
         let hello = tokio::time::timeout(wait, self.hello()).await;
         let frame = hello.map_err(|_| Over::Refused(late(wait)))??;
         self.admit(&frame.envelope).map_err(Over::Refused)?;
-        self.send(self.welcome.frame(self.role, Vec::new()));
+        let mut welcome = self.welcome.frame(self.role, Vec::new());
+        if let Some(serving) = &self.serving {
+            // The table changes as services come and go.
+            welcome.envelope.describe_hash = Some(serving.describe_hash());
+        }
+        self.send(welcome);
         Ok(())
     }
 
@@ -60,6 +65,7 @@ impl Session {
         let most = self.peer.role();
         match wished {
             None => Ok(most),
+            Some(Role::Service) if self.serving.is_some() && most == Role::Admin => Ok(Role::Service),
             Some(role @ (Role::Worker | Role::Service)) => {
                 let text = format!("this socket gives no role {role:?}");
                 Err(Error::new(Code::Unimplemented, "hello.role", text.to_lowercase()))

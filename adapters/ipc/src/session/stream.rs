@@ -10,6 +10,7 @@ use eclosion_schemas::frame::{FRAME_BYTES_MAX, Frame, FrameType, HEADER_BYTES, S
 use eclosion_schemas::operation::Spec;
 use eclosion_schemas::{Code, codec};
 
+use super::serve::{Declaration, Declared, Declaring, Kept, keep};
 use crate::ready::{ReadyStreams, StreamWaker};
 
 /// Of a call that names no credit: its items flow as the connection has room for them.
@@ -27,8 +28,16 @@ pub(super) struct OpenStream {
 }
 
 pub(super) enum Source {
-    Call { pending: Pending, spec: Arc<Spec> },
+    Call {
+        pending: Pending,
+        spec: Arc<Spec>,
+    },
     Subscription(Box<Subscription>),
+    /// `service.declare`, until the addresses are given.
+    Declaring {
+        work: Declaring,
+        kept: Kept,
+    },
 }
 
 /// msgpack of one item or reply.
@@ -79,6 +88,7 @@ impl OpenStream {
         match &self.source {
             Source::Call { spec, .. } => spec.streams,
             Source::Subscription(_) => true,
+            Source::Declaring { .. } => false,
         }
     }
 
@@ -124,7 +134,18 @@ impl Source {
                     or_error((spec.encode_reply)(reply.as_ref()).and_then(Body::new), Step::Reply)
                 }
                 Poll::Ready(Some(Item::Reply(Err(error)))) => Step::Error(error),
-                Poll::Ready(None) => Step::Error(Error::died(spec.address, "it ended without a reply")),
+                Poll::Ready(None) => Step::Error(Error::died(&spec.address, "it ended without a reply")),
+            },
+            Source::Declaring { work, kept } => match work.as_mut().poll(task) {
+                Poll::Pending => Step::Idle,
+                Poll::Ready(Ok(Declared { reply, registration })) => {
+                    keep(kept, Declaration::Given { _registration: registration });
+                    or_error(codec::encode(&reply).map_err(Into::into).and_then(Body::new), Step::Reply)
+                }
+                Poll::Ready(Err(refusal)) => {
+                    keep(kept, Declaration::None);
+                    Step::Error(refusal)
+                }
             },
             Source::Subscription(subscription) => match subscription.poll_next(task) {
                 Poll::Pending => Step::Idle,

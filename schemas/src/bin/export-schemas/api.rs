@@ -8,7 +8,7 @@ use eclosion_schemas::operation::Spec;
 use eclosion_schemas::ops;
 use eclosion_schemas::view;
 use eclosion_schemas::{Error, Payload};
-use schemars::{JsonSchema, Schema, schema_for};
+use schemars::{JsonSchema, schema_for};
 use serde_json::{Map, Value, json};
 
 /// What is exported; `types` are the definitions, by name.
@@ -60,7 +60,7 @@ impl Api {
 
     fn operation(&mut self, spec: &Spec) -> Result<Value, String> {
         let mut described = spec.describe();
-        for (key, schema) in [("request", spec.request_schema), ("reply", spec.reply_schema)] {
+        for (key, schema) in [("request", &spec.request_schema), ("reply", &spec.reply_schema)] {
             described[key] = self.refer(schema())?;
         }
         if spec.streams {
@@ -147,8 +147,8 @@ impl Api {
     }
 
     /// Moves a schema and its definitions into the one table; a scalar stays where it is.
-    fn refer(&mut self, schema: Schema) -> Result<Value, String> {
-        let mut schema = schema.to_value();
+    fn refer(&mut self, schema: impl Into<Value>) -> Result<Value, String> {
+        let mut schema = schema.into();
         let Some(fields) = schema.as_object_mut() else { return Ok(schema) };
         fields.remove("$schema");
         let definitions = fields.remove("$defs");
