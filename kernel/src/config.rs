@@ -27,7 +27,7 @@ const REFUSALS_MAX: usize = 8;
 /// One thing that may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
-    /// Dotted; a unit goes last: `keeper.grace_ms`.
+    /// Dotted; a unit goes last: `keeper.grace_ms`. `rates.*` is a family: `rates.` with any name behind it.
     pub key: &'static str,
     pub kind: Kind,
     pub default: Preset,
@@ -46,6 +46,8 @@ pub enum Kind {
     Path,
     /// Both ends included.
     Whole { min: u64, max: u64 },
+    /// At most 256 characters, none of them a control character. Who uses it reads it.
+    Text,
 }
 
 /// What counts when nobody says anything.
@@ -64,6 +66,7 @@ pub enum Value {
     Name(String),
     Path(PathBuf),
     Whole(u64),
+    Text(String),
 }
 
 /// Where a value was said. The order of the variants is that of precedence.
@@ -101,6 +104,8 @@ pub enum Given {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub setting: &'static Setting,
+    /// That of the setting; of a family the member's own, such as `rates.openai`.
+    pub key: String,
     /// None where nobody said anything and the default could not be derived.
     pub value: Option<Value>,
     pub origin: Origin,
@@ -125,7 +130,7 @@ pub fn resolve(
     let mut rows: Vec<Row> = table.iter().map(|setting| Row::of(setting)).collect();
     let mut refusals = Refusals::default();
     for entry in entries {
-        let Some(row) = rows.iter_mut().find(|row| row.setting.key == entry.key) else {
+        let Some(row) = row_for(&mut rows, &entry.key) else {
             refusals.add(|| unknown(table, &entry));
             continue;
         };
@@ -139,6 +144,19 @@ pub fn resolve(
     }
     refusals.none()?;
     Ok(Settings { rows })
+}
+
+/// The row of a key; that of a family's member is made when it is said first, behind those that were.
+fn row_for<'a>(rows: &'a mut Vec<Row>, key: &str) -> Option<&'a mut Row> {
+    let found = rows.iter().position(|row| row.key == key && !row.is_family());
+    let at = found.or_else(|| {
+        let at = rows.iter().position(|row| row.is_family() && row.setting.member(key).is_some())?;
+        let family = rows[at].setting;
+        let end = at + rows[at..].iter().take_while(|row| row.setting == family).count();
+        rows.insert(end, Row { key: key.to_owned(), ..Row::of(family) });
+        Some(end)
+    })?;
+    rows.get_mut(at)
 }
 
 fn unknown(table: &[&'static Setting], entry: &Entry) -> Error {
@@ -219,6 +237,16 @@ impl Settings {
         self
     }
 
+    /// What was said of a family: the members' names and texts, in the order of their names.
+    pub fn members(&self, family: &Setting) -> impl Iterator<Item = (&str, &str)> {
+        let members = self.rows.iter().filter(|row| row.setting.key == family.key);
+        let said = members.filter_map(|row| match &row.value {
+            Some(Value::Text(text)) => Some((row.setting.member(&row.key)?, text.as_str())),
+            _ => None,
+        });
+        said.collect::<std::collections::BTreeMap<_, _>>().into_iter()
+    }
+
     /// Whether somebody said it.
     #[must_use]
     pub fn is_said(&self, setting: &Setting) -> bool {
@@ -266,14 +294,28 @@ fn unset(setting: &Setting) -> Error {
     .help(format!("set {}", setting.variable))
 }
 
+impl Setting {
+    /// The name behind a family's dot.
+    #[must_use]
+    pub fn member<'a>(&self, key: &'a str) -> Option<&'a str> {
+        let name = key.strip_prefix(self.key.strip_suffix('*')?)?;
+        is_name(name).then_some(name)
+    }
+}
+
 impl Row {
+    /// The family itself, of which nothing can be said but by its members.
+    fn is_family(&self) -> bool {
+        self.key.ends_with(".*")
+    }
+
     fn of(setting: &'static Setting) -> Self {
         let value = match setting.default {
             Preset::Name(name) => Some(Value::Name(name.to_owned())),
             Preset::Whole(number) => Some(Value::Whole(number)),
             Preset::Derived(_) => None,
         };
-        Self { setting, value, origin: Origin::Default }
+        Self { setting, key: setting.key.to_owned(), value, origin: Origin::Default }
     }
 }
 

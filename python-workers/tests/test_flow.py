@@ -25,7 +25,16 @@ def numbers(count: int) -> list[int]:
     return list(range(count))
 
 
-@task(retries=2, timeout=1.5, memory="1GiB", cpu=2, priority="batch")
+@task(
+    retries=2,
+    timeout=1.5,
+    memory="1GiB",
+    cpu=2,
+    priority="batch",
+    resources={"licences": 1},
+    locks=["db", "index:shared"],
+    rates={"openai": 1},
+)
 def square(x: int, plus: int = 0) -> int:
     current().metric("x", x)
     return x * x + plus
@@ -62,7 +71,9 @@ def test_a_flow_function_becomes_the_model_of_a_flow_file() -> None:
                 "each": "${numbers}",
                 "retries": 2,
                 "timeout": "1500ms",
-                "resources": {"memory": "1GiB", "cpu": 2},
+                "resources": {"licences": 1, "memory": "1GiB", "cpu": 2},
+                "locks": ["db", "index:shared"],
+                "rates": {"openai": 1},
                 "priority": "batch",
             },
             "total": {

@@ -26,6 +26,9 @@
 //! resources = { cpu = 1, memory = "1GiB" }  # beyond its memory the task is killed, with all that it started
 //! processes = 4                             # the same with more processes than this
 //! open_files = 256                          # opening more raises; so does writing a file beyond `file_size = "1GiB"`
+//!                                           # resources may name what else the kernel was told of: gpu0_vram = "8GiB"
+//! locks = ["db", "index:shared"]            # alone, or with others who share it
+//! rates = { openai = 1 }                    # of `rates.openai = "60/min"` in the kernel's settings
 //! cache = "v1"                              # equal steps of any run share one result; see below
 //! ```
 //!
@@ -119,9 +122,17 @@ pub struct TaskSpec {
     /// `"30s"`, `"2m"`; none: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
-    /// Beyond a worker's default lease (1 cpu): `cpu` as a number, `memory` as `"2GiB"` or bytes.
+    /// Beyond a worker's default lease (1 cpu): `cpu` as a number, `memory` as `"2GiB"` or bytes, anything else that the
+    /// kernel was told of as a number or a size.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resources: BTreeMap<String, serde_json::Value>,
+    /// Held by an attempt while it runs: `"db"` alone, `"db:shared"` with others who share it. A lock is there by being
+    /// named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<String>,
+    /// How often of a rate an attempt counts: `{ openai = 1 }`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates: BTreeMap<String, u64>,
     #[serde(default)]
     pub priority: Priority,
     /// Processes that it may have at a time, the worker itself included; with more it is killed. None: no limit.

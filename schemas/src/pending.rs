@@ -34,6 +34,25 @@ pub enum PendingReason {
     /// A resource is held by others.
     #[schemars(title = "PendingResource")]
     Resource { resource: String, needs: u64, free: u64, capacity: u64, holders: Vec<Holder> },
+    /// A lock is held by others, or by one who does not share it.
+    #[schemars(title = "PendingLock")]
+    Lock {
+        lock: String,
+        /// It would share it.
+        shared: bool,
+        holders: Vec<Holder>,
+    },
+    /// It would be too often.
+    #[schemars(title = "PendingRate")]
+    Rate {
+        rate: String,
+        /// `60/min burst 10`
+        limit: String,
+        needs: u64,
+        free: u64,
+        /// Not before this.
+        until: Timestamp,
+    },
     /// It failed and waits before the next attempt.
     #[schemars(title = "PendingBackoff")]
     Backoff { until: Timestamp, failures: u32, last_error: String },

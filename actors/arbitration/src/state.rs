@@ -10,7 +10,12 @@
 //! or not at all. (3) An attempt that was given up but still computes (timed out, cancelled) keeps its lease until its
 //! worker has let go: the memory is in use whatever was decided. (4) Every wish ends by exactly one of `lease.granted`
 //! and `lease.refused`; the same wish again changes nothing. (5) A wish that has waited long is not overtaken for ever:
-//! from `patience_ms` on, what it needs is kept for it.
+//! from `patience_ms` on, what it needs is kept for it. (6) Nobody holds and waits: a wish holds nothing before it has
+//! everything, so no two wait for each other.
+//!
+//! Three kinds of scarce things share one map of amounts, by their keys ([`eclosion_schemas::ops::arbitration::Scarce`]):
+//! what is counted comes back with the lease; a lock is a resource of which who is alone takes all and who shares takes
+//! one part; of a rate tokens are taken that do not come back, but by time ([`crate::rate`]).
 //!
 //! Whose turn it is: the tenant whose largest share of any resource, by its weight, is the smallest (weighted dominant
 //! resource fairness); of its wishes the one of the earliest rank (class, with aging). Wishes are volatile, because the
@@ -26,19 +31,22 @@ use eclosion_schemas::events::{
     AttemptStarted, AttemptStopped, Event, LeaseGranted, LeaseRefused, LeaseReleased, RunCancelling,
     RunFinished, RunStarted, StepCommitted, StepFailed, WorkerDied,
 };
-use eclosion_schemas::ops::arbitration::{AcquireRequest, ReleaseRequest};
+use eclosion_schemas::ops::arbitration::{AcquireRequest, ReleaseRequest, never};
 use eclosion_schemas::ops::pool::Taken;
 use eclosion_schemas::{
     EffectId, Epoch, Fence, LeaseId, RunId, TaskId, TaskRef, Tenant, Timestamp, WorkerId,
 };
 
 use crate::options::ArbitrationOptions;
+use crate::rate::Bucket;
 
 mod fold;
+mod pace;
 mod queue;
 mod settle;
 
 pub use queue::Queue;
+pub(crate) use settle::next;
 
 /// See the head of this file.
 #[derive(Debug, Clone)]
@@ -69,10 +77,14 @@ pub struct State {
     /// Sums over the leases: of all, and of each tenant.
     pub(crate) used: BTreeMap<String, u64>,
     pub(crate) used_by: BTreeMap<Tenant, BTreeMap<String, u64>>,
+    /// What is left of each rate that was ever used.
+    pub(crate) rates: BTreeMap<String, Bucket>,
     /// Attempts that have a worker, with or without a lease.
     pub(crate) attempts: BTreeMap<Fence, RunningAttempt>,
     pub(crate) running: BTreeMap<Tenant, u32>,
     pub(crate) counter: u64,
+    /// Leases that came to an end, ever.
+    pub(crate) freed: u64,
     /// Raised whenever a run is cancelled or finished: wishes may have become pointless.
     pub(crate) ends: u64,
     outstanding: BTreeMap<EffectId, Effect>,
@@ -116,6 +128,22 @@ impl State {
     pub(crate) fn used(&self, resource: &str) -> u64 {
         self.used.get(resource).copied().unwrap_or_default()
     }
+
+    /// How much of something can be had now.
+    pub(crate) fn free(&self, options: &ArbitrationOptions, key: &str, now: Timestamp) -> u64 {
+        match options.rate(key) {
+            Some((name, rate)) => {
+                self.rates.get(name).map_or(rate.burst(), |bucket| bucket.tokens(rate, now))
+            }
+            None => options.capacity(key).saturating_sub(self.used(key)),
+        }
+    }
+
+    /// When there is this much of a rate, by time alone; none for what does not come back by time.
+    pub(crate) fn ready_at(&self, options: &ArbitrationOptions, key: &str, amount: u64) -> Option<Timestamp> {
+        let (name, rate) = options.rate(key)?;
+        Some(self.rates.get(name)?.ready_at(rate, amount))
+    }
 }
 
 impl Core for Arbitration {
@@ -145,12 +173,12 @@ impl Core for Arbitration {
         queue: &mut Queue,
         _: &Reads,
         command: &Command,
-        _: Timestamp,
+        now: Timestamp,
     ) -> Result<Decision, Error> {
         match command {
-            Command::Acquire(request) => acquire(&self.options, state, queue, request),
+            Command::Acquire(request) => acquire(&self.options, state, queue, request, now),
             Command::Release(request) => Ok(release(state, queue, request)),
-            Command::Status => Ok(Decision::reply(crate::view::status(&self.options, state, queue))),
+            Command::Status => Ok(Decision::reply(crate::view::status(&self.options, state, queue, now))),
         }
     }
 
@@ -159,16 +187,16 @@ impl Core for Arbitration {
     }
 
     fn apply(&self, state: &mut State, record: &Record) {
-        fold::apply(state, record);
+        fold::apply(&self.options, state, record);
     }
 
     fn outstanding<'a>(&self, state: &'a State) -> &'a BTreeMap<EffectId, Effect> {
         &state.outstanding
     }
 
-    /// Patience that runs out only keeps others back; nothing becomes possible by time alone.
-    fn wake_at(&self, _: &State, _: &Queue) -> Option<Timestamp> {
-        None
+    /// Patience that runs out only keeps others back; by time alone only rates become possible again.
+    fn wake_at(&self, _: &State, queue: &Queue) -> Option<Timestamp> {
+        queue.wake_at
     }
 
     fn digest(&self, state: &State) -> String {
@@ -181,6 +209,7 @@ fn acquire(
     state: &State,
     queue: &mut Queue,
     request: &AcquireRequest,
+    now: Timestamp,
 ) -> Result<Decision, Error> {
     let taken = Decision::reply(Taken {});
     if state.is_answered(&request.task, request.wish) || queue.contains(request.wish) {
@@ -194,24 +223,37 @@ fn acquire(
     if let Some(impossible) = impossible(options, &request.amounts) {
         return Ok(taken.event(refused(impossible)));
     }
-    if queue.len() >= options.wishes_max {
-        let message = format!("{} wishes wait already, the most that are held", queue.len());
-        return Err(
-            Error::new(Code::Exhausted, "arbitration.wishes", message).retry(Retry::After { after_ms: 100 })
-        );
-    }
+    admit(options, state, queue, &request.tenant, now)?;
     queue.insert(request.clone(), options.aging_ms);
     Ok(taken)
 }
 
-/// The first resource of which more is asked for than there is.
+/// Places are bounded, in all and for each tenant. Nothing that was taken is lost by it: a refused wish was never taken,
+/// and whoever made it is told when a place is likely to be free.
+fn admit(
+    options: &ArbitrationOptions,
+    state: &State,
+    queue: &Queue,
+    tenant: &Tenant,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let of_tenant = queue.of_tenant(tenant);
+    let (waiting, max, whose) = if of_tenant >= options.wishes_of_tenant_max {
+        (of_tenant, options.wishes_of_tenant_max, format!(" of tenant {tenant}"))
+    } else if queue.len() >= options.wishes_max {
+        (queue.len(), options.wishes_max, String::new())
+    } else {
+        return Ok(());
+    };
+    let message = format!("{waiting} wishes{whose} wait already, the most that are held is {max}");
+    let after_ms = queue.pace.place_in_ms(state.freed, now);
+    Err(Error::new(Code::Exhausted, "arbitration.wishes", message).retry(Retry::After { after_ms }))
+}
+
+/// The first thing of which more is asked for than there ever is.
 fn impossible(options: &ArbitrationOptions, amounts: &BTreeMap<String, u64>) -> Option<Error> {
-    let (resource, amount) =
-        amounts.iter().find(|(resource, amount)| **amount > options.capacity(resource))?;
-    let capacity = options.capacity(resource);
-    let message = format!("it needs {amount} of {resource}, and there is {capacity} in all");
-    let error = Error::new(Code::Exhausted, "arbitration.impossible", message);
-    Some(error.help(format!("ask for less in `resources`, or give the kernel more {resource}")))
+    let ceilings = options.ceilings();
+    amounts.iter().find_map(|(key, amount)| never(&ceilings, key, *amount))
 }
 
 /// Always leads to an event, because the pool manager owes the return until it has seen one.

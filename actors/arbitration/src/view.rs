@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use eclosion_schemas::ops::arbitration::{AcquireRequest, StatusReply, TenantShare, Waiting};
+use eclosion_schemas::Timestamp;
+use eclosion_schemas::ops::arbitration::{
+    AcquireRequest, LOCK_WHOLE, LockStatus, RateStatus, Scarce, StatusReply, TenantShare, Waiting,
+};
 use eclosion_schemas::pending::{Holder, PendingReason};
 use eclosion_schemas::view::LeaseView;
 
@@ -15,17 +18,24 @@ pub const WAITING_SHOWN_MAX: usize = 100;
 pub const HOLDERS_SHOWN_MAX: usize = 16;
 
 #[must_use]
-pub fn status(options: &ArbitrationOptions, state: &State, queue: &Queue) -> StatusReply {
+pub fn status(options: &ArbitrationOptions, state: &State, queue: &Queue, now: Timestamp) -> StatusReply {
     StatusReply {
         capacity: options.capacity.clone(),
-        free: free(options, state),
+        free: free(options, state, now),
         leases: leases(state),
         waiting: queue
             .by_age()
             .take(WAITING_SHOWN_MAX)
-            .map(|request| Waiting { task: request.task.clone(), reasons: reasons(options, state, request) })
+            .map(|request| Waiting {
+                task: request.task.clone(),
+                reasons: reasons(options, state, request, now),
+            })
             .collect(),
         tenants: tenants(options, state, queue),
+        locks: locks(state),
+        rates: rates(options, state, now),
+        waiting_count: queue.len() as u64,
+        next: crate::state::next(options, state, queue, now).into_iter().take(WAITING_SHOWN_MAX).collect(),
     }
 }
 
@@ -44,28 +54,88 @@ pub fn leases(state: &State) -> Vec<LeaseView> {
         .collect()
 }
 
-fn free(options: &ArbitrationOptions, state: &State) -> BTreeMap<String, u64> {
-    let free = |(resource, capacity): (&String, &u64)| {
-        (resource.clone(), capacity.saturating_sub(state.used(resource)))
-    };
-    options.capacity.iter().map(free).collect()
+fn free(options: &ArbitrationOptions, state: &State, now: Timestamp) -> BTreeMap<String, u64> {
+    let keys = options.capacity.keys();
+    keys.map(|resource| (resource.clone(), state.free(options, resource, now))).collect()
 }
 
-/// Every resource of which less is free than it needs, with those who hold it. If there is enough of everything, it
-/// waits for its turn: then the first resource it needs is named with all its holders.
-fn reasons(options: &ArbitrationOptions, state: &State, request: &AcquireRequest) -> Vec<PendingReason> {
-    let free = free(options, state);
-    let reason = |(resource, needs): (&String, &u64)| PendingReason::Resource {
-        resource: resource.clone(),
-        needs: *needs,
-        free: free.get(resource).copied().unwrap_or_default(),
-        capacity: options.capacity(resource),
-        holders: holders(state, resource),
-    };
-    let lacking =
-        |(resource, needs): &(&String, &u64)| free.get(*resource).copied().unwrap_or_default() < **needs;
-    let lacks: Vec<_> = request.amounts.iter().filter(lacking).map(reason).collect();
+/// Locks that are held, each once.
+fn locks(state: &State) -> Vec<LockStatus> {
+    let held = state.used.keys().filter_map(|key| match Scarce::of(key) {
+        Scarce::Lock(lock) => Some((key, lock)),
+        _ => None,
+    });
+    held.map(|(key, lock)| LockStatus {
+        lock: lock.to_owned(),
+        shared: state.used(key) < LOCK_WHOLE,
+        holders: holders(state, key),
+    })
+    .collect()
+}
+
+fn rates(options: &ArbitrationOptions, state: &State, now: Timestamp) -> Vec<RateStatus> {
+    let rates = options.rates.iter().map(|(name, rate)| {
+        let key = Scarce::Rate(name).to_string();
+        let free = state.free(options, &key, now);
+        let next = state.ready_at(options, &key, (free + 1).min(rate.burst()));
+        RateStatus {
+            rate: name.clone(),
+            limit: rate.to_string(),
+            free,
+            burst: rate.burst(),
+            next_at: next.unwrap_or(now).max(now),
+        }
+    });
+    rates.collect()
+}
+
+/// Everything of which less is free than it needs, with those who hold it. If there is enough of everything, it waits
+/// for its turn: then the first thing it needs is named with all its holders.
+fn reasons(
+    options: &ArbitrationOptions,
+    state: &State,
+    request: &AcquireRequest,
+    now: Timestamp,
+) -> Vec<PendingReason> {
+    let reason = |(key, needs): (&String, &u64)| reason(options, state, key, *needs, now);
+    let lacks: Vec<_> = request
+        .amounts
+        .iter()
+        .filter(|(key, needs)| state.free(options, key, now) < **needs)
+        .map(reason)
+        .collect();
     if lacks.is_empty() { request.amounts.iter().take(1).map(reason).collect() } else { lacks }
+}
+
+fn reason(
+    options: &ArbitrationOptions,
+    state: &State,
+    key: &str,
+    needs: u64,
+    now: Timestamp,
+) -> PendingReason {
+    let free = state.free(options, key, now);
+    match Scarce::of(key) {
+        Scarce::Resource(resource) => PendingReason::Resource {
+            resource: resource.to_owned(),
+            needs,
+            free,
+            capacity: options.capacity(key),
+            holders: holders(state, key),
+        },
+        Scarce::Lock(lock) => PendingReason::Lock {
+            lock: lock.to_owned(),
+            shared: needs < LOCK_WHOLE,
+            holders: holders(state, key),
+        },
+        Scarce::Rate(rate) => PendingReason::Rate {
+            rate: rate.to_owned(),
+            limit: options.rates.get(rate).map(ToString::to_string).unwrap_or_default(),
+            needs,
+            free,
+            until: state.ready_at(options, key, needs).unwrap_or(now).max(now),
+        },
+    }
 }
 
 fn holders(state: &State, resource: &str) -> Vec<Holder> {

@@ -7,7 +7,7 @@
 //! It owns nothing that an incarnation could leave behind: wishes are asked again by the shell until the pool manager
 //! has answered them, and whenever the pool manager has begun another incarnation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use eclosion_bus::{Address, Bus, Filter, Message, Subject};
@@ -17,13 +17,14 @@ use eclosion_kernel::journal::{Journal, Projection, Record};
 use eclosion_kernel::view::Views;
 use eclosion_kernel::{Actor, Context};
 use eclosion_schemas::events::{AttemptStarted, Event};
+use eclosion_schemas::flow::FlowSpec;
 use eclosion_schemas::ops::pool::{self, DispatchRequest, WithdrawRequest};
 use eclosion_schemas::ops::{cache, rerun, run, task};
 use eclosion_schemas::view::{RunView, TaskView};
 use eclosion_schemas::{EffectId, Error, Operation, RunId, Seq, TaskId, TaskRef};
 
 use crate::state::{Command, DagTracker, Effect, Gone, State};
-use crate::{look, rows, view};
+use crate::{look, plan, rows, view};
 
 /// Wishes that are made known at once; few enough to find room in a line that is nearly full.
 const WISHES_TOGETHER_MAX: usize = 32;
@@ -39,6 +40,8 @@ pub struct RunViews {
 #[derive(Debug, Default)]
 pub struct DagActor {
     views: RunViews,
+    /// The most that one attempt can ever get, by arbitration's keys; none: not known here.
+    ceilings: Option<BTreeMap<String, u64>>,
     /// Known once the kernel adopts: nothing is published before that could have to be forgotten.
     reach: OnceLock<Reach>,
 }
@@ -54,6 +57,17 @@ impl DagActor {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Refuses flows with a task that asks for more than there ever is, when they are started or checked: it would be
+    /// refused by arbitration when its turn came. By arbitration's keys: `cpu` in thousandths of a core.
+    #[must_use]
+    pub fn with_ceilings(self, ceilings: BTreeMap<String, u64>) -> Self {
+        Self { ceilings: Some(ceilings), ..self }
+    }
+
+    fn check_ceilings(&self, flow: &FlowSpec) -> Result<(), Error> {
+        self.ceilings.as_ref().map_or(Ok(()), |ceilings| plan::check_ceilings(flow, ceilings))
     }
 
     #[must_use]
@@ -170,9 +184,14 @@ impl Actor for DagActor {
             run::Start::NAME => {
                 let mut start = request::<run::Start>(message)?;
                 start.idem = start.idem.or_else(|| message.context.idem.clone());
+                self.check_ceilings(&start.flow)?;
                 Command::Start(Box::new(start))
             }
-            run::Validate::NAME => Command::Validate(Box::new(request::<run::Validate>(message)?)),
+            run::Validate::NAME => {
+                let validate = request::<run::Validate>(message)?;
+                self.check_ceilings(&validate.flow)?;
+                Command::Validate(Box::new(validate))
+            }
             run::Get::NAME => Command::Get(request::<run::Get>(message)?),
             run::List::NAME => Command::List(request::<run::List>(message)?),
             run::Cancel::NAME => Command::Cancel(request::<run::Cancel>(message)?),

@@ -100,6 +100,14 @@ pub(crate) enum Each {
     Output(usize),
 }
 
+/// Refuses a flow with a task that asks for more than there ever is, by arbitration's keys.
+///
+/// # Errors
+/// `flow.impossible` names the task, what it asks for and how much there is.
+pub fn check_ceilings(flow: &FlowSpec, ceilings: &BTreeMap<String, u64>) -> Result<(), Error> {
+    task::check_ceilings(flow, ceilings)
+}
+
 impl Plan {
     /// Checks a flow with its parameters.
     ///

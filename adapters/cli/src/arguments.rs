@@ -1,5 +1,6 @@
 //! The command line, as clap reads it. A family of commands has its own file below.
 
+pub(crate) mod arb;
 pub(crate) mod artifact;
 pub(crate) mod cache;
 pub(crate) mod operate;
@@ -95,6 +96,9 @@ pub(crate) enum Command {
     /// List, explain and drop results that are used again.
     #[command(subcommand)]
     Cache(cache::Cache),
+    /// Show who holds and who waits for resources, locks and rates.
+    #[command(subcommand)]
+    Arb(arb::Arb),
     /// Look at workers and environments, and end or hold workers.
     Pool {
         #[command(subcommand)]

@@ -61,7 +61,7 @@ impl Globals {
     /// Tells the log of a kernel what it works with.
     pub(crate) fn log(&self) {
         let settings: Vec<_> =
-            self.said().map(|(row, value)| format!("{}={value}", row.setting.key)).collect();
+            self.said().map(|(row, value)| format!("{}={value}", row.key)).collect();
         tracing::info!(settings = settings.join(" "), "configured");
     }
 
@@ -74,11 +74,14 @@ impl Globals {
             command.arg(CONFIG).arg(if can_be_read_again { project } else { Path::new("/dev/null") });
         }
         for (row, value) in self.said() {
+            // The variable of a family says all its members; it is inherited as it is.
+            let is_member = row.key != row.setting.key;
             match row.origin {
+                Origin::Environment { .. } if is_member => {}
                 Origin::Environment { variable } => _ = command.env(variable, plain(value)),
                 Origin::Project { .. } if can_be_read_again => {}
                 Origin::Flag { .. } | Origin::Project { .. } => {
-                    let mut pair = OsString::from(row.setting.key);
+                    let mut pair = OsString::from(&row.key);
                     pair.push("=");
                     pair.push(plain(value));
                     command.arg(SETTING).arg(pair);
@@ -103,7 +106,7 @@ fn is_lasting(file: &Path) -> bool {
 fn plain(value: &Value) -> OsString {
     match value {
         Value::Path(path) => path.clone().into(),
-        Value::Name(_) | Value::Whole(_) => value.to_string().into(),
+        Value::Name(_) | Value::Whole(_) | Value::Text(_) => value.to_string().into(),
     }
 }
 

@@ -19,6 +19,7 @@
 
 mod file;
 pub(crate) mod machine;
+mod scarce;
 mod table;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 pub use eclosion_kernel::config::{Entry, Given, Kind, Origin, Preset, Row, Setting, Settings, Value};
 use eclosion_schemas::{Error, suggest};
 
+pub(crate) use scarce::{rates, resources};
 pub use table::*;
 
 use crate::places::{self, Base};
@@ -167,15 +169,27 @@ fn variables(variables: &[(OsString, OsString)]) -> Result<Vec<Entry>, Error> {
     for (name, value) in variables.iter().filter(|(_, value)| !value.is_empty()) {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
         match TABLE.iter().find(|setting| setting.variable == name) {
-            Some(setting) => entries.push(Entry {
-                key: setting.key.to_owned(),
-                given: Given::Typed(value.clone()),
-                origin: Origin::Environment { variable: setting.variable },
-            }),
+            Some(setting) => entries.extend(said_by(setting, value)),
             None => known(name)?,
         }
     }
     Ok(entries)
+}
+
+/// The variable of a family says several, with commas between: `openai=60/min,search=10/s`.
+fn said_by(setting: &Setting, value: &OsString) -> Vec<Entry> {
+    let origin = || Origin::Environment { variable: setting.variable };
+    let Some(family) = setting.key.strip_suffix('*') else {
+        let (key, given) = (setting.key.to_owned(), Given::Typed(value.clone()));
+        return vec![Entry { key, given, origin: origin() }];
+    };
+    let value = value.to_string_lossy();
+    let member = |text: &str| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        let (key, given) = (format!("{family}{}", name.trim()), Given::Typed(value.trim().into()));
+        Entry { key, given, origin: origin() }
+    };
+    value.split(',').map(member).collect()
 }
 
 /// The prefix is shared: with secrets, with tests, with applications on top. Only what is near to ours is a slip.

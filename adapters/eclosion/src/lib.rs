@@ -74,6 +74,7 @@ mod subsystems;
 #[cfg(feature = "workers")]
 mod workers;
 
+pub use eclosion_arbitration::Rate;
 pub use eclosion_bus as bus;
 #[cfg(feature = "client")]
 pub use eclosion_client as client;

@@ -1,8 +1,10 @@
 //! How a kernel with its subsystems is started: places, sizes, times.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use eclosion_arbitration::{ArbitrationOptions, Rate};
 use eclosion_environments::EnvironmentOptions;
 use eclosion_pool_manager::PoolOptions;
 use eclosion_schemas::Error;
@@ -27,6 +29,10 @@ pub struct Options {
     /// What tasks that ask for it may hold together.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
+    /// How often something may be used by all tasks together.
+    pub rates: BTreeMap<String, Rate>,
+    /// What else tasks may hold together, by name: bytes, or anything that is counted.
+    pub resources: BTreeMap<String, u64>,
     /// How long workers outlive a kernel that died.
     pub grace_ms: u64,
     /// How long an attempt may take to end once it was cancelled, before its worker is terminated.
@@ -55,6 +61,8 @@ impl Options {
             recycle_rss_bytes: 0,
             cpu_millis: u64::from(cores) * 1000,
             memory_bytes: machine::memory_bytes(),
+            rates: BTreeMap::new(),
+            resources: BTreeMap::new(),
             grace_ms: config::GRACE_MS_DEFAULT,
             cancel_grace_ms: config::CANCEL_GRACE_MS_DEFAULT,
             build_timeout_ms: config::BUILD_TIMEOUT_MS_DEFAULT,
@@ -66,7 +74,7 @@ impl Options {
     /// What settings say, and nothing else: neither a file nor the environment is read.
     ///
     /// # Errors
-    /// `precondition` for a setting without a value.
+    /// `precondition` for a setting without a value, `invalid` for a rate or a resource that is none.
     pub fn configured(settings: &Settings) -> Result<Self, Error> {
         let places = Places::configured(settings)?;
         // The table's ranges end far below.
@@ -82,6 +90,8 @@ impl Options {
             recycle_rss_bytes: settings.whole(&config::RECYCLE_RSS_BYTES)?,
             cpu_millis: settings.whole(&config::CPU_MILLIS)?,
             memory_bytes: settings.whole(&config::MEMORY_BYTES)?,
+            rates: config::rates(settings)?,
+            resources: config::resources(settings)?,
             grace_ms: settings.whole(&config::GRACE_MS)?,
             cancel_grace_ms: settings.whole(&config::CANCEL_GRACE_MS)?,
             build_timeout_ms: settings.whole(&config::BUILD_TIMEOUT_MS)?,
@@ -99,6 +109,12 @@ impl Options {
             recycle_rss_bytes: self.recycle_rss_bytes,
             ..PoolOptions::new(self.workers_max)
         }
+    }
+
+    pub(crate) fn arbitration(&self) -> ArbitrationOptions {
+        let mut options = ArbitrationOptions::new(self.cpu_millis, self.memory_bytes);
+        options.capacity.extend(self.resources.clone());
+        ArbitrationOptions { rates: self.rates.clone(), ..options }
     }
 
     pub(crate) fn environments(&self) -> EnvironmentOptions {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use eclosion_arbitration::{ArbitrationActor, ArbitrationOptions};
+use eclosion_arbitration::ArbitrationActor;
 use eclosion_artifact_store::{ArtifactActor, BlobStore};
 use eclosion_bus::Bus;
 use eclosion_dag_tracker::DagActor;
@@ -76,13 +76,15 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     let (logs, reading) = (Arc::clone(&bus), Arc::clone(&bus));
     let (sync, artifacts) = (Arc::clone(&blobs), ArtifactActor::new(blobs));
     let reader = artifacts.clone();
+    let arbitration = options.arbitration();
+    let ceilings = arbitration.ceilings();
     let calls = Calls::new(host.clone(), Arc::clone(&bus));
     let ours = introspect::serve(journal.operations(table()?), &own)
         .before_sync(Arc::new(move || sync.sync()))
         .actor(artifacts)
-        .actor(ArbitrationActor::new(ArbitrationOptions::new(options.cpu_millis, options.memory_bytes)))
+        .actor(ArbitrationActor::new(arbitration))
         .actor(PoolManager::new(options.pool(), Arc::new(host.clone()), Arc::new(builds.clone())))
-        .actor(DagActor::new())
+        .actor(DagActor::new().with_ceilings(ceilings))
         .actor(SchedulerActor::new())
         .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
         .service(eclosion_schemas::ops::pool::CALLS, move || calls.clone())

@@ -205,7 +205,7 @@ async fn who_follows_a_run_sees_what_its_tasks_yield_and_the_result_has_it_all()
         "tasks": {"speak": {"run": "functions:tokens", "with": {"gate": gate}}},
     });
     let flow = serde_json::from_value(flow).unwrap();
-    let request = StartRequest { flow, set: [].into(), tenant: None, new: false, idem: None };
+    let request = StartRequest { flow, set: [].into(), tenant: None, new: false, no_cache: false, idem: None };
     let run = watched(client.call::<Start>(request).into_future()).await.unwrap().run;
     let mut said = Vec::new();
     while said.len() < 2 {

@@ -9,6 +9,7 @@ use super::{Entry, Given, Kind, Origin, Setting, Value};
 
 /// What a name is at most.
 const NAME_BYTES_MAX: usize = 32;
+const TEXT_BYTES_MAX: usize = 256;
 
 /// Whether it is 1 to 32 letters, digits, `-` or `_`: safe as the name of a file.
 #[must_use]
@@ -25,6 +26,9 @@ pub(super) fn read(setting: &Setting, entry: &Entry, directory: &Path) -> Result
         (Kind::Name, Given::Typed(typed)) => refused.name(&typed.to_string_lossy()),
         (Kind::Path, Given::Text(text)) => refused.path(Path::new(text), directory),
         (Kind::Path, Given::Typed(typed)) => refused.path(Path::new(typed), directory),
+        (Kind::Text, Given::Text(text)) => refused.text(text),
+        (Kind::Text, Given::Typed(typed)) => refused.text(&typed.to_string_lossy()),
+        (Kind::Text, Given::Whole(number)) => refused.text(&number.to_string()),
         (Kind::Whole { min, max }, Given::Whole(number)) => refused.whole(*number, min, max),
         (Kind::Whole { min, max }, Given::Typed(typed)) => {
             let number = typed.to_str().and_then(|text| text.parse().ok());
@@ -47,6 +51,15 @@ impl Refused<'_> {
             false => {
                 Err(self.error("config.value", "is no name").help("use 1 to 32 letters, digits, - or _"))
             }
+        }
+    }
+
+    fn text(&self, text: &str) -> Result<Value, Error> {
+        match text.len() <= TEXT_BYTES_MAX && !text.contains(char::is_control) {
+            true => Ok(Value::Text(text.to_owned())),
+            false => Err(self
+                .error("config.value", "is too long a text, or more than one line")
+                .help(self.setting.doc)),
         }
     }
 
@@ -82,6 +95,7 @@ impl Refused<'_> {
             Kind::Name => "a name",
             Kind::Path => "a path",
             Kind::Whole { .. } => "a whole number",
+            Kind::Text => "a text",
         };
         let given = match &self.entry.given {
             Given::Typed(_) | Given::Text(_) => "a text",
@@ -92,7 +106,7 @@ impl Refused<'_> {
     }
 
     fn error(&self, reason: &str, what: &str) -> Error {
-        let message = format!("{}: `{}` {what}", self.entry.origin.place(), self.setting.key);
+        let message = format!("{}: `{}` {what}", self.entry.origin.place(), self.entry.key);
         Error::invalid(reason, message)
     }
 }
@@ -100,7 +114,7 @@ impl Refused<'_> {
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Value::Name(name) => f.write_str(name),
+            Value::Name(text) | Value::Text(text) => f.write_str(text),
             Value::Path(path) => path.display().fmt(f),
             Value::Whole(number) => number.fmt(f),
         }

@@ -498,6 +498,9 @@ class TaskSpec(_Wire, kw_only=True):
     # How long a file may grow that it writes, as `"1GiB"` or bytes; writing on raises in the task. None: no
     # limit.
     file_size: Any = None
+    # Held by an attempt while it runs: `"db"` alone, `"db:shared"` with others who share it. A lock is there
+    # by being named.
+    locks: list[str] = []
     # Descriptors that it may have open at a time; opening more raises in the task. None: the user's own
     # limit.
     open_files: int | None = None
@@ -505,7 +508,10 @@ class TaskSpec(_Wire, kw_only=True):
     # Processes that it may have at a time, the worker itself included; with more it is killed. None: no
     # limit.
     processes: int | None = None
-    # Beyond a worker's default lease (1 cpu): `cpu` as a number, `memory` as `"2GiB"` or bytes.
+    # How often of a rate an attempt counts: `{ openai = 1 }`.
+    rates: dict[str, int] = {}
+    # Beyond a worker's default lease (1 cpu): `cpu` as a number, `memory` as `"2GiB"` or bytes, anything else
+    # that the kernel was told of as a number or a size.
     resources: dict[str, Any] = {}
     # How often an attempt that raised is tried again.
     retries: int = 0
@@ -822,6 +828,27 @@ class PendingResource(_Wire, kw_only=True, tag_field="tag", tag="resource"):
     resource: str
 
 
+class PendingLock(_Wire, kw_only=True, tag_field="tag", tag="lock"):
+    """A lock is held by others, or by one who does not share it."""
+
+    holders: list[Holder]
+    lock: str
+    # It would share it.
+    shared: bool
+
+
+class PendingRate(_Wire, kw_only=True, tag_field="tag", tag="rate"):
+    """It would be too often."""
+
+    free: int
+    # `60/min burst 10`
+    limit: str
+    needs: int
+    rate: str
+    # Not before this.
+    until: Timestamp
+
+
 class PendingBackoff(_Wire, kw_only=True, tag_field="tag", tag="backoff"):
     """It failed and waits before the next attempt."""
 
@@ -842,6 +869,8 @@ PendingReason = (
     | PendingWorker
     | PendingDrained
     | PendingResource
+    | PendingLock
+    | PendingRate
     | PendingBackoff
     | PendingAdoption
 )

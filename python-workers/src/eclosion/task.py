@@ -26,7 +26,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-_AS_THEY_ARE = frozenset({"retries", "backoff", "priority", "processes", "open_files", "file_size"})
+_AS_THEY_ARE = frozenset(
+    {
+        "retries",
+        "backoff",
+        "priority",
+        "processes",
+        "open_files",
+        "file_size",
+        "locks",
+        "rates",
+        "cache",
+        "cache_seed",
+    }
+)
 
 
 class TaskOptions(TypedDict, total=False):
@@ -50,6 +63,12 @@ class TaskOptions(TypedDict, total=False):
     """Descriptors at a time; opening more raises."""
     file_size: str | int
     """``"1GiB"``, or bytes: how long a file may grow; writing on raises."""
+    resources: dict[str, int | str]
+    """What else the kernel was told of, such as ``{"gpu0_vram": "8GiB"}``."""
+    locks: list[str]
+    """Held while it runs: ``"db"`` alone, ``"db:shared"`` with others who share it."""
+    rates: dict[str, int]
+    """How often of a rate one attempt counts: ``{"openai": 1}``."""
     priority: str
     """``interactive``, ``normal`` or ``batch``."""
     cache: str
@@ -58,9 +77,6 @@ class TaskOptions(TypedDict, total=False):
     """False: it draws no random numbers, so that a seed that was set does not make it another step."""
     after: list[Any]
     """Outputs of tasks that must have succeeded before, beside those that are arguments."""
-
-
-_AS_THEY_ARE = frozenset({"retries", "backoff", "priority", "cache", "cache_seed"})
 
 
 class Task(Generic[P, R]):
@@ -125,7 +141,8 @@ class Task(Generic[P, R]):
         timeout = options.get("timeout")
         if timeout is not None:
             node["timeout"] = timeout if isinstance(timeout, str) else f"{round(timeout * 1000)}ms"
-        resources = {key: value for key, value in options.items() if key in ("cpu", "memory")}
+        resources: dict[str, Any] = dict(options.get("resources", {}))
+        resources.update((key, value) for key, value in options.items() if key in ("cpu", "memory"))
         if resources:
             node["resources"] = resources
         after = [_wiring.reference_name(task) for task in options.get("after", [])]

@@ -1,8 +1,10 @@
 //! The only place where the state changes.
 
+use eclosion_schemas::ops::arbitration::Scarce;
+
 use super::*;
 
-pub(super) fn apply(state: &mut State, record: &Record) {
+pub(super) fn apply(options: &ArbitrationOptions, state: &mut State, record: &Record) {
     match &*record.kind {
         RunStarted::KIND => with(record, |event: &RunStarted| {
             let (tenant, answered) = (event.tenant.clone(), BTreeMap::new());
@@ -16,7 +18,7 @@ pub(super) fn apply(state: &mut State, record: &Record) {
             }
         }),
         RunFinished::KIND => with(record, |event| run_finished(state, event)),
-        LeaseGranted::KIND => with(record, |event| granted(state, event, record.at)),
+        LeaseGranted::KIND => with(record, |event| granted(options, state, event, record.at)),
         LeaseRefused::KIND => {
             with(record, |event: &LeaseRefused| answered(state, &event.task, event.wish));
         }
@@ -47,13 +49,24 @@ fn answered(state: &mut State, task: &TaskRef, wish: EffectId) {
     }
 }
 
-fn granted(state: &mut State, event: &LeaseGranted, at: Timestamp) {
+fn granted(options: &ArbitrationOptions, state: &mut State, event: &LeaseGranted, at: Timestamp) {
     answered(state, &event.task, event.wish);
     state.counter += 1;
     let used_by = state.used_by.entry(event.tenant.clone()).or_default();
     for (resource, amount) in &event.amounts {
+        if Scarce::of(resource).is_rate() {
+            // A rate that is not limited any more is forgotten.
+            if let Some((name, rate)) = options.rate(resource) {
+                let bucket = state.rates.entry(name.to_owned());
+                bucket.or_insert_with(|| Bucket::full(rate, at)).take(rate, *amount, at);
+            }
+            continue;
+        }
         *state.used.entry(resource.clone()).or_default() += amount;
         *used_by.entry(resource.clone()).or_default() += amount;
+    }
+    if used_by.is_empty() {
+        state.used_by.remove(&event.tenant);
     }
     state.by_wish.insert(event.wish, event.lease.clone());
     let lease = Lease {
@@ -115,6 +128,7 @@ fn run_finished(state: &mut State, event: &RunFinished) {
 
 fn free(state: &mut State, id: &LeaseId) {
     let Some(lease) = state.leases.remove(id) else { return };
+    state.freed += 1;
     state.by_wish.remove(&lease.wish);
     if let Some((fence, _)) = lease.held_by {
         state.by_fence.remove(&fence);

@@ -3,6 +3,9 @@
 //! A wish is taken out only when the state shows what became of it, because an append may find that others were first
 //! and the decision be made again.
 
+use eclosion_schemas::ops::arbitration::Scarce;
+
+use super::pace::Pace;
 use super::*;
 
 /// Earliest first; see [`eclosion_schemas::flow::Priority::rank`].
@@ -18,6 +21,11 @@ pub struct Queue {
     pub(super) answered: Vec<EffectId>,
     /// Up to which of the state's `ends` pointless wishes have been dropped.
     pub(super) ends_seen: u64,
+    /// Parts of rates that are waited for, each once, with how many wait for it.
+    of_rates: BTreeMap<(String, u64), u32>,
+    /// When the first of them comes back.
+    pub(super) wake_at: Option<Timestamp>,
+    pub(super) pace: Pace,
 }
 
 impl Queue {
@@ -29,6 +37,15 @@ impl Queue {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.wishes.is_empty()
+    }
+
+    pub(super) fn of_tenant(&self, tenant: &Tenant) -> usize {
+        self.by_tenant.get(tenant).map_or(0, BTreeSet::len)
+    }
+
+    /// Keys and amounts of rates that are waited for.
+    pub(super) fn of_rates(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.of_rates.keys().map(|(key, amount)| (key.as_str(), *amount))
     }
 
     pub(super) fn contains(&self, wish: EffectId) -> bool {
@@ -47,12 +64,25 @@ impl Queue {
         let rank = (request.priority.rank(request.since, aging_ms), request.since, request.wish);
         self.by_tenant.entry(request.tenant.clone()).or_default().insert(rank);
         self.by_age.insert((request.since, request.wish));
+        for (key, amount) in rates_of(&request) {
+            *self.of_rates.entry((key.clone(), *amount)).or_default() += 1;
+        }
         self.wishes.insert(request.wish, (request, rank));
     }
 
     pub(super) fn remove(&mut self, wish: EffectId) {
         let Some((request, rank)) = self.wishes.remove(&wish) else { return };
         self.by_age.remove(&(request.since, wish));
+        for (key, amount) in rates_of(&request) {
+            if let std::collections::btree_map::Entry::Occupied(mut entry) =
+                self.of_rates.entry((key.clone(), *amount))
+            {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+        }
         if let Some(ranks) = self.by_tenant.get_mut(&request.tenant) {
             ranks.remove(&rank);
             if ranks.is_empty() {
@@ -76,4 +106,8 @@ impl Queue {
     pub(crate) fn by_age(&self) -> impl Iterator<Item = &AcquireRequest> {
         self.by_age.iter().filter_map(|(_, wish)| self.get(*wish))
     }
+}
+
+fn rates_of(request: &AcquireRequest) -> impl Iterator<Item = (&String, &u64)> {
+    request.amounts.iter().filter(|(key, _)| Scarce::of(key).is_rate())
 }

@@ -3,8 +3,11 @@
 use super::queue::Rank;
 use super::*;
 
-/// Wishes of one tenant that are looked at behind one that does not fit.
+/// Wishes of one tenant that are looked at behind one that does not fit, of different amounts each: what has not fitted
+/// once does not fit in the same round.
 const LOOK_BEHIND_MAX: usize = 64;
+/// The same, of whatever amounts.
+const LOOK_MAX: usize = 2_048;
 /// Leases granted by one call; `settle` is called again.
 const GRANTS_MAX: usize = 256;
 
@@ -24,6 +27,8 @@ pub(super) fn settle(
         queue.ends_seen = state.ends;
         queue.retain(|request| state.wants(&request.task.run));
     }
+    queue.pace.note(state.freed, now);
+    queue.wake_at = None;
     if queue.is_empty() {
         return Vec::new();
     }
@@ -45,7 +50,39 @@ pub(super) fn settle(
         );
     }
     queue.answered = round.granted;
+    if events.is_empty() {
+        queue.wake_at = next_refill(options, state, queue, now);
+    }
     events
+}
+
+/// When a rate has what somebody waits for. What it has already is not waited for: then something else is missing.
+fn next_refill(
+    options: &ArbitrationOptions,
+    state: &State,
+    queue: &Queue,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let ready = queue.of_rates().filter_map(|(key, amount)| state.ready_at(options, key, amount));
+    ready.filter(|at| *at > now).min()
+}
+
+/// Whose turn it would be if there were enough of everything, in order: as many as one round grants.
+pub(crate) fn next(
+    options: &ArbitrationOptions,
+    state: &State,
+    queue: &Queue,
+    now: Timestamp,
+) -> Vec<TaskRef> {
+    let mut round = Round::new(options, state, queue, now);
+    round.unlimited = true;
+    let mut tasks = Vec::new();
+    while tasks.len() < GRANTS_MAX
+        && let Some(request) = round.next()
+    {
+        tasks.push(request.task.clone());
+    }
+    tasks
 }
 
 /// One pass over those who wait, with what it has already given away.
@@ -53,33 +90,45 @@ struct Round<'a> {
     options: &'a ArbitrationOptions,
     state: &'a State,
     queue: &'a Queue,
-    free: BTreeMap<&'a str, u64>,
+    now: Timestamp,
+    /// Given away by this round.
+    given: BTreeMap<&'a str, u64>,
     /// Added to what the state knows of the tenants.
     added: BTreeMap<&'a Tenant, BTreeMap<&'a str, u64>>,
-    /// Up to which rank each tenant's wishes have been looked at, and how many of them did not fit.
-    looked: BTreeMap<&'a Tenant, (Rank, usize)>,
+    /// Up to which rank each tenant's wishes have been looked at.
+    looked: BTreeMap<&'a Tenant, Looked>,
+    /// Amounts that did not fit: nothing is given back in a round.
+    unfit: BTreeSet<&'a BTreeMap<String, u64>>,
     /// Kept for whoever has waited longer than patience: nobody else gets below it.
     kept: Option<&'a AcquireRequest>,
     granted: Vec<EffectId>,
+    /// As if there were enough of everything.
+    unlimited: bool,
+}
+
+struct Looked {
+    rank: Rank,
+    /// Wishes that did not fit, and how many of them had amounts of their own.
+    skipped: usize,
+    different: usize,
 }
 
 impl<'a> Round<'a> {
     fn new(options: &'a ArbitrationOptions, state: &'a State, queue: &'a Queue, now: Timestamp) -> Self {
-        let free = options
-            .capacity
-            .iter()
-            .map(|(resource, capacity)| (resource.as_str(), capacity.saturating_sub(state.used(resource))));
         let oldest = queue.by_age().next();
         let kept = oldest.filter(|request| now.since_ms(request.since) >= options.patience_ms);
         Self {
             options,
             state,
             queue,
-            free: free.collect(),
+            now,
+            given: BTreeMap::new(),
             added: BTreeMap::new(),
             looked: BTreeMap::new(),
+            unfit: BTreeSet::new(),
             kept,
             granted: Vec::new(),
+            unlimited: false,
         }
     }
 
@@ -93,12 +142,19 @@ impl<'a> Round<'a> {
         }
         loop {
             let (tenant, rank) = self.turn()?;
-            let skipped = self.looked.get(tenant).map_or(0, |(_, skipped)| *skipped);
             let request = self.queue.get(rank.2)?;
-            let grant = !self.granted.contains(&request.wish) && self.fits(request) && self.spares(request);
-            self.looked.insert(tenant, (rank, skipped + usize::from(!grant)));
+            let is_granted = self.granted.contains(&request.wish);
+            let is_known = !is_granted && self.unfit.contains(&request.amounts);
+            let grant = !is_granted && !is_known && self.fits(request) && self.spares(request);
+            let looked = self.looked.entry(tenant).or_insert(Looked { rank, skipped: 0, different: 0 });
+            looked.rank = rank;
             if grant {
                 return Some(self.grant(request));
+            }
+            looked.skipped += 1;
+            if !is_known && !is_granted {
+                looked.different += 1;
+                self.unfit.insert(&request.amounts);
             }
         }
     }
@@ -107,16 +163,18 @@ impl<'a> Round<'a> {
         let added = self.added.entry(&request.tenant).or_default();
         for (resource, amount) in &request.amounts {
             *added.entry(resource).or_default() += amount;
-            if let Some(free) = self.free.get_mut(resource.as_str()) {
-                *free = free.saturating_sub(*amount);
-            }
+            *self.given.entry(resource).or_default() += amount;
         }
         self.granted.push(request.wish);
         request
     }
 
     fn free(&self, resource: &str) -> u64 {
-        self.free.get(resource).copied().unwrap_or_default()
+        if self.unlimited {
+            return u64::MAX;
+        }
+        let given = self.given.get(resource).copied().unwrap_or_default();
+        self.state.free(self.options, resource, self.now).saturating_sub(given)
     }
 
     fn fits(&self, request: &AcquireRequest) -> bool {
@@ -137,8 +195,8 @@ impl<'a> Round<'a> {
         let next = self.queue.by_tenant().iter().filter_map(|(tenant, ranks)| {
             let rank = match self.looked.get(tenant) {
                 None => ranks.first(),
-                Some((_, skipped)) if *skipped > LOOK_BEHIND_MAX => None,
-                Some((rank, _)) => {
+                Some(looked) if looked.different > LOOK_BEHIND_MAX || looked.skipped > LOOK_MAX => None,
+                Some(Looked { rank, .. }) => {
                     ranks.range((std::ops::Bound::Excluded(*rank), std::ops::Bound::Unbounded)).next()
                 }
             }?;

@@ -5,7 +5,7 @@ use eclosion_kernel::journal::memory::MemoryStore;
 use eclosion_kernel::journal::{Append, Journal, JournalStore};
 use eclosion_schemas::certificate::{Death, DeathCertificate};
 use eclosion_schemas::flow::{EnvironmentSpec, FlowSpec, Priority};
-use eclosion_schemas::ops::arbitration::StatusReply;
+use eclosion_schemas::ops::arbitration::{LOCK_WHOLE, Scarce, StatusReply};
 use eclosion_schemas::pending::PendingReason;
 use eclosion_schemas::view::RunState;
 use eclosion_schemas::{Attempt, Payload, Seq};
@@ -95,6 +95,25 @@ impl World {
         request
     }
 
+    /// By arbitration's keys.
+    fn acquire_all(&mut self, run: &str, amounts: &[(&str, u64)]) -> AcquireRequest {
+        let amounts = amounts.iter().map(|(key, amount)| ((*key).to_owned(), *amount)).collect();
+        let request = AcquireRequest { amounts, ..self.request(run, 0, 0) };
+        self.send(&Command::Acquire(request.clone()));
+        request
+    }
+
+    /// As the shell does when the time has come that `wake_at` names.
+    fn wake(&mut self) {
+        let at = self.engine.volatile().wake_at;
+        self.now = at.unwrap();
+        self.engine.fold_new(&self.journal, &Reads::new(self.journal.epoch(), 0), self.now);
+    }
+
+    fn status(&mut self) -> StatusReply {
+        *self.send(&Command::Status).reply.unwrap().unwrap().downcast().unwrap()
+    }
+
     fn release(&mut self, request: &AcquireRequest) -> Step<Effect> {
         let (wish, task) = (request.wish, Some(request.task.clone()));
         self.send(&Command::Release(ReleaseRequest { wish, reason: "withdrawn".into(), task }))
@@ -172,7 +191,9 @@ impl World {
         let mut used: BTreeMap<String, u64> = BTreeMap::new();
         for lease in state.leases.values() {
             for (resource, amount) in &lease.amounts {
-                *used.entry(resource.clone()).or_default() += amount;
+                if !Scarce::of(resource).is_rate() {
+                    *used.entry(resource.clone()).or_default() += amount;
+                }
             }
         }
         assert_eq!(used, state.used);
@@ -366,9 +387,175 @@ fn status_names_the_holders_with_amounts_and_since_when() {
     assert_eq!((status.tenants.len(), status.tenants[1].running), (2, 1));
 }
 
+const DB: (&str, u64) = ("lock:db", LOCK_WHOLE);
+const DB_SHARED: (&str, u64) = ("lock:db", 1);
+
+#[test]
+fn a_lock_is_held_by_one_alone_or_by_many_who_share_it() {
+    let mut world = World::with_runs();
+    let shared: Vec<_> = (0..3).map(|_| world.acquire_all("a", &[DB_SHARED])).collect();
+    let alone = world.acquire_all("a", &[DB]);
+    let other = world.acquire_all("b", &[("lock:index", LOCK_WHOLE)]);
+    assert!(shared.iter().chain([&other]).all(|request| world.lease(request).is_some()));
+    assert!(world.lease(&alone).is_none());
+    let status = world.status();
+    let [PendingReason::Lock { lock, shared: false, holders }] = &status.waiting[0].reasons[..] else {
+        panic!("{:?}", status.waiting)
+    };
+    assert_eq!((lock.as_str(), holders.len(), &holders[0].task), ("db", 3, &shared[0].task));
+    let locks: Vec<_> = status.locks.iter().map(|lock| (lock.lock.as_str(), lock.shared)).collect();
+    assert_eq!(locks, [("db", true), ("index", false)]);
+    shared.iter().for_each(|request| drop(world.release(request)));
+    assert!(world.lease(&alone).is_some());
+    let late = world.acquire_all("a", &[DB_SHARED]);
+    assert!(world.lease(&late).is_none());
+    world.check();
+}
+
+#[test]
+fn who_wants_a_lock_alone_is_not_overtaken_for_ever_by_those_who_share_it() {
+    let mut world = World::with_runs();
+    let mut sharing = world.acquire_all("a", &[DB_SHARED]);
+    let alone = world.acquire_all("a", &[DB]);
+    let mut overtaken = 0;
+    while world.lease(&alone).is_none() {
+        assert!(overtaken < 10, "starved");
+        world.now = world.now.plus_ms(1_000);
+        let next = world.acquire_all("b", &[DB_SHARED]);
+        world.release(&sharing);
+        overtaken += usize::from(world.lease(&next).is_some());
+        sharing = next;
+    }
+    assert!(overtaken > 0, "while patience lasts");
+    world.check();
+}
+
+#[test]
+fn locks_rates_and_resources_are_granted_together_or_not_at_all() {
+    let mut world = World::new(with_rate("2/s"));
+    world.run("a", "light");
+    let holds = world.acquire_all("a", &[DB]);
+    let all = world.acquire_all("a", &[("cpu", 4_000), DB, ("rate:api", 1)]);
+    assert!(world.lease(&all).is_none());
+    // It holds nothing while it waits: another gets the cores, and the rate is untouched.
+    let other = world.acquire_all("a", &[("cpu", 4_000), ("rate:api", 1)]);
+    assert!(world.lease(&other).is_some());
+    world.release(&holds);
+    assert!(world.lease(&all).is_none(), "the cores are taken");
+    world.release(&other);
+    assert!(world.lease(&all).is_none(), "the rate was used just now");
+    world.wake();
+    assert!(world.lease(&all).is_some());
+    world.check();
+}
+
+fn with_rate(rate: &str) -> ArbitrationOptions {
+    let mut options = ArbitrationOptions::new(4_000, 1_000);
+    options.rates.insert("api".into(), rate.parse().unwrap());
+    options
+}
+
+#[test]
+fn a_rate_spaces_what_uses_it_and_is_waited_for_by_time_alone() {
+    let mut world = World::new(with_rate("4/s burst 2"));
+    world.run("a", "light");
+    let wishes: Vec<_> = (0..6).map(|_| world.acquire_all("a", &[("rate:api", 1)])).collect();
+    let granted = |world: &World| wishes.iter().filter(|wish| world.lease(wish).is_some()).count();
+    assert_eq!(granted(&world), 2);
+    let status = world.status();
+    let [PendingReason::Rate { rate, limit, needs: 1, free: 0, until }] = &status.waiting[0].reasons[..]
+    else {
+        panic!("{:?}", status.waiting)
+    };
+    assert_eq!((rate.as_str(), limit.as_str(), until), ("api", "4/s burst 2", &Timestamp(1_334)));
+    let mut times = vec![world.now.0; 2];
+    while granted(&world) < wishes.len() {
+        let before = granted(&world);
+        world.wake();
+        times.extend(std::iter::repeat_n(world.now.0, granted(&world) - before));
+    }
+    // Three tokens a second behind a bucket of two.
+    assert_eq!(times, [1_000, 1_000, 1_334, 1_667, 2_000, 2_334]);
+    // What was taken does not come back with the lease.
+    wishes.iter().for_each(|wish| drop(world.release(wish)));
+    let late = world.acquire_all("a", &[("rate:api", 1)]);
+    assert!(world.lease(&late).is_none());
+    world.check();
+}
+
+#[test]
+fn what_nobody_has_told_the_kernel_of_is_refused_by_its_name() {
+    let mut world = World::new(with_rate("4/s burst 2"));
+    world.run("a", "light");
+    for (key, amount, told) in [
+        ("rate:search", 1, "no rate `search`"),
+        ("rate:api", 3, "its burst is 2"),
+        ("gpu0_vram", 1, "knows nothing"),
+    ] {
+        let amounts = BTreeMap::from([(key.to_owned(), amount)]);
+        let request = AcquireRequest { amounts, ..world.request("a", 0, 0) };
+        let step = world.send(&Command::Acquire(request));
+        let refused = step.records[0].event::<LeaseRefused>().unwrap();
+        assert!(refused.error.message.contains(told), "{key}: {}", refused.error);
+        assert!(refused.error.help.is_some());
+    }
+    world.check();
+}
+
+#[test]
+fn many_who_wait_for_the_same_do_not_hide_one_who_could_go_on() {
+    let mut world = World::with_runs();
+    world.acquire_all("a", &[DB]);
+    (0..200).for_each(|_| drop(world.acquire_all("a", &[DB])));
+    let other = world.acquire_all("a", &[("lock:index", LOCK_WHOLE)]);
+    assert!(world.lease(&other).is_some());
+    let status = world.status();
+    assert_eq!((status.waiting_count, status.waiting.len(), status.next.len()), (200, 100, 100));
+    assert_eq!(status.next[0], status.waiting[0].task);
+    world.check();
+}
+
+#[test]
+fn places_are_bounded_for_each_tenant_and_who_is_refused_is_told_when_to_come_again() {
+    let mut options = ArbitrationOptions::new(1_000, 0);
+    (options.wishes_max, options.wishes_of_tenant_max) = (4, 3);
+    let mut world = World::new(options);
+    for (run, tenant) in [("a", "light"), ("b", "heavy")] {
+        world.run(run, tenant);
+    }
+    let first = world.acquire("a", 1_000, 0);
+    let waiting: Vec<_> = (0..3).map(|_| world.acquire("a", 1_000, 0)).collect();
+    let refused = |world: &mut World, run: &str| {
+        let request = world.request(run, 1_000, 0);
+        let step = world.send(&Command::Acquire(request));
+        let error = step.reply.unwrap().unwrap_err();
+        let Retry::After { after_ms } = error.retry else { panic!("{error}") };
+        assert_eq!((error.code, error.reason.as_str()), (Code::Exhausted, "arbitration.wishes"));
+        (error.message.contains("of tenant light"), after_ms)
+    };
+    assert!(refused(&mut world, "a").0);
+    let other = world.acquire("b", 1_000, 0);
+    assert!(!refused(&mut world, "b").0, "all places are taken");
+    // Leases end every two seconds; nothing that was taken is lost.
+    let mut order = vec![first];
+    order.extend(waiting);
+    order.push(other);
+    let mut served = 0;
+    while let Some(held) = order.iter().find(|wish| world.lease(wish).is_some()).cloned() {
+        world.now = world.now.plus_ms(2_000);
+        world.release(&held);
+        served += 1;
+    }
+    assert_eq!(served, 5);
+    (0..4).for_each(|_| drop(world.acquire("a", 1_000, 0)));
+    assert_eq!(refused(&mut world, "a"), (true, 2_000));
+    world.check();
+}
+
 #[derive(Debug, Clone)]
 enum Move {
     Acquire { run: usize, cpu: u64, memory: u64 },
+    AcquireAll { run: usize, lock: u64, shared: bool, tokens: u64 },
     Again(usize),
     Release(usize),
     Start(usize),
@@ -384,6 +571,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         6 => (0_usize..3, 0_u64..5_000, 0_u64..1_100)
             .prop_map(|(run, cpu, memory)| Move::Acquire { run, cpu, memory }),
+        6 => (0_usize..3, 0_u64..3, any::<bool>(), 0_u64..3)
+            .prop_map(|(run, lock, shared, tokens)| Move::AcquireAll { run, lock, shared, tokens }),
         1 => any::<usize>().prop_map(Move::Again),
         2 => any::<usize>().prop_map(Move::Release),
         4 => any::<usize>().prop_map(Move::Start),
@@ -409,6 +598,14 @@ fn make(
     match step {
         Move::Acquire { run, cpu, memory } => {
             let request = world.acquire(runs[*run], *cpu, *memory);
+            said.push(request);
+        }
+        Move::AcquireAll { run, lock, shared, tokens } => {
+            let lock = (format!("lock:{lock}"), if *shared { 1 } else { LOCK_WHOLE });
+            let rate = ("rate:api".to_owned(), *tokens);
+            let amounts = [lock, rate].into_iter().filter(|(_, amount)| *amount > 0).collect();
+            let request = AcquireRequest { amounts, ..world.request(runs[*run], 0, 0) };
+            world.send(&Command::Acquire(request.clone()));
             said.push(request);
         }
         Move::Again(one) => {
@@ -459,8 +656,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn never_grants_more_than_there_is(moves in moves()) {
-        let mut world = World::with_runs();
+    fn never_grants_more_than_there_is_nor_a_lock_twice_nor_a_rate_too_often(moves in moves()) {
+        let mut world = World::new(with_rate("5/s burst 2"));
+        for (run, tenant) in [("a", "light"), ("b", "heavy"), ("c", "light")] {
+            world.run(run, tenant);
+        }
         let (mut said, mut started) = (Vec::new(), Vec::new());
         for step in &moves {
             make(&mut world, &mut said, &mut started, step);
@@ -468,7 +668,50 @@ proptest! {
             for (resource, used) in &state.used {
                 prop_assert!(*used <= world.engine.core().options.capacity(resource));
             }
+            for lock in ["lock:0", "lock:1", "lock:2"] {
+                let held: Vec<_> = state.leases.values().filter_map(|lease| lease.amounts.get(lock)).collect();
+                prop_assert!(held.len() <= 1 || held.iter().all(|parts| **parts == 1));
+            }
         }
+        let mut taken: Vec<(u64, u64)> = Vec::new();
+        for record in world.journal.after(Seq(0), &[LeaseGranted::KIND]).records {
+            let granted = record.event::<LeaseGranted>().unwrap();
+            taken.extend(granted.amounts.get("rate:api").map(|tokens| (record.at.0, *tokens)));
+        }
+        for (begin, _) in &taken {
+            let inside = taken.iter().filter(|(at, _)| (*begin..begin + 1_000).contains(at));
+            prop_assert!(inside.map(|(_, tokens)| tokens).sum::<u64>() <= 5);
+        }
+        world.check();
+    }
+
+    /// Whatever is asked for, and in whatever order, everybody is served once all have let go and time goes on.
+    #[test]
+    fn nobody_who_was_taken_starves(moves in moves()) {
+        let mut world = World::new(with_rate("5/s burst 2"));
+        for (run, tenant) in [("a", "light"), ("b", "heavy"), ("c", "light")] {
+            world.run(run, tenant);
+        }
+        let (mut said, mut started) = (Vec::new(), Vec::new());
+        for step in moves.iter().filter(|step| !matches!(step, Move::Restart)) {
+            make(&mut world, &mut said, &mut started, step);
+        }
+        for _ in 0..500 {
+            for (_, fence) in std::mem::take(&mut started) {
+                world.die(fence);
+            }
+            for request in &said {
+                if world.lease(request).is_some() {
+                    world.release(request);
+                }
+            }
+            world.now = world.now.plus_ms(1_000);
+            world.engine.fold_new(&world.journal, &Reads::new(world.journal.epoch(), 0), world.now);
+            if world.engine.volatile().is_empty() && world.engine.state().leases.is_empty() {
+                break;
+            }
+        }
+        prop_assert!(world.engine.volatile().is_empty(), "{:?}", world.engine.volatile());
         world.check();
     }
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use eclosion_schemas::Error;
-use eclosion_schemas::flow::{Backoff, TaskSpec};
+use eclosion_schemas::flow::{Backoff, FlowSpec, TaskSpec};
+use eclosion_schemas::ops::arbitration::{LOCK_WHOLE, Scarce, never};
 use eclosion_schemas::ops::task::Limits;
+use eclosion_schemas::{Code, Error};
 use serde_json::Value;
 
 use super::template::{self, Reference, Scope, Template};
@@ -17,8 +18,12 @@ const NAME_BYTES_MAX: usize = 64;
 const CACHE_OFF: &str = "off";
 /// More than this is a loop.
 const RETRIES_MAX: u32 = 100;
-/// Cores, locks, slots: nobody has more, and sums of them stay far from overflow.
-const AMOUNT_MAX: u64 = 1 << 40;
+/// Cores, bytes, slots: nobody has more, and sums of them stay far from overflow.
+const AMOUNT_MAX: u64 = 1 << 50;
+/// Resources, locks and rates of one task.
+const SCARCE_MAX: usize = 64;
+/// The longest name of one; a setting has no longer ones.
+const SCARCE_BYTES_MAX: usize = 32;
 /// The worker's own descriptors, and a few to import modules by.
 const OPEN_FILES_MIN: u32 = 32;
 
@@ -97,7 +102,7 @@ pub(super) fn draft(
         retries: spec.retries,
         backoff: checked_backoff(name, &spec.backoff)?,
         timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
-        lease: lease(name, &spec.resources)?,
+        lease: lease(name, spec)?,
         limits: limits(name, spec)?,
         priority: spec.priority,
         cache: cache(name, spec.cache.as_deref().or(default_cache))?,
@@ -249,18 +254,37 @@ fn cache(task: &str, version: Option<&str>) -> Result<Option<String>, Error> {
         .help(format!("write cache = \"v1\", at most {NAME_BYTES_MAX} bytes, or cache = \"{CACHE_OFF}\"")))
 }
 
-fn lease(task: &str, resources: &BTreeMap<String, Value>) -> Result<BTreeMap<String, u64>, Error> {
+/// All that an attempt holds, as arbitration's keys have it; `cpu` in cores.
+fn lease(task: &str, spec: &TaskSpec) -> Result<BTreeMap<String, u64>, Error> {
+    if spec.resources.len() + spec.locks.len() + spec.rates.len() > SCARCE_MAX {
+        let why = format!("more than {SCARCE_MAX} resources, locks and rates");
+        return Err(
+            refuse("flow.size", task, &why).help("one lock can stand for what is always used together")
+        );
+    }
     let mut lease = BTreeMap::new();
-    for (resource, value) in resources {
-        let amount = if resource == "memory" {
-            units::size_bytes(value).map_err(|error| at(error, task, "memory"))?
-        } else {
-            whole(value).ok_or_else(|| {
-                refuse("flow.size", task, &format!("{value} is no amount of `{resource}`"))
-                    .help(format!("write a whole number between 1 and {AMOUNT_MAX}"))
-            })?
+    for (resource, value) in &spec.resources {
+        check_scarce(task, "resource", resource)?;
+        lease.insert(resource.clone(), amount(task, resource, value)?);
+    }
+    for lock in &spec.locks {
+        let (name, parts) = match lock.strip_suffix(":shared") {
+            Some(name) => (name, 1),
+            None => (lock.as_str(), LOCK_WHOLE),
         };
-        lease.insert(resource.clone(), amount);
+        check_scarce(task, "lock", name)?;
+        if lease.insert(Scarce::Lock(name).to_string(), parts).is_some() {
+            return Err(refuse("flow.lock", task, &format!("lock `{name}` is named twice"))
+                .help("name it once: alone, or with :shared behind it"));
+        }
+    }
+    for (rate, tokens) in &spec.rates {
+        check_scarce(task, "rate", rate)?;
+        if !(1..=AMOUNT_MAX).contains(tokens) {
+            return Err(refuse("flow.size", task, &format!("{tokens} is no amount of rate `{rate}`"))
+                .help("write how often one attempt counts, mostly 1"));
+        }
+        lease.insert(Scarce::Rate(rate).to_string(), *tokens);
     }
     Ok(lease)
 }
@@ -280,10 +304,54 @@ fn limits(task: &str, spec: &TaskSpec) -> Result<Option<Limits>, Error> {
     Ok(limits.any())
 }
 
+/// Whether every task asks for no more than there ever is. What is wrong in itself is left to [`draft`].
+pub(super) fn check_ceilings(flow: &FlowSpec, ceilings: &BTreeMap<String, u64>) -> Result<(), Error> {
+    for (task, spec) in &flow.tasks {
+        for (key, amount) in lease(task, spec).unwrap_or_default() {
+            // A flow counts cores, arbitration thousandths of one.
+            let amount = if key == "cpu" { amount.saturating_mul(1_000) } else { amount };
+            if let Some(mut error) = never(ceilings, &key, amount) {
+                (error.code, error.reason) = (Code::Precondition, "flow.impossible".into());
+                error.message = format!("task `{task}` could never start: {}", error.message);
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_scarce(task: &str, kind: &str, name: &str) -> Result<(), Error> {
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if first && rest && name.len() <= SCARCE_BYTES_MAX {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(SCARCE_BYTES_MAX).collect();
+    Err(refuse("flow.name", task, &format!("`{shown}` is no name of a {kind}")).help(format!(
+        "a name has at most {SCARCE_BYTES_MAX} of A-Z a-z 0-9 _ - and begins with a letter or _"
+    )))
+}
+
+/// A count, or a size: `3`, `"8GiB"`.
+fn amount(task: &str, resource: &str, value: &Value) -> Result<u64, Error> {
+    let counted = if resource == "memory" { None } else { whole(value) };
+    if let Some(amount) = counted {
+        return Ok(amount);
+    }
+    if resource != "cpu" && (resource == "memory" || value.is_string()) {
+        let bytes = units::size_bytes(value).map_err(|error| at(error, task, resource))?;
+        if bytes <= AMOUNT_MAX {
+            return Ok(bytes);
+        }
+    }
+    Err(refuse("flow.size", task, &format!("{value} is no amount of `{resource}`"))
+        .help(format!("write a whole number between 1 and {AMOUNT_MAX}")))
+}
+
 fn whole(value: &Value) -> Option<u64> {
     let amount = value.as_u64().or_else(|| {
         // TOML and JSON writers turn 2 into 2.0 easily.
-        let float = value.as_f64().filter(|float| float.fract() == 0.0 && (1.0..=1e12).contains(float))?;
+        let float = value.as_f64().filter(|float| float.fract() == 0.0 && (1.0..=1e15).contains(float))?;
         format!("{float:.0}").parse().ok()
     })?;
     (1..=AMOUNT_MAX).contains(&amount).then_some(amount)

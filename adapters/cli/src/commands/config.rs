@@ -28,7 +28,7 @@ fn show(globals: &Globals, with_origin: bool) -> Result<u8, Error> {
     let heading = ["key", "value", "origin"];
     let columns = if with_origin { 3 } else { 2 };
     let rows = settings.rows().map(|row| {
-        let mut cells = vec![row.setting.key.to_owned(), shown(row), row.origin.to_string()];
+        let mut cells = vec![row.key.clone(), shown(row), row.origin.to_string()];
         cells.truncate(columns);
         cells
     });
@@ -47,7 +47,7 @@ fn row(row: &Row) -> Value {
         None => Value::Null,
     };
     let setting = row.setting;
-    json!({"key": setting.key, "value": value, "origin": origin(&row.origin), "variable": setting.variable,
+    json!({"key": row.key, "value": value, "origin": origin(&row.origin), "variable": setting.variable,
         "doc": setting.doc})
 }
 

@@ -1,5 +1,6 @@
 //! What each command does: asks a kernel and shows what it answers. One file per family.
 
+mod arb;
 mod artifact;
 mod cache;
 mod config;
@@ -52,6 +53,7 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Schedule(schedule) => schedule::perform(&globals()?, schedule).await,
         Command::Artifact(artifact) => artifact::perform(&globals()?, artifact).await,
         Command::Cache(cache) => cache::perform(&globals()?, cache).await,
+        Command::Arb(arb) => arb::perform(&globals()?, arb).await,
         Command::Pool { act } => pool::perform(&globals()?, act).await,
         Command::Describe(describe) => operation::describe(&globals()?, describe).await,
         Command::Call(call) => operation::call(&globals()?, call).await,

@@ -1,10 +1,11 @@
 //! Runs that exist: list, show, cancel, what they printed, and why they wait or failed. And whether a flow could run.
 
+use eclosion_schemas::ops::arbitration;
 use eclosion_schemas::ops::log::{Read, ReadRequest};
 use eclosion_schemas::ops::run::{
     Cancel, CancelRequest, Get, List, ListRequest, RunRequest, Validate, ValidateRequest, Why, WhyRequest,
 };
-use eclosion_schemas::view::RunState;
+use eclosion_schemas::view::{RunState, TaskState, TaskView};
 use eclosion_schemas::{Error, RunId};
 
 use super::run::check_again;
@@ -124,7 +125,11 @@ pub(super) async fn logs(globals: &Globals, logs: arguments::Logs) -> Result<u8,
 
 pub(super) async fn why(globals: &Globals, why: arguments::Why) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
-    let reply = client.call::<Why>(WhyRequest { run: why.run, task: why.task }).await?;
+    let mut reply = client.call::<Why>(WhyRequest { run: why.run, task: why.task }).await?;
+    if reply.tasks.iter().any(|task| task.state == TaskState::Ready) {
+        let arbitration = client.call::<arbitration::Status>(arbitration::StatusRequest {}).await?;
+        add_reasons(&mut reply.tasks, arbitration.waiting);
+    }
     if globals.json {
         document("why", &reply)?;
         return Ok(exit::OK);
@@ -135,6 +140,18 @@ pub(super) async fn why(globals: &Globals, why: arguments::Why) -> Result<u8, Er
     reply.findings.iter().try_for_each(|finding| print(finding))?;
     for task in &reply.tasks {
         render::run::trouble(task).iter().try_for_each(|line| print(&format!("  {line}")))?;
+        let waits = task.pending.iter().filter(|_| task.state == TaskState::Ready).map(render::run::pending);
+        waits.into_iter().try_for_each(|line| print(&format!("  {}: {line}", task.task)))?;
     }
     Ok(exit::OK)
+}
+
+/// The DAG tracker knows that a task is ready; what it waits for is arbitration's to say.
+fn add_reasons(tasks: &mut [TaskView], waiting: Vec<arbitration::Waiting>) {
+    for waiting in waiting {
+        let of_wish = |task: &&mut TaskView| task.run == waiting.task.run && task.task == waiting.task.task;
+        if let Some(task) = tasks.iter_mut().find(of_wish) {
+            task.pending.extend(waiting.reasons);
+        }
+    }
 }

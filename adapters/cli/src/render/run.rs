@@ -1,7 +1,7 @@
 //! Runs and tasks as text: their state, why they wait, how they died.
 
 use eclosion_schemas::certificate::DeathCertificate;
-use eclosion_schemas::pending::PendingReason;
+use eclosion_schemas::pending::{Holder, PendingReason};
 use eclosion_schemas::view::{CacheCounts, CacheState, RunView, TaskState, TaskView};
 
 use super::{bytes, duration, error, now, pairs, table, word};
@@ -129,6 +129,14 @@ pub(crate) fn pending(reason: &PendingReason) -> String {
             let (needs, free, capacity) = (amount(*needs), amount(*free), amount(*capacity));
             format!("waits for {resource}: needs {needs}, {free} of {capacity} are free{held}")
         }
+        PendingReason::Lock { lock, shared, holders } => {
+            let how = if *shared { " to share it" } else { "" };
+            format!("waits for lock {lock}{how}{}", held_by(holders))
+        }
+        PendingReason::Rate { rate, limit, needs, free, until } => {
+            let left = duration(until.since_ms(now()));
+            format!("waits {left} for rate {rate} ({limit}): needs {needs}, {free} can be had now")
+        }
         PendingReason::Backoff { until, failures, last_error } => {
             let left = duration(until.since_ms(now()));
             format!("failed {failures} times, tries again in {left}: {last_error}")
@@ -139,11 +147,23 @@ pub(crate) fn pending(reason: &PendingReason) -> String {
     }
 }
 
+fn held_by(holders: &[Holder]) -> String {
+    let names: Vec<_> = holders
+        .iter()
+        .map(|holder| {
+            let worker = holder.worker.as_ref().map(|worker| format!(" on {worker}")).unwrap_or_default();
+            format!("{}{worker} since {}", holder.task, duration(now().since_ms(holder.since)))
+        })
+        .collect();
+    if names.is_empty() { String::new() } else { format!("; held by {}", names.join(", ")) }
+}
+
 /// `cpu` is counted in thousandths of a core, `memory` in bytes.
-fn amount(resource: &str, count: u64) -> String {
+pub(crate) fn amount(resource: &str, count: u64) -> String {
     match resource {
         "cpu" => format!("{}", count as f64 / 1000.0),
-        "memory" => bytes(count),
+        // Nobody counts that many of anything else.
+        _ if resource == "memory" || count >= 1 << 20 => bytes(count),
         _ => count.to_string(),
     }
 }

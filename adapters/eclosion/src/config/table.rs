@@ -154,8 +154,24 @@ pub static MEMORY_BYTES: Setting = Setting {
     doc: "What tasks that ask for memory may hold together.",
 };
 
+pub static RATES: Setting = Setting {
+    key: "rates.*",
+    kind: Kind::Text,
+    default: Preset::Derived("no rate is limited"),
+    variable: "ECLOSION_RATES",
+    doc: "How often something may be used by all tasks together, such as rates.openai = \"60/min burst 10\".",
+};
+
+pub static RESOURCES: Setting = Setting {
+    key: "resources.*",
+    kind: Kind::Text,
+    default: Preset::Derived("cpu and memory alone are counted"),
+    variable: "ECLOSION_RESOURCES",
+    doc: "What tasks that ask for it may hold together, such as resources.gpu0_vram = \"8GiB\" or resources.licences = 3.",
+};
+
 /// In the order in which they are shown.
-pub static TABLE: [&Setting; 17] = [
+pub static TABLE: [&Setting; 19] = [
     &INSTANCE,
     &LISTEN,
     &SOCKET,
@@ -173,4 +189,6 @@ pub static TABLE: [&Setting; 17] = [
     &BUILD_TIMEOUT_MS,
     &CPU_MILLIS,
     &MEMORY_BYTES,
+    &RATES,
+    &RESOURCES,
 ];

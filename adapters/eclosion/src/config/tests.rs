@@ -88,7 +88,7 @@ fn the_table_is_consistent() {
         match (setting.kind, setting.default) {
             (Kind::Whole { min, max }, Preset::Whole(number)) => assert!((min..=max).contains(&number)),
             (Kind::Name, Preset::Name(name)) => assert!(eclosion_kernel::config::is_name(name)),
-            (Kind::Path | Kind::Whole { .. }, Preset::Derived(_)) => {}
+            (Kind::Path | Kind::Whole { .. } | Kind::Text, Preset::Derived(_)) => {}
             (kind, default) => panic!("{}: {kind:?} with {default:?}", setting.key),
         }
     }
@@ -115,7 +115,12 @@ fn every_setting_changes_what_a_kernel_or_a_client_uses() {
     let mut house = House::new().user("[pool]\nworkers_max = 2000\n");
     let unchanged = used(&house);
     for setting in TABLE {
-        let value = if matches!(setting.kind, Kind::Whole { .. }) { "1001" } else { "another" };
+        let value = match (setting.kind, setting.key) {
+            (Kind::Whole { .. }, _) => "1001",
+            (_, "rates.*") => "openai=60/min burst 10",
+            (_, "resources.*") => "gpu0_vram=8GiB,licences=3",
+            _ => "another",
+        };
         house.surroundings.variables = vec![(setting.variable.into(), value.into())];
         assert_ne!(used(&house), unchanged, "{}", setting.key);
     }
@@ -279,4 +284,31 @@ fn fewer_workers_at_most_than_at_least_is_a_contradiction() {
     let refusal = house.refusal();
     assert_eq!(refusal.reason, "config.contradiction");
     assert!(refusal.message.contains("(3, flag --setting) is above `pool.workers_max` (2, "), "{refusal}");
+}
+
+#[test]
+fn a_family_takes_any_name_and_each_of_its_members_has_an_origin() {
+    let house = House::new()
+        .user("[rates]\nopenai = \"1/s\"\nsearch = \"5/s\"\n[resources]\nlicences = 3\n")
+        .variable("ECLOSION_RATES", "openai=60/min burst 10, other=1/h")
+        .flag("resources.gpu0_vram", "8GiB");
+    let configuration = house.load().unwrap();
+    let options = Options::configured(&configuration.settings).unwrap();
+    let rates: Vec<_> = options.rates.iter().map(|(name, rate)| format!("{name} {rate}")).collect();
+    assert_eq!(rates, ["openai 60/min burst 10", "other 1/h", "search 5/s"]);
+    assert_eq!(options.resources, [("gpu0_vram".to_owned(), 8 << 30), ("licences".into(), 3)].into());
+    let row = configuration.settings.rows().find(|row| row.key == "rates.openai").unwrap();
+    assert_eq!(row.origin.to_string(), "environment ECLOSION_RATES");
+    for (key, value, help) in [
+        ("rates.x", "often", "60/min"),
+        ("resources.x", "much", "8GiB"),
+        ("resources.cpu", "3", "arbitration.cpu_millis"),
+    ] {
+        let settings = House::new().flag(key, value).load().unwrap().settings;
+        let refusal = Options::configured(&settings).unwrap_err();
+        assert!(refusal.help.as_deref().is_some_and(|said| said.contains(help)), "{key}: {refusal}");
+    }
+    for key in ["rates.*", "rates", "rates.a b", "rate.x"] {
+        assert_eq!(House::new().flag(key, "1/s").refusal().reason, "config.unknown_key", "{key}");
+    }
 }

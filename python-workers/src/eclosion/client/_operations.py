@@ -31,6 +31,7 @@ from .._schemas import (
     Error,
     Fence,
     FlowSpec,
+    Holder,
     KernelStatusReply,
     LeaseId,
     LogReadRequest,
@@ -112,6 +113,24 @@ class LeaseView(_Wire, kw_only=True):
     tenant: Tenant
 
 
+class LockStatus(_Wire, kw_only=True):
+    holders: list[Holder]
+    lock: str
+    # It is held by some who share it.
+    shared: bool
+
+
+class RateStatus(_Wire, kw_only=True):
+    burst: int
+    # Tokens that can be had now.
+    free: int
+    # `60/min burst 10`
+    limit: str
+    # When there is one more.
+    next_at: Timestamp
+    rate: str
+
+
 class TenantShare(_Wire, kw_only=True):
     # Attempts that it has running.
     running: int
@@ -128,9 +147,16 @@ class ArbitrationStatusReply(_Wire, kw_only=True):
     capacity: dict[str, int]
     free: dict[str, int]
     leases: list[LeaseView]
+    # Locks that are held or waited for.
+    locks: list[LockStatus] = []
+    # Whose turn it would be if there were enough of everything, in order.
+    next: list[TaskRef] = []
+    rates: list[RateStatus] = []
     # Weight and use of each tenant.
     tenants: list[TenantShare]
     waiting: list[Waiting]
+    # How many wishes wait in all; those shown are the oldest.
+    waiting_count: int = 0
 
 
 class LineageReply(_Wire, kw_only=True):
