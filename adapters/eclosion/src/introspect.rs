@@ -5,12 +5,14 @@ use std::sync::{Arc, OnceLock};
 
 use eclosion_audit::AuditActor;
 use eclosion_bus::{Bus, InHand};
+use eclosion_ipc::Traffic;
 use eclosion_kernel::clock::{Clock, SystemClock};
 use eclosion_kernel::{Builder, Handler, Kernel, Phase};
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::dead;
 use eclosion_schemas::ops::kernel::{
-    Describe, DescribeReply, Empty, Events, Ping, Processes, Status, StatusReply, Stop, Tree, TreeReply,
+    Describe, DescribeReply, Empty, Events, Ping, Processes, Status, StatusReply, Stop, TrafficCounts, Tree,
+    TreeReply,
 };
 use eclosion_schemas::{Code, Error, Timestamp};
 use tokio::sync::watch;
@@ -25,6 +27,7 @@ pub(crate) struct Own {
     pub(crate) state: PathBuf,
     pub(crate) started: Timestamp,
     pub(crate) stop: watch::Sender<bool>,
+    pub(crate) traffic: Arc<Traffic>,
     #[cfg(feature = "workers")]
     pub(crate) host: OnceLock<crate::workers::WorkerHost>,
 }
@@ -41,6 +44,7 @@ impl Own {
             state,
             started: SystemClock.now(),
             stop: stop.clone(),
+            traffic: Arc::default(),
             #[cfg(feature = "workers")]
             host: OnceLock::new(),
         })
@@ -185,6 +189,19 @@ impl Introspect {
             state_dir: self.0.state.display().to_string(),
             rss_bytes: own_rss_bytes(),
             findings: findings(kernel, poisoned.as_deref()),
+            traffic: self.traffic(kernel),
+        }
+    }
+}
+
+impl Introspect {
+    fn traffic(&self, kernel: &Kernel) -> TrafficCounts {
+        let sessions =
+            |address: &eclosion_bus::Address| address.as_str().starts_with(crate::sockets::SESSIONS);
+        TrafficCounts {
+            connections: kernel.bus().addresses().iter().filter(|address| sessions(address)).count() as u64,
+            streams: self.0.traffic.streams(),
+            credit: self.0.traffic.credit(),
         }
     }
 }

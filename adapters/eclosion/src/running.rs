@@ -114,7 +114,14 @@ impl Kernel {
             own.attach(&kernel);
             if let Some(socket) = &builder.socket {
                 let welcome = crate::sockets::welcome(&kernel, &builder.instance);
-                crate::sockets::listen(&kernel, socket, welcome.into(), stop.subscribe()).await?;
+                crate::sockets::listen(
+                    &kernel,
+                    socket,
+                    welcome.into(),
+                    stop.subscribe(),
+                    own.traffic.clone(),
+                )
+                .await?;
             }
         }
         kernel.adopt();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use eclosion_bus::Address;
-use eclosion_ipc::{Accepted, ListenOptions, Listener, Session, Welcome};
+use eclosion_ipc::{Accepted, ListenOptions, Listener, Session, Traffic, Welcome};
 use eclosion_kernel::Kernel;
 use eclosion_kernel::background::{Begin, Work};
 use eclosion_kernel::kernel::TRANSPORTS;
@@ -20,6 +20,8 @@ use tokio::sync::watch;
 
 use crate::services::{ServiceTable, describe_hash};
 
+/// Below it, each connection has an address.
+pub(crate) const SESSIONS: &str = "/sessions/";
 /// How long sessions may take to go; a little more than each is given for the calls that are under way.
 const DRAIN: Duration = Duration::from_secs(6);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -33,6 +35,7 @@ struct Door {
     welcome: Arc<Welcome>,
     stopping: Stopping,
     services: Arc<ServiceTable>,
+    traffic: Arc<Traffic>,
     sessions: AtomicU64,
 }
 
@@ -45,6 +48,7 @@ pub(crate) async fn listen(
     socket: &Path,
     welcome: Arc<Welcome>,
     stopping: Stopping,
+    traffic: Arc<Traffic>,
 ) -> Result<(), Error> {
     let listener = Listener::bind(ListenOptions::new(socket))?;
     let door = Arc::new(Door {
@@ -52,6 +56,7 @@ pub(crate) async fn listen(
         listener,
         welcome,
         stopping,
+        traffic,
         services: Arc::new(ServiceTable::new(kernel)),
         sessions: AtomicU64::new(0),
     });
@@ -89,12 +94,13 @@ async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
     };
     let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&door.welcome), stopped)?;
     let session = session.with_services(Arc::clone(&door.services) as _);
+    let session = session.counted_in(Arc::clone(&door.traffic));
     let serving = async move {
         let end = session.run().await;
         tracing::debug!(client = end.client.as_deref(), calls = end.calls, why = ?end.why, "a session ended");
         Ok(())
     };
-    door.kernel.hold(TRANSPORTS, address(&format!("/sessions/{number}"))?, serving).await
+    door.kernel.hold(TRANSPORTS, address(&format!("{SESSIONS}{number}"))?, serving).await
 }
 
 fn address(text: &str) -> Result<Address, Error> {
@@ -104,7 +110,7 @@ fn address(text: &str) -> Result<Address, Error> {
 /// Waits until every session has said its last word, or the time is up. They are told to go by `stopping`.
 pub(crate) async fn drained(kernel: &Kernel) {
     let until = tokio::time::Instant::now() + DRAIN;
-    let open = || kernel.bus().addresses().iter().any(|address| address.as_str().starts_with("/sessions/"));
+    let open = || kernel.bus().addresses().iter().any(|address| address.as_str().starts_with(SESSIONS));
     while open() && tokio::time::Instant::now() < until {
         tokio::time::sleep(LOOK_AGAIN).await;
     }

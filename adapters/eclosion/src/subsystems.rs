@@ -11,7 +11,7 @@ use eclosion_artifact_store::{ArtifactActor, BlobStore};
 use eclosion_bus::Bus;
 use eclosion_dag_tracker::DagActor;
 use eclosion_environments::Environments;
-use eclosion_ipc::Welcome;
+use eclosion_ipc::{Traffic, Welcome};
 use eclosion_kernel::clock::{Clock, SystemClock};
 use eclosion_kernel::journal::Projection;
 use eclosion_pool_manager::PoolManager;
@@ -49,6 +49,7 @@ pub(crate) struct House {
     host: WorkerHost,
     files: Arc<FileStore>,
     places: Places,
+    traffic: Arc<Traffic>,
     /// Removed with the kernel.
     _temporary: Option<Temporary>,
 }
@@ -100,7 +101,7 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     let welcome = Arc::new(sockets::welcome(&kernel, &places.instance));
     host.attach(&kernel, Arc::clone(&welcome));
     builds.attach(&kernel);
-    let house = House { host, files, places, _temporary: temporary };
+    let house = House { host, files, places, traffic: Arc::clone(&own.traffic), _temporary: temporary };
     let started = Kernel { kernel, stop, socket, house };
     started.open_doors(welcome).await?;
     Ok(started)
@@ -160,7 +161,8 @@ impl Drop for Temporary {
 impl Kernel {
     async fn open_doors(&self, welcome: Arc<Welcome>) -> Result<(), Error> {
         if let Some(socket) = &self.socket {
-            sockets::listen(&self.kernel, socket, welcome, self.stop.subscribe()).await?;
+            let traffic = Arc::clone(&self.house.traffic);
+            sockets::listen(&self.kernel, socket, welcome, self.stop.subscribe(), traffic).await?;
         }
         self.house.host.adopt(recorded_workers(&self.kernel)?).await?;
         self.house.sweep();

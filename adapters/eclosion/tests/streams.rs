@@ -11,7 +11,7 @@ use std::time::Duration;
 use eclosion::{Kernel, Options, Places};
 use eclosion_client::{Client, Streaming};
 use eclosion_schemas::flow::EnvironmentSpec;
-use eclosion_schemas::ops::kernel::Delivery;
+use eclosion_schemas::ops::kernel::{Delivery, Empty, Status};
 use eclosion_schemas::ops::pool::{Call, CallRequest, Stream};
 use eclosion_schemas::ops::run::{Get, RunRequest, Start, StartRequest};
 use eclosion_schemas::view::{TaskItem, TaskReport};
@@ -191,6 +191,42 @@ async fn a_slow_client_stops_the_generator_and_one_that_leaves_ends_it() {
     while watched(late.next()).await.is_some() {}
     assert_eq!(late.reply().await.unwrap_err().code, Code::Deadline);
     until(|| scene.path("ended").exists()).await;
+    scene.kernel.shutdown().await;
+}
+
+/// What this test executable does when it is started as a follower: takes one item, says so, and holds the stream.
+#[tokio::test]
+async fn follower() {
+    let Ok(socket) = std::env::var("ECLOSION_TEST_FOLLOWS") else { return };
+    let client = Client::connect(&socket).await.unwrap();
+    let mut changes = client.subscribe("**").await.unwrap();
+    changes.next().await.unwrap().unwrap();
+    println!("following");
+    client.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_is_killed_leaves_nothing_in_the_kernels_books() {
+    use std::io::{BufRead as _, BufReader};
+    let Some(scene) = Scene::start("killed").await else { return };
+    let client = scene.client().await;
+    let traffic = async || client.call::<Status>(Empty {}).await.unwrap().traffic;
+    let before = traffic().await;
+    assert_eq!((before.connections, before.streams, before.credit), (1, 1, 0), "this one and its call");
+    let mut follower = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["follower", "--exact", "--nocapture"])
+        .env("ECLOSION_TEST_FOLLOWS", &scene.kernel.places().socket)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(follower.stdout.take().unwrap());
+    assert!(said.lines().any(|line| line.unwrap().contains("following")));
+    let with = traffic().await;
+    assert_eq!((with.connections, with.streams), (2, 2));
+    assert!(with.credit > 0);
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    watched(async { while traffic().await != before {} }).await;
     scene.kernel.shutdown().await;
 }
 

@@ -168,9 +168,10 @@ impl Connection {
         self.writer.push(frame, descriptors);
     }
 
-    /// Drops what waits in line of a stream that is over.
-    pub fn forget(&mut self, stream: StreamId) {
-        self.writer.forget(stream);
+    /// Drops what waits in line of a stream that is over. True if a message was cut off in its middle: the peer must hear
+    /// that no more of it comes.
+    pub fn forget(&mut self, stream: StreamId) -> bool {
+        self.writer.forget(stream)
     }
 
     #[must_use]

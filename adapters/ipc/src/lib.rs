@@ -15,6 +15,7 @@ pub mod connection;
 pub mod listener;
 mod ready;
 pub mod session;
+pub mod traffic;
 pub mod welcome;
 pub mod worker;
 
@@ -22,5 +23,6 @@ pub use connection::{Connection, End};
 pub use listener::{Accepted, ListenOptions, Listener, Peer};
 pub use session::serve::{Declared, Declaring, ServiceCall, Services, gone};
 pub use session::{Session, SessionEnd};
+pub use traffic::Traffic;
 pub use welcome::Welcome;
 pub use worker::{Care, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports};

@@ -43,6 +43,7 @@ use self::stream::{OpenStream, Step};
 use crate::connection::{Connection, End, Received};
 use crate::listener::{Accepted, Peer, Place};
 use crate::ready::ReadyStreams;
+use crate::traffic::Traffic;
 use crate::welcome::Welcome;
 
 /// How long calls under way may take once the kernel stops.
@@ -82,6 +83,7 @@ pub struct Session {
     calls: u64,
     /// Where somebody gives addresses to services.
     serving: Option<Serving>,
+    traffic: Arc<Traffic>,
     /// Its place among the connections that are allowed.
     _place: Option<Place>,
 }
@@ -141,6 +143,7 @@ impl Session {
             starved: VecDeque::new(),
             calls: 0,
             serving: None,
+            traffic: Arc::default(),
             _place: place,
         })
     }
@@ -149,6 +152,13 @@ impl Session {
     #[must_use]
     pub fn with_services(mut self, services: Arc<dyn Services>) -> Self {
         self.serving = Some(Serving::new(services));
+        self
+    }
+
+    /// What it holds is counted there, with what other sessions hold.
+    #[must_use]
+    pub fn counted_in(mut self, traffic: Arc<Traffic>) -> Self {
+        self.traffic = traffic;
         self
     }
 
@@ -367,10 +377,11 @@ impl Session {
         true
     }
 
-    /// Ends a stream and drops what waits in line of it.
+    /// Ends a stream and drops what waits in line of it. True if the client is owed a last word: the call was open, or its
+    /// reply has left in part.
     fn close_stream(&mut self, stream: StreamId) -> bool {
-        self.connection.forget(stream);
-        self.end_stream(stream)
+        let was_cut = self.connection.forget(stream);
+        self.end_stream(stream) || was_cut
     }
 
     fn send(&mut self, frame: Frame) {

@@ -191,6 +191,49 @@ async fn a_cancel_is_answered_and_a_stream_number_is_free_again() {
     world.at_rest().await;
 }
 
+/// The reply to this has 15 MiB, near the most that a message may have.
+fn large_call(stream: u32) -> Frame {
+    Frame::call(StreamId(stream), "test.echo", &Text { text: "x".repeat(LARGE_BYTES) }).unwrap()
+}
+
+const LARGE_BYTES: usize = 15 << 20;
+const FRAGMENTS: usize = LARGE_BYTES / (64 * 1024);
+
+/// Fragments of stream 1 until another frame comes, and this one.
+async fn fragments_before_another(raw: &mut Raw) -> (usize, Frame) {
+    let mut fragments = 0;
+    loop {
+        let frame = raw.hear().await.unwrap();
+        if (frame.kind, frame.stream) != (FrameType::Data, StreamId(1)) {
+            return (fragments, frame);
+        }
+        assert!(frame.flags.contains(Flags::MORE), "all of the reply has come");
+        fragments += 1;
+    }
+}
+
+#[tokio::test]
+async fn ping_and_cancel_overtake_a_large_reply() {
+    let world = World::new();
+    let mut raw = Raw::greeted(&world.path).await;
+    raw.say(&large_call(1)).await;
+    let first = raw.hear().await.unwrap();
+    assert_eq!((first.stream, first.body.len()), (StreamId(1), 64 * 1024));
+    // What the socket holds when PING is said cannot be overtaken; that is a few fragments of 240.
+    raw.say(&Frame::new(FrameType::Ping, StreamId::CONNECTION)).await;
+    let (before, pong) = fragments_before_another(&mut raw).await;
+    assert_eq!(pong.kind, FrameType::Pong);
+    assert!(before < FRAGMENTS / 4, "PONG came behind {before} fragments");
+
+    raw.say(&Frame::new(FrameType::Cancel, StreamId(1))).await;
+    let (before, last) = fragments_before_another(&mut raw).await;
+    assert!(before < FRAGMENTS / 4, "the end of what was cancelled came behind {before} fragments");
+    assert_eq!((last.kind, last.stream), (FrameType::Error, StreamId(1)));
+    assert_eq!(last.to_error().reason, "call.cancelled");
+    raw.say(&Frame::new(FrameType::Ping, StreamId::CONNECTION)).await;
+    assert_eq!(raw.hear().await.map(|frame| frame.kind), Some(FrameType::Pong), "nothing of it is left");
+}
+
 #[tokio::test]
 async fn pings_of_one_who_reads_nothing_do_not_fill_the_memory() {
     let mut world = World::new();

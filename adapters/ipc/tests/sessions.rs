@@ -178,6 +178,8 @@ async fn when_a_client_dies_everything_it_had_comes_back() {
     }
     let mut subscription = client.subscribe("**").await.unwrap();
     assert!(matches!(watched(subscription.next()).await, Some(Ok(Delivery::Acknowledged { .. }))));
+    assert_eq!(world.traffic.streams(), 11);
+    assert!(world.traffic.credit() > 0, "granted and not used");
     let held = tokio::spawn({
         let client = client.clone();
         async move { client.call::<Hold>(text("")).await }
@@ -188,6 +190,7 @@ async fn when_a_client_dies_everything_it_had_comes_back() {
     watched(world.holding.notified()).await;
     let end = watched(world.ends.recv()).await.unwrap();
     assert!(end.why.is_none() && end.calls == 12, "{end:?}");
+    assert_eq!((world.traffic.streams(), world.traffic.credit()), (0, 0));
     world.at_rest().await;
     let subject = Subject::new("a").unwrap();
     assert_eq!(world.bus.publish(&subject, Publication::new(Epoch(3), Seq(1), 1)), 0);

@@ -541,6 +541,18 @@ class FlowSpec(_Wire, kw_only=True):
     tasks: dict[str, TaskSpec]
 
 
+class TrafficCounts(_Wire, kw_only=True):
+    """What the clients of all connections hold now. What one of them held is not counted any more once it
+    is gone.
+    """
+
+    connections: int = 0
+    # Items that streams may send before their clients grant more.
+    credit: int = 0
+    # Calls and subscriptions that have not ended.
+    streams: int = 0
+
+
 class KernelStatusReply(_Wire, kw_only=True):
     appended: Seq
     epoch: Epoch
@@ -552,6 +564,7 @@ class KernelStatusReply(_Wire, kw_only=True):
     state: str
     state_dir: str
     synced: Seq
+    traffic: TrafficCounts = msgspec.field(default_factory=TrafficCounts)
     uptime_ms: int
     version: str
     written: Seq

@@ -33,6 +33,8 @@ struct Queue<A> {
 struct Message<A> {
     fragments: Fragments,
     attachment: Option<A>,
+    /// A fragment of it has left.
+    is_begun: bool,
 }
 
 impl<A> Outbox<A> {
@@ -55,7 +57,8 @@ impl<A> Outbox<A> {
             return;
         }
         let stream = frame.stream;
-        let message = Message { fragments: frame.fragments(self.fragment_bytes), attachment };
+        let message =
+            Message { fragments: frame.fragments(self.fragment_bytes), attachment, is_begun: false };
         match self.streams.entry(stream) {
             Entry::Occupied(queue) => queue.into_mut().rest.push_back(message),
             Entry::Vacant(place) => {
@@ -76,6 +79,7 @@ impl<A> Outbox<A> {
         let message = &mut queue.get_mut().first;
         let attachment = message.attachment.take();
         let frame = message.fragments.next()?;
+        message.is_begun = true;
         self.bytes -= frame.body.len();
         if message.fragments.is_over() {
             self.bytes -= HEADER_BYTES;
@@ -92,12 +96,14 @@ impl<A> Outbox<A> {
         Some((frame, attachment))
     }
 
-    /// Drops what was not sent yet of a stream that is over.
-    pub fn forget(&mut self, stream: StreamId) {
-        let Some(queue) = self.streams.remove(&stream) else { return };
+    /// Drops what was not sent yet of a stream that is over. True if a message was cut off in its middle: then the other
+    /// end keeps the first part of it until it hears that no more comes.
+    pub fn forget(&mut self, stream: StreamId) -> bool {
+        let Some(queue) = self.streams.remove(&stream) else { return false };
         self.turns.retain(|turn| *turn != stream);
         let messages = queue.rest.iter().chain([&queue.first]);
         self.bytes -= messages.map(|message| HEADER_BYTES + message.fragments.left()).sum::<usize>();
+        queue.first.is_begun
     }
 
     #[must_use]
@@ -163,9 +169,11 @@ mod tests {
         outbox.push(data(1, 25), None);
         outbox.push(data(3, 3), None);
         outbox.pop();
-        outbox.forget(StreamId(1));
+        assert!(outbox.forget(StreamId(1)), "it was cut off in its middle");
         assert_eq!(order(&mut outbox), [(3, 3)]);
         assert_eq!(outbox.bytes(), 0);
+        outbox.push(data(1, 25), None);
+        assert!(!outbox.forget(StreamId(1)) && !outbox.forget(StreamId(1)), "nothing of it had left");
     }
 
     #[test]

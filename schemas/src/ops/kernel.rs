@@ -55,6 +55,21 @@ pub struct StatusReply {
     pub state_dir: String,
     pub rss_bytes: u64,
     pub findings: Vec<String>,
+    #[serde(default)]
+    pub traffic: TrafficCounts,
+}
+
+/// What the clients of all connections hold now. What one of them held is not counted any more once it is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TrafficCounts {
+    #[serde(default)]
+    pub connections: u64,
+    /// Calls and subscriptions that have not ended.
+    #[serde(default)]
+    pub streams: u64,
+    /// Items that streams may send before their clients grant more.
+    #[serde(default)]
+    pub credit: u64,
 }
 
 operation!(Status {

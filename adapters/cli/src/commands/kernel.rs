@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use eclosion::Places;
 use eclosion_client::Client;
-use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, Tree};
+use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, TrafficCounts, Tree};
 use eclosion_schemas::ops::pool;
 use eclosion_schemas::{Code, Error};
 use tokio::time::Instant;
@@ -229,8 +229,14 @@ fn shown(status: &StatusReply) -> String {
         ("epoch", status.epoch.to_string()),
         ("journal", synced),
         ("memory", render::bytes(status.rss_bytes)),
+        ("clients", clients(&status.traffic)),
         ("state", status.state_dir.clone()),
     ])
+}
+
+fn clients(traffic: &TrafficCounts) -> String {
+    let TrafficCounts { connections, streams, credit } = traffic;
+    format!("{connections} connected, {streams} open calls and subscriptions, {credit} items granted to them")
 }
 
 pub(super) async fn tree(globals: &Globals, tree: &arguments::Tree) -> Result<u8, Error> {

@@ -61,8 +61,9 @@ impl Writer {
         self.buffer.extend_from_slice(bytes);
     }
 
-    pub(crate) fn forget(&mut self, stream: StreamId) {
-        self.outbox.forget(stream);
+    /// True if a message was cut off in its middle.
+    pub(crate) fn forget(&mut self, stream: StreamId) -> bool {
+        self.outbox.forget(stream)
     }
 
     pub(crate) fn has_room(&self) -> bool {

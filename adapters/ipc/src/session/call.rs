@@ -34,7 +34,10 @@ impl Session {
         let credit = call.envelope.credit;
         match self.source(call) {
             Ok(source) => {
-                self.insert_stream(stream, OpenStream::new(source, credit, &self.ready, stream));
+                self.insert_stream(
+                    stream,
+                    OpenStream::new(source, credit, &self.ready, stream, &self.traffic),
+                );
                 self.serve(stream);
             }
             Err(error) => self.send(Frame::error(stream, &error)),

@@ -12,6 +12,7 @@ use eclosion_schemas::{Code, codec};
 
 use super::serve::{Declaration, Declared, Declaring, Kept, keep};
 use crate::ready::{ReadyStreams, StreamWaker};
+use crate::traffic::{Counted, Traffic};
 
 /// Of a call that names no credit: its items flow as the connection has room for them.
 pub(super) const CREDIT_UNNAMED: u64 = u64::MAX;
@@ -23,6 +24,7 @@ pub(super) struct OpenStream {
     sent: u64,
     /// Polled while there was no credit, to learn whether the reply is next.
     held: Option<Body>,
+    counted: Counted,
     waker: Waker,
     note: Arc<StreamWaker>,
 }
@@ -73,10 +75,12 @@ impl OpenStream {
         credit: Option<u64>,
         list: &Arc<ReadyStreams>,
         stream: StreamId,
+        traffic: &Arc<Traffic>,
     ) -> Self {
         let note = StreamWaker::new(list, stream);
         let waker = Waker::from(Arc::clone(&note));
-        Self { source, credit: credit.unwrap_or(CREDIT_UNNAMED), sent: 0, held: None, waker, note }
+        let counted = Counted::new(traffic, credit.unwrap_or(0));
+        Self { source, credit: credit.unwrap_or(CREDIT_UNNAMED), sent: 0, held: None, counted, waker, note }
     }
 
     pub(super) fn is_subscription(&self) -> bool {
@@ -94,6 +98,9 @@ impl OpenStream {
 
     /// `total` counts from the stream's begin; a smaller one than before came late and changes nothing.
     pub(super) fn credit(&mut self, total: u64) {
+        if self.credit != CREDIT_UNNAMED {
+            self.counted.granted(total.saturating_sub(self.credit));
+        }
         self.credit = self.credit.max(total);
         if let Source::Call { pending, .. } = &self.source {
             pending.grant(total);
@@ -118,6 +125,7 @@ impl OpenStream {
             return Step::Idle;
         }
         self.sent += 1;
+        self.counted.sent();
         self.held.take().map_or(Step::Idle, Step::Item)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use eclosion_bus::{Address, Bus, InHand, MailboxOptions, Taken};
 use eclosion_client::Client;
-use eclosion_ipc::{ListenOptions, Listener, Session, SessionEnd, Welcome};
+use eclosion_ipc::{ListenOptions, Listener, Session, SessionEnd, Traffic, Welcome};
 use eclosion_schemas::frame::Limits;
 use eclosion_schemas::operation::{Durability, NoItem, Operation, Role, Spec};
 use eclosion_schemas::{Epoch, Error};
@@ -65,6 +65,7 @@ pub(crate) struct World {
     /// A call of `test.hold` is in hand.
     pub(crate) holding: Arc<Notify>,
     pub(crate) stop: watch::Sender<bool>,
+    pub(crate) traffic: Arc<Traffic>,
     _directory: tempfile::TempDir,
 }
 
@@ -107,6 +108,8 @@ impl World {
         let (stop, stopping) = watch::channel(false);
         let (ended, ends) = mpsc::unbounded_channel();
         let (session_bus, welcome) = (bus.clone(), Arc::new(welcome(limits)));
+        let traffic = Arc::new(Traffic::default());
+        let counts = Arc::clone(&traffic);
         tokio::spawn(async move {
             loop {
                 let accepted = listener.accept().await;
@@ -116,13 +119,14 @@ impl World {
                 };
                 let session =
                     Session::new(accepted, session_bus.clone(), Arc::clone(&welcome), stopped).unwrap();
+                let session = session.counted_in(Arc::clone(&counts));
                 let ended = ended.clone();
                 tokio::spawn(async move {
                     let _ = ended.send(session.run().await);
                 });
             }
         });
-        Self { bus, path, ends, holding, stop, _directory: directory }
+        Self { bus, path, ends, holding, stop, traffic, _directory: directory }
     }
 
     pub(crate) async fn client(&self) -> Client {
