@@ -10,6 +10,7 @@
 //! | `attempt.waiting` | pool manager | itself |
 //! | `worker.cordoned` `worker.uncordoned` `pool.drained` `pool.resumed` `task.quarantined` `task.released` | pool manager | |
 //! | `worker.requested` `worker.started` `worker.stopping` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
+//! | `gc.pass_due` `gc.collected` `gc.moved` `gc.purging` `gc.restoring` `gc.restored` `gc.erased` `gc.passed` | stale manager | DAG tracker, artifact store, pool manager |
 //! | `lease.granted` `lease.released` `lease.refused` | arbitration | pool manager |
 //! | `artifact.pinned` `artifact.unpinned` `artifact.tagged` `artifact.untagged` | artifact store | stale manager |
 //! | `schedule.set` `schedule.paused` `schedule.resumed` `schedule.removed` ([`schedule`]) | scheduler | |
@@ -57,10 +58,15 @@ macro_rules! event {
 use event;
 
 mod artifact;
+mod gc;
 mod pool;
 pub mod schedule;
 
 pub use artifact::{ArtifactPinned, ArtifactTagged, ArtifactUnpinned, ArtifactUntagged};
+pub use gc::{
+    CollectedRun, GcCollected, GcErased, GcMoved, GcPassDue, GcPassed, GcPurging, GcRestored, GcRestoring,
+    Moved,
+};
 pub use pool::{PoolDrained, PoolResumed, TaskQuarantined, TaskReleased, WorkerCordoned, WorkerUncordoned};
 
 /// A run was accepted.

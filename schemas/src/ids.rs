@@ -140,6 +140,10 @@ string_id!(
     /// Who pays: runs of one tenant share its weight.
     Tenant
 );
+string_id!(
+    /// One thing that retention looks after, among those of its kind: a run, a digest, a worker's output.
+    ItemId
+);
 
 impl Digest {
     #[must_use]

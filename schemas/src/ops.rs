@@ -6,6 +6,7 @@ pub mod artifact;
 pub mod audit;
 pub mod cache;
 pub mod dead;
+pub mod gc;
 pub mod kernel;
 pub mod log;
 pub mod pool;
@@ -47,6 +48,7 @@ fn all() -> Vec<Spec> {
         artifact::all(),
         schedule::all(),
         cache::all(),
+        gc::all(),
         log::all(),
         operators(),
     ];

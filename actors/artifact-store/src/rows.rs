@@ -1,4 +1,4 @@
-//! What is kept of artifacts: rows of eight tables, each derived from one record alone.
+//! What is kept of artifacts: rows of nine tables, each derived from one record alone.
 //!
 //! | table | key | value |
 //! |---|---|---|
@@ -9,6 +9,7 @@
 //! | `artifact_names` | `FLOW/TASK`, 0, seq of `run.started` (8 bytes, big-endian) | the run |
 //! | `artifact_tags` | `FLOW/TASK`, 0, tag | a [`TagView`]: where it leads |
 //! | `artifact_tag_history` | `FLOW/TASK`, 0, tag, 0, seq (8 bytes, big-endian) | the same, as it was then |
+//! | `artifacts_hidden` | `RUN` | since when: the run was collected, and may be restored |
 //! | `lineage` | `RUN` | a [`LineageRow`]: its flow, and which task needs which |
 //!
 //! A version is a place in `artifact_names`: `FLOW/TASK@3` is what the third run of that flow committed for the task. So
@@ -22,7 +23,8 @@ use std::collections::BTreeMap;
 use eclosion_kernel::core::{Query, Reads};
 use eclosion_kernel::journal::{Record, RowChange};
 use eclosion_schemas::events::{
-    ArtifactTagged, ArtifactUntagged, Event, RunStarted, StepCommitted, StepReused,
+    ArtifactTagged, ArtifactUntagged, Event, GcCollected, GcErased, GcRestored, RunStarted, StepCommitted,
+    StepReused,
 };
 use eclosion_schemas::ops::artifact::{TagView, TagsRequest};
 use eclosion_schemas::view::ArtifactView;
@@ -32,6 +34,11 @@ use serde::{Deserialize, Serialize};
 use crate::view::Made;
 use crate::{lineage, view};
 
+mod collected;
+
+pub(crate) use collected::{collected_runs, is_collected};
+pub use collected::{erasable, names};
+
 const ARTIFACTS: &str = "artifacts";
 const PAYLOADS: &str = "payloads";
 const ORDER: &str = "artifact_order";
@@ -40,6 +47,7 @@ const TAG_HISTORY: &str = "artifact_tag_history";
 const OBJECTS: &str = "objects";
 const NAMES: &str = "artifact_names";
 const LINEAGE: &str = "lineage";
+const COLLECTED: &str = "artifacts_hidden";
 
 /// Artifacts that one list or one lineage looks at.
 pub const ARTIFACT_ROWS_MAX: u32 = 10_000;
@@ -98,6 +106,15 @@ pub fn project(record: &Record, rows: &mut Vec<RowChange>) {
                     .into_iter()
                     .flatten(),
             );
+        }
+        GcErased::KIND => {
+            rows.extend(record.event::<GcErased>().iter().flat_map(|event| collected::erased(event)))
+        }
+        GcCollected::KIND => {
+            rows.extend(record.event::<GcCollected>().and_then(|event| collected::hidden(&event, record)));
+        }
+        GcRestored::KIND => {
+            rows.extend(record.event::<GcRestored>().and_then(|event| collected::shown(&event)))
         }
         _ => {}
     }

@@ -120,11 +120,15 @@ impl Core for Artifacts {
 
     fn queries(&self, command: &Command) -> Vec<Query> {
         match command {
-            Command::List(request) => vec![rows::by_prefix(&list_prefix(request))],
-            Command::Get(request) => rows::by_name(&request.name).into(),
+            Command::List(request) => vec![rows::by_prefix(&list_prefix(request)), rows::collected_runs("")],
+            Command::Get(request) => {
+                let mut queries: Vec<_> = rows::by_name(&request.name).into();
+                queries.push(rows::collected_runs(run_of(&request.name)));
+                queries
+            }
             Command::Lineage(request) => {
                 let run = run_of(&request.name);
-                vec![rows::lineage_of(run), rows::by_prefix(&format!("{run}/"))]
+                vec![rows::lineage_of(run), rows::by_prefix(&format!("{run}/")), rows::collected_runs(run)]
             }
             Command::Resolve(request) => match (request.name.split_once('@'), flow_name(&request.name)) {
                 (Some((path, tag)), _) => vec![rows::tag(path, tag)],
@@ -238,18 +242,21 @@ fn list_prefix(request: &ListRequest) -> String {
 /// `cut` counts what was found and not shown; beyond [`rows::ARTIFACT_ROWS_MAX`] nothing is looked at.
 fn list(reads: &Reads, request: &ListRequest) -> ListReply {
     let mut artifacts = rows::found_artifacts(reads, &list_prefix(request));
+    artifacts.retain(|artifact| !rows::is_collected(reads, "", artifact.run.as_str()));
     let found = artifacts.len();
     artifacts.truncate(request.limit as usize);
     ListReply { cut: (found - artifacts.len()) as u64, artifacts }
 }
 
 fn get(state: &State, reads: &Reads, name: &str) -> Result<GetReply, Error> {
+    check_kept(reads, name)?;
     let artifact = rows::found_artifact(reads, name).ok_or_else(|| unknown(state, name))?;
     let payload = rows::found_payload(reads, name).ok_or_else(|| unknown(state, name))?;
     Ok(GetReply { artifact, payload })
 }
 
 fn trace(state: &State, reads: &Reads, name: &str) -> Result<LineageReply, Error> {
+    check_kept(reads, name)?;
     let run = run_of(name);
     let row = rows::found_lineage(reads, run).ok_or_else(|| unknown(state, name))?;
     let all: Vec<ArtifactView> = rows::found_artifacts(reads, &format!("{run}/"));
@@ -259,6 +266,16 @@ fn trace(state: &State, reads: &Reads, name: &str) -> Result<LineageReply, Error
         inputs: lineage::inputs(&row, task, &all),
         outputs: lineage::outputs(&row, task, &all),
     })
+}
+
+/// It is not an artifact of a run that was collected.
+fn check_kept(reads: &Reads, name: &str) -> Result<(), Error> {
+    let run = run_of(name);
+    if !rows::is_collected(reads, run, run) {
+        return Ok(());
+    }
+    Err(Error::not_found("artifact.collected", format!("run {run} of `{name}` was collected"))
+        .help(format!("eclosion gc restore run/{run}, while it is in the trash")))
 }
 
 fn unknown(state: &State, name: &str) -> Error {

@@ -47,8 +47,8 @@ use eclosion_kernel::core::{AnyEvent, Core, Decision, Query, Reads};
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::events::{
     AttemptRefused, AttemptStarted, AttemptStopped, CacheDropped, EnvironmentFailed, EnvironmentReady, Event,
-    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepMissed, StepReady, StepReused,
-    WorkerDied,
+    GcCollected, RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepMissed, StepReady,
+    StepReused, WorkerDied,
 };
 use eclosion_schemas::ops::cache::{self as cache_ops, DropRequest, ExplainRequest, FindRequest, Lookup};
 use eclosion_schemas::ops::pool::Wish;
@@ -260,6 +260,7 @@ impl Core for DagTracker {
         WorkerDied::KIND,
         EnvironmentFailed::KIND,
         EnvironmentReady::KIND,
+        GcCollected::KIND,
     ];
 
     fn queries(&self, command: &Command) -> Vec<Query> {

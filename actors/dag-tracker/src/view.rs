@@ -168,7 +168,9 @@ pub(crate) fn get(state: &State, reads: &Reads, request: &RunRequest) -> Result<
     if let Some(run) = state.run(&request.run) {
         return Ok(reply(run));
     }
-    rows::restored(reads, &request.run).map(|run| reply(&run)).ok_or_else(|| no_run(state, &request.run))
+    rows::restored(reads, &request.run)
+        .map(|run| reply(&run))
+        .ok_or_else(|| no_run(state, reads, &request.run))
 }
 
 pub(crate) fn list(state: &State, reads: &Reads, request: &ListRequest) -> ListReply {
@@ -184,7 +186,14 @@ pub(crate) fn list(state: &State, reads: &Reads, request: &ListRequest) -> ListR
     ListReply { runs: runs.into_iter().map(|(_, view)| view).collect(), cut }
 }
 
-pub(crate) fn no_run(state: &State, run: &RunId) -> Error {
+pub(crate) fn no_run(state: &State, reads: &Reads, run: &RunId) -> Error {
+    if let Some(collected) = rows::collected(reads, run) {
+        let message =
+            format!("run {run} was collected (at {} ms since 1970): {}", collected.at, collected.why);
+        return Error::not_found("run.collected", message).help(format!(
+            "eclosion gc restore run/{run}, while it is in the trash; eclosion gc log says more"
+        ));
+    }
     let likely = nearest(run.as_str(), state.runs.keys().map(RunId::as_str));
     let help =
         likely.map_or_else(|| "eclosion runs ls".to_owned(), |likely| format!("did you mean `{likely}`?"));

@@ -26,7 +26,7 @@ pub(crate) fn why(state: &State, reads: &Reads, request: &WhyRequest) -> Result<
     let run = match state.run(&request.run) {
         Some(run) => run,
         None => {
-            older = rows::restored(reads, &request.run).ok_or_else(|| no_run(state, &request.run))?;
+            older = rows::restored(reads, &request.run).ok_or_else(|| no_run(state, reads, &request.run))?;
             &older
         }
     };

@@ -7,6 +7,8 @@ pub(crate) mod operate;
 pub(crate) mod pool;
 pub(crate) mod schedule;
 
+pub(crate) mod gc;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -104,6 +106,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         act: Option<pool::Pool>,
     },
+    /// Plan, apply and take back deletions.
+    #[command(subcommand)]
+    Gc(gc::Gc),
     /// Describe the operations that the kernel knows.
     Describe(Describe),
     /// Call an operation by its name.

@@ -60,8 +60,7 @@ impl Globals {
 
     /// Tells the log of a kernel what it works with.
     pub(crate) fn log(&self) {
-        let settings: Vec<_> =
-            self.said().map(|(row, value)| format!("{}={value}", row.key)).collect();
+        let settings: Vec<_> = self.said().map(|(row, value)| format!("{}={value}", row.key)).collect();
         tracing::info!(settings = settings.join(" "), "configured");
     }
 

@@ -19,6 +19,7 @@
 
 mod file;
 pub(crate) mod machine;
+pub mod retention;
 mod scarce;
 mod table;
 
@@ -28,6 +29,8 @@ use std::path::{Path, PathBuf};
 pub use eclosion_kernel::config::{Entry, Given, Kind, Origin, Preset, Row, Setting, Settings, Value};
 use eclosion_schemas::{Error, suggest};
 
+#[cfg(feature = "workers")]
+pub(crate) use retention::retention;
 pub(crate) use scarce::{rates, resources};
 pub use table::*;
 

@@ -30,6 +30,17 @@ pub(crate) struct Own {
     pub(crate) traffic: Arc<Traffic>,
     #[cfg(feature = "workers")]
     pub(crate) host: OnceLock<crate::workers::WorkerHost>,
+    /// What the subsystems found, as sentences.
+    pub(crate) more: OnceLock<Finder>,
+}
+
+/// Asked by every `kernel.status`; it must be quick.
+pub(crate) struct Finder(pub(crate) Box<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl std::fmt::Debug for Finder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Finder")
+    }
 }
 
 /// See the head of this file.
@@ -47,6 +58,7 @@ impl Own {
             traffic: Arc::default(),
             #[cfg(feature = "workers")]
             host: OnceLock::new(),
+            more: OnceLock::new(),
         })
     }
 
@@ -188,7 +200,11 @@ impl Introspect {
             synced: marks.synced,
             state_dir: self.0.state.display().to_string(),
             rss_bytes: own_rss_bytes(),
-            findings: findings(kernel, poisoned.as_deref()),
+            findings: findings(
+                kernel,
+                poisoned.as_deref(),
+                self.0.more.get().map(|more| (more.0)()).unwrap_or_default(),
+            ),
             traffic: self.traffic(kernel),
         }
     }
@@ -228,8 +244,8 @@ fn show_letter(kernel: &Kernel, id: u64) -> Answer {
 }
 
 /// What an operator should look at, as sentences with the next command in them.
-fn findings(kernel: &Kernel, poisoned: Option<&str>) -> Vec<String> {
-    let mut findings = Vec::new();
+fn findings(kernel: &Kernel, poisoned: Option<&str>, more: Vec<String>) -> Vec<String> {
+    let mut findings = more;
     if let Some(why) = poisoned {
         findings.push(format!(
             "The journal is read-only since a write or sync failed ({why}). Mend the disk, then: eclosion down && eclosion up"

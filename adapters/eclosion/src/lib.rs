@@ -64,6 +64,8 @@ pub mod places;
 mod processes;
 #[cfg(feature = "workers")]
 mod report;
+#[cfg(feature = "workers")]
+mod retention;
 mod running;
 #[cfg(feature = "ipc")]
 mod services;
@@ -85,6 +87,8 @@ pub use eclosion_process::{KeeperOptions, main as keeper_main};
 #[cfg(feature = "workers")]
 pub use eclosion_scheduler::trigger::{Plan as SchedulePlan, Zones, instant_text, parse_instant};
 pub use eclosion_schemas as schemas;
+#[cfg(feature = "workers")]
+pub use eclosion_stale_manager::{Limits, RetentionOptions};
 
 pub use builder::Builder;
 #[cfg(feature = "workers")]

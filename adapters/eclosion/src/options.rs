@@ -8,6 +8,7 @@ use eclosion_arbitration::{ArbitrationOptions, Rate};
 use eclosion_environments::EnvironmentOptions;
 use eclosion_pool_manager::PoolOptions;
 use eclosion_schemas::Error;
+use eclosion_stale_manager::RetentionOptions;
 
 use crate::config::{self, Settings, machine};
 use crate::places::Places;
@@ -39,6 +40,8 @@ pub struct Options {
     pub cancel_grace_ms: u64,
     /// For one build of an environment, waiting for another builder included.
     pub build_timeout_ms: u64,
+    /// What is kept, and for how long.
+    pub retention: RetentionOptions,
     /// The binary `eclosion`, which serves in the role `keeper`. Default: the one that is found on `PATH`. Without one
     /// there are no workers.
     pub keeper_binary: Option<PathBuf>,
@@ -66,6 +69,7 @@ impl Options {
             grace_ms: config::GRACE_MS_DEFAULT,
             cancel_grace_ms: config::CANCEL_GRACE_MS_DEFAULT,
             build_timeout_ms: config::BUILD_TIMEOUT_MS_DEFAULT,
+            retention: RetentionOptions::default(),
             keeper_binary: None,
             accept_loss: false,
         }
@@ -95,6 +99,7 @@ impl Options {
             grace_ms: settings.whole(&config::GRACE_MS)?,
             cancel_grace_ms: settings.whole(&config::CANCEL_GRACE_MS)?,
             build_timeout_ms: settings.whole(&config::BUILD_TIMEOUT_MS)?,
+            retention: config::retention(settings)?,
             keeper_binary: None,
             accept_loss: false,
         })

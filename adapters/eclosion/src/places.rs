@@ -104,6 +104,12 @@ impl Places {
         self.state.join("scratch")
     }
 
+    /// What retention collected of logs and scratch, until its grace is over; artifacts have theirs beside them.
+    #[must_use]
+    pub fn trash(&self) -> PathBuf {
+        self.state.join("trash")
+    }
+
     #[must_use]
     pub fn logs(&self) -> PathBuf {
         self.state.join("logs")

@@ -27,10 +27,11 @@ use crate::Options;
 use crate::builder::Builder;
 use crate::calls::Calls;
 use crate::environments::Builds;
-use crate::introspect::{self, Own};
+use crate::introspect::{self, Finder, Own};
 use crate::logs::Logs;
 use crate::output::OutputFiles;
 use crate::places::Places;
+use crate::retention;
 use crate::running::Kernel;
 use crate::sockets;
 use crate::workers::{HostConfig, WorkerHost};
@@ -40,6 +41,7 @@ const PROJECTIONS: &[Projection] = &[
     eclosion_dag_tracker::project,
     eclosion_artifact_store::project,
     eclosion_scheduler::project,
+    eclosion_stale_manager::project,
     eclosion_audit::project,
 ];
 
@@ -70,10 +72,14 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
         Arc::clone(&blobs),
         Arc::clone(&environments),
     );
-    let builds = Builds::new(environments);
+    let builds = Builds::new(Arc::clone(&environments));
     let stop = watch::Sender::new(false);
     let own = Own::new(&places.instance, places.state.clone(), &stop);
     let bus: Arc<OnceLock<Bus>> = Arc::default();
+    let itself: Arc<OnceLock<eclosion_kernel::Kernel>> = Arc::default();
+    let retained = options.retention.clone().validate()?;
+    let stale = retention::actor(retained, &places, &files, &outputs, &environments, Arc::clone(&itself));
+    let (found, passes, passing) = (stale.findings(), stale.clone(), Arc::clone(&bus));
     let (logs, reading) = (Arc::clone(&bus), Arc::clone(&bus));
     let (sync, artifacts) = (Arc::clone(&blobs), ArtifactActor::new(blobs));
     let reader = artifacts.clone();
@@ -87,6 +93,8 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
         .actor(PoolManager::new(options.pool(), Arc::new(host.clone()), Arc::new(builds.clone())))
         .actor(DagActor::new().with_ceilings(ceilings))
         .actor(SchedulerActor::new())
+        .actor(stale)
+        .service(eclosion_stale_manager::PASSES, move || passes.passes(Arc::clone(&passing)))
         .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
         .service(eclosion_schemas::ops::pool::CALLS, move || calls.clone())
         .service(eclosion_schemas::ops::log::ADDRESS, move || Logs {
@@ -95,7 +103,8 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
         });
     let kernel = Builder::extend(additions, ours)?.start().await?;
     // Set once, here: the actors were made before the kernel that they are part of.
-    let _ = bus.set(kernel.bus().clone());
+    let _ = (bus.set(kernel.bus().clone()), itself.set(kernel.clone()));
+    let _ = own.more.set(Finder(Box::new(move || found.read())));
     own.attach(&kernel);
     own.attach_workers(&host);
     let welcome = Arc::new(sockets::welcome(&kernel, &places.instance));

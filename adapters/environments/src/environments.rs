@@ -14,6 +14,7 @@ use crate::failure;
 use crate::interpreter::Interpreter;
 use crate::place::{Claim, Place};
 use crate::resolver::{Progress, Resolver};
+use crate::uses::Uses;
 
 /// More than any project lists; a bound, so that a request cannot make a command line without end.
 const REQUIREMENTS_MAX: usize = 1024;
@@ -46,6 +47,7 @@ pub struct Environments {
     options: EnvironmentOptions,
     /// By what a spec calls them; a worker's start does not pay for a probe twice.
     known: Mutex<BTreeMap<PathBuf, Known>>,
+    uses: Uses,
 }
 
 #[derive(Debug, Clone)]
@@ -67,12 +69,27 @@ struct Marker<'a> {
 impl Environments {
     #[must_use]
     pub fn new(options: EnvironmentOptions) -> Self {
-        Self { options, known: Mutex::default() }
+        Self { options, known: Mutex::default(), uses: Uses::default() }
     }
 
     #[must_use]
     pub fn cache(&self) -> &Path {
         &self.options.cache
+    }
+
+    /// Keeps the environment that this interpreter belongs to from being collected by others, for as long as this kernel
+    /// lives or until [`Environments::let_go`]; one that was not built here is nobody's to collect.
+    pub fn hold(&self, python: &Path) {
+        let built = self.options.cache.join("environments");
+        let name = python.strip_prefix(&built).ok().and_then(|inside| inside.components().next());
+        if let Some(name) = name {
+            self.uses.hold(&built.join(name));
+        }
+    }
+
+    /// This kernel does not use the environment in this directory any more.
+    pub fn let_go(&self, environment: &Path) {
+        self.uses.let_go(environment);
     }
 
     /// The interpreter of the environment, built now if it is not there. Two callers at once build once.
@@ -97,6 +114,10 @@ impl Environments {
         let deadline = Instant::now() + self.options.build_timeout;
         let place = Place::new(self.options.cache.join("environments"), &hash(&requirements, &interpreter));
         let python = place.path().join("bin/python");
+        // Before it is looked for: what is found must not be collected meanwhile.
+        if place.path().exists() {
+            self.hold(&python);
+        }
         // An interpreter that was removed leaves its environments with a link to nothing.
         let is_whole = |_: &Path| python.exists();
         let unfinished = match place.claim(deadline, is_whole, &progress).await? {

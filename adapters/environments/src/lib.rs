@@ -27,8 +27,10 @@ pub mod place;
 pub mod process;
 pub mod resolver;
 pub mod runtime;
+mod uses;
 
 pub use builder::Builder;
 pub use environments::{EnvironmentOptions, Environments};
 pub use interpreter::Interpreter;
 pub use resolver::Progress;
+pub use uses::use_file;

@@ -1,13 +1,15 @@
 //! What can go wrong with files.
 
 use eclosion_schemas::error::{Code, Error};
-use eclosion_schemas::{Digest, Retry};
+use eclosion_schemas::{Digest, ItemId, Retry};
 use rustix::io::Errno;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error("`{0}` is not the name of a content")]
     NotADigest(Digest),
+    #[error("`{id}` is not the name of a collected artifact")]
+    NotAnItem { id: ItemId },
     #[error("there is no artifact {digest}")]
     Missing { digest: Digest },
     #[error("nothing is staged as {stage}")]
@@ -29,7 +31,7 @@ pub enum Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let (code, reason) = match &failure {
-            Failure::NotADigest(_) => (Code::Invalid, "artifact.digest"),
+            Failure::NotADigest(_) | Failure::NotAnItem { .. } => (Code::Invalid, "artifact.digest"),
             Failure::Missing { .. } => (Code::NotFound, "artifact.missing"),
             Failure::UnknownStage { .. } => (Code::NotFound, "artifact.stage"),
             Failure::TooManyStages { .. } => (Code::Exhausted, "artifact.stages"),

@@ -4,6 +4,7 @@
 //! DIR/stage/17          being written by a worker: preallocated, known by its token only
 //! DIR/objects/ab/cdef…  sealed: read-only, named by the BLAKE3 of its bytes
 //! DIR/quarantine/abcd…  was an object, until its bytes and its name differed
+//! DIR/trash/17.1        was an object, until retention collected it
 //!
 //!          seal                    sync
 //! staged ────────► sealed ─────────────────► durable
@@ -34,10 +35,14 @@ use eclosion_artifact_store::BlobStore;
 use eclosion_schemas::{Digest, Error};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
 
+mod directory;
 mod failure;
 mod files;
+mod objects;
 
+pub use directory::{Directory, Shape, free};
 pub use failure::Failure;
+pub use objects::ObjectStock;
 
 use failure::failed;
 use files::{hash, preallocate, sync_file};
@@ -55,6 +60,7 @@ pub struct FileStore {
     stage: OwnedFd,
     objects: OwnedFd,
     quarantine: OwnedFd,
+    trash: OwnedFd,
     next: AtomicU64,
     stages: Mutex<BTreeMap<u64, File>>,
     /// Taken while an object gets or loses its name.
@@ -86,10 +92,11 @@ impl FileStore {
         made.map_err(|why| Failure::Io { action: "creating the artifact directory", why })?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, directory, flags, Mode::empty()).map_err(failed("opening"))?;
-        let [stage, objects, quarantine] = [
+        let [stage, objects, quarantine, trash] = [
             files::subdirectory(&root, "stage")?,
             files::subdirectory(&root, "objects")?,
             files::subdirectory(&root, "quarantine")?,
+            files::subdirectory(&root, "trash")?,
         ];
         sync_file(&root)?;
         let stages = leftovers(&stage)?;
@@ -98,6 +105,7 @@ impl FileStore {
             stage,
             objects,
             quarantine,
+            trash,
             next: AtomicU64::new(next),
             stages: Mutex::new(stages),
             unsynced: Mutex::default(),

@@ -139,7 +139,8 @@ pub(super) fn fresh_id(state: &State, reads: &Reads) -> RunId {
 
 fn cancel(state: &State, reads: &Reads, request: &CancelRequest) -> Result<Decision, Error> {
     let Some(run) = state.run(&request.run) else {
-        let run = rows::restored(reads, &request.run).ok_or_else(|| view::no_run(state, &request.run))?;
+        let run =
+            rows::restored(reads, &request.run).ok_or_else(|| view::no_run(state, reads, &request.run))?;
         return Ok(Decision::reply(CancelReply { state: run.state }));
     };
     if run.state != RunState::Running {

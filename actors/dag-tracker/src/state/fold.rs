@@ -5,8 +5,8 @@ use std::sync::Arc;
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::events::{
     AttemptRefused, AttemptStarted, AttemptStopped, CacheDropped, EnvironmentFailed, EnvironmentReady, Event,
-    RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepMissed, StepReady, StepReused,
-    WorkerDied,
+    GcCollected, RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, StepMissed, StepReady,
+    StepReused, WorkerDied,
 };
 use eclosion_schemas::view::RunState;
 use eclosion_schemas::{EffectId, Fence, RunId, Seq, TaskId, Timestamp};
@@ -52,6 +52,7 @@ pub(crate) fn apply(state: &mut State, record: &Record) {
             }
         }),
         RunFinished::KIND => with(record, |event| finished(state, event, record)),
+        GcCollected::KIND => with(record, |event| collected(state, event)),
         StepCommitted::KIND => with(record, |event: &StepCommitted| {
             event.cache.iter().for_each(|note| entries.keep(record.seq, note));
             at_task(runs.get_mut(&event.run), &event.task, |run, slot| run.commit(slot, event, fold));
@@ -186,20 +187,37 @@ fn finished(state: &mut State, event: &RunFinished, record: &Record) {
 }
 
 fn evict(state: &mut State) {
+    let is_full = |index: &Index| {
+        index.finished.len() > FINISHED_RUNS_MAX || index.finished_instances > FINISHED_INSTANCES_MAX
+    };
+    while state.index.finished.len() > 1 && is_full(&state.index) {
+        let Some(oldest) = state.index.finished.pop_front() else { return };
+        forget(state, &oldest);
+    }
+}
+
+/// The run leaves the memory; rows have it.
+fn forget(state: &mut State, run: &RunId) {
     let State { runs, index, .. } = state;
-    while index.finished.len() > 1
-        && (index.finished.len() > FINISHED_RUNS_MAX || index.finished_instances > FINISHED_INSTANCES_MAX)
+    let Some(run) = runs.remove(run) else { return };
+    index.finished_instances -= run.instances();
+    index.started.remove(&run.started_seq);
+    let tasks = run.groups.iter().flat_map(|group| &group.instances).map(|instance| instance.id.clone());
+    index.touched.add(Touch::Gone(Gone { run: run.id.clone(), tasks: tasks.collect(), head: true }));
+    if let Some(key) = &run.idem
+        && index.by_key.get(key) == Some(&run.id)
     {
-        let Some(run) = index.finished.pop_front().and_then(|id| runs.remove(&id)) else { return };
-        index.finished_instances -= run.instances();
-        index.started.remove(&run.started_seq);
-        let tasks = run.groups.iter().flat_map(|group| &group.instances).map(|instance| instance.id.clone());
-        index.touched.add(Touch::Gone(Gone { run: run.id.clone(), tasks: tasks.collect(), head: true }));
-        if let Some(key) = &run.idem
-            && index.by_key.get(key) == Some(&run.id)
-        {
-            index.by_key.remove(key);
-        }
+        index.by_key.remove(key);
+    }
+}
+
+/// The stale manager collects finished runs alone.
+fn collected(state: &mut State, event: &GcCollected) {
+    let Some(run) = crate::rows::run_of(&event.item) else { return };
+    let known = state.index.finished.len();
+    state.index.finished.retain(|finished| *finished != run);
+    if state.index.finished.len() < known {
+        forget(state, &run);
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) fn rerun(state: &State, reads: &Reads, request: &RerunRequest) -> Res
     let source = match state.run(&request.run) {
         Some(run) => run,
         None => {
-            older = rows::restored(reads, &request.run).ok_or_else(|| view::no_run(state, &request.run))?;
+            older = rows::restored(reads, &request.run)
+                .ok_or_else(|| view::no_run(state, reads, &request.run))?;
             &older
         }
     };
@@ -84,7 +85,7 @@ pub(super) fn recorded(state: &State, reads: &Reads, run: &RunId) -> Result<RunS
         // It stands in the journal and has not reached its row.
         Some(_) => Error::new(Code::Unavailable, "run.unwritten", format!("run {run} is being written"))
             .retry(Retry::After { after_ms: 50 }),
-        None => view::no_run(state, run),
+        None => view::no_run(state, reads, run),
     })
 }
 

@@ -6,6 +6,7 @@ mod cache;
 mod config;
 mod doctor;
 mod follow;
+mod gc;
 mod kernel;
 mod operate;
 mod operation;
@@ -54,6 +55,7 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Artifact(artifact) => artifact::perform(&globals()?, artifact).await,
         Command::Cache(cache) => cache::perform(&globals()?, cache).await,
         Command::Arb(arb) => arb::perform(&globals()?, arb).await,
+        Command::Gc(gc) => gc::perform(&globals()?, gc).await,
         Command::Pool { act } => pool::perform(&globals()?, act).await,
         Command::Describe(describe) => operation::describe(&globals()?, describe).await,
         Command::Call(call) => operation::call(&globals()?, call).await,

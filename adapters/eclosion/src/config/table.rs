@@ -3,7 +3,7 @@
 //! A setting has one key, one variable and one sentence, its unit is part of its name, and [`crate::Options`] or
 //! [`crate::Places`] uses it: a test says so of each.
 
-use super::{Kind, Preset, Setting};
+use super::{Kind, Preset, Setting, retention};
 use crate::DEFAULT_INSTANCE;
 
 /// What a timer may be set to: a week.
@@ -171,7 +171,7 @@ pub static RESOURCES: Setting = Setting {
 };
 
 /// In the order in which they are shown.
-pub static TABLE: [&Setting; 19] = [
+pub static TABLE: [&Setting; 34] = [
     &INSTANCE,
     &LISTEN,
     &SOCKET,
@@ -191,4 +191,19 @@ pub static TABLE: [&Setting; 19] = [
     &MEMORY_BYTES,
     &RATES,
     &RESOURCES,
+    &retention::INTERVAL_MS,
+    &retention::QUOTA_BYTES,
+    &retention::DISK_FREE_MIN_BYTES,
+    &retention::TRASH_GRACE_MS,
+    &retention::RUN_AGE_MS,
+    &retention::RUN_COUNT_MAX,
+    &retention::RUN_BYTES_MAX,
+    &retention::LOG_AGE_MS,
+    &retention::LOG_COUNT_MAX,
+    &retention::LOG_BYTES_MAX,
+    &retention::ENVIRONMENT_AGE_MS,
+    &retention::ENVIRONMENT_COUNT_MAX,
+    &retention::ENVIRONMENT_BYTES_MAX,
+    &retention::UNNAMED_MS,
+    &retention::LEFTOVER_MS,
 ];

@@ -25,6 +25,7 @@ impl Launcher for WorkerHost {
             }
             workers.insert(worker.clone(), Entry::new());
         }
+        self.0.environments.hold(std::path::Path::new(python));
         let (host, worker, environment) = (self.clone(), worker.clone(), environment.clone());
         let (python, spec) = (python.to_owned(), spec.clone());
         tokio::spawn(async move { host.spawn(worker, environment, python, spec).await });

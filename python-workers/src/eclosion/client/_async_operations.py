@@ -52,6 +52,21 @@ from ._operations import (
     EventItem,
     EventsReply,
     EventsRequest,
+    GcApplyReply,
+    GcApplyRequest,
+    GcLogReply,
+    GcLogRequest,
+    GcPlanReply,
+    GcPlanRequest,
+    GcPolicyReply,
+    GcPolicyRequest,
+    GcPurgeRequest,
+    GcRestoreReply,
+    GcRestoreRequest,
+    GcTrashReply,
+    GcTrashRequest,
+    Item,
+    ItemKind,
     Line,
     LineageReply,
     LogReadReply,
@@ -501,6 +516,85 @@ class AsyncDeadOperations:
         return await self._client.request("dead.show", request, ShowReply, deadline_s, None, True)
 
 
+class AsyncGcOperations:
+    """`gc.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def apply(
+        self,
+        *,
+        items: List[Item] | None = None,
+        only: ItemKind | None = None,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcApplyReply:
+        """Does what the plan shows: each item is recorded, then moved into the trash or purged."""
+        request = GcApplyRequest(items=[] if items is None else items, only=only, reason=reason)
+        return await self._client.request("gc.apply", request, GcApplyReply, deadline_s, fresh_key(), False)
+
+    async def log(
+        self,
+        *,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcLogReply:
+        """Lists the records of deletions, newest first."""
+        request = GcLogRequest(limit=limit)
+        return await self._client.request("gc.log", request, GcLogReply, deadline_s, None, True)
+
+    async def plan(
+        self,
+        *,
+        only: ItemKind | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcPlanReply:
+        """Shows what would be deleted now and why, and what is held by whom."""
+        request = GcPlanRequest(only=only)
+        return await self._client.request("gc.plan", request, GcPlanReply, deadline_s, None, True)
+
+    async def policy(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcPolicyReply:
+        """Shows the settings of retention that this kernel runs with, and when it looks next."""
+        request = GcPolicyRequest()
+        return await self._client.request("gc.policy", request, GcPolicyReply, deadline_s, None, True)
+
+    async def purge(
+        self,
+        *,
+        item: Item | None = None,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcApplyReply:
+        """Empties the trash, or takes one item out of it for good."""
+        request = GcPurgeRequest(item=item, reason=reason)
+        return await self._client.request("gc.purge", request, GcApplyReply, deadline_s, fresh_key(), False)
+
+    async def restore(
+        self,
+        *,
+        item: Item,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcRestoreReply:
+        """Brings an item back from the trash; a run with the artifacts and logs that went with it."""
+        request = GcRestoreRequest(item=item, reason=reason)
+        return await self._client.request("gc.restore", request, GcRestoreReply, deadline_s, fresh_key(), False)
+
+    async def trash(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcTrashReply:
+        """Lists what is in the trash, and until when."""
+        request = GcTrashRequest()
+        return await self._client.request("gc.trash", request, GcTrashReply, deadline_s, None, True)
+
+
 class AsyncKernelOperations:
     """`kernel.*`"""
 
@@ -942,6 +1036,7 @@ class AsyncOperations:
         self.audit = AsyncAuditOperations(client)
         self.cache = AsyncCacheOperations(client)
         self.dead = AsyncDeadOperations(client)
+        self.gc = AsyncGcOperations(client)
         self.kernel = AsyncKernelOperations(client)
         self.log = AsyncLogOperations(client)
         self.pool = AsyncPoolOperations(client)

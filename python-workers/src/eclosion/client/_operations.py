@@ -473,6 +473,170 @@ class ShowReply(_Wire, kw_only=True):
     request: Any = None
 
 
+# One thing that retention looks after, among those of its kind: a run, a digest, a worker's output.
+ItemId = str
+
+
+# What retention looks after. One of `segment`, `scratch`, `run`, `log`, `artifact`, `environment`.
+ItemKind = str
+
+
+class Item(_Wire, kw_only=True):
+    """One thing that may be collected; written `KIND/ID`."""
+
+    id: ItemId
+    kind: ItemKind
+
+
+class GcApplyRequest(_Wire, kw_only=True):
+    # Only what a plan with these items showed; everything that is due, if none is named.
+    items: list[Item] = []
+    only: ItemKind | None = None
+    # Recorded with every deletion.
+    reason: str = ""
+
+
+class GcApplyReply(_Wire, kw_only=True):
+    collected: int
+    # Could not be done; `gc log` says why.
+    failed: int
+    findings: list[str]
+    freed_bytes: int
+    held: int
+    purged: int
+    # Moved into the trash.
+    trashed_bytes: int
+
+
+class GcLogRequest(_Wire, kw_only=True):
+    limit: int = 100
+
+
+# Why something is collected or purged. One of `age`, `count`, `bytes`, `quota`, `unnamed`, `leftover`,
+# `grace`, `asked`.
+Rule = str
+
+
+class DeletionRecord(_Wire, kw_only=True):
+    """What was done to one item."""
+
+    # `collected`, `purged`, `restored`, `kept`, `gone` or `failed`.
+    action: str
+    at: Timestamp
+    bytes: int
+    item: Item
+    reason: str = ""
+    rule: Rule | None = None
+    seq: Seq
+    why: str
+
+
+class GcLogReply(_Wire, kw_only=True):
+    # Newest first.
+    records: list[DeletionRecord]
+
+
+class GcPlanRequest(_Wire, kw_only=True):
+    only: ItemKind | None = None
+
+
+class KindTotal(_Wire, kw_only=True):
+    bytes: int
+    count: int
+    kind: ItemKind
+
+
+# What an item of a plan comes to. One of `trash`, `purge`.
+Step = str
+
+
+class PlanItem(_Wire, kw_only=True):
+    bytes: int
+    # Who holds it; then it stays.
+    held_by: list[str] = []
+    item: Item
+    last_used: Timestamp
+    rule: Rule
+    step: Step
+    what: str
+    why: str
+
+
+class GcPlanReply(_Wire, kw_only=True):
+    """What there is, and what retention would do about it now."""
+
+    at: Timestamp
+    # Of both, beyond what is listed.
+    cut: int
+    findings: list[str]
+    # Rules hit them, and they stay.
+    held: list[PlanItem]
+    # In the order in which they are done.
+    items: list[PlanItem]
+    quota_bytes: int
+    totals: list[KindTotal]
+    trash: int
+    trash_bytes: int
+    # Everything, trash included.
+    used_bytes: int
+
+
+class GcPolicyRequest(_Wire, kw_only=True):
+    pass
+
+
+class PolicySetting(_Wire, kw_only=True):
+    key: str
+    # Where it was said, for people; empty if the kernel was not told.
+    origin: str
+    value: int
+
+
+class GcPolicyReply(_Wire, kw_only=True):
+    findings: list[str]
+    last_pass: Timestamp | None = None
+    next_pass: Timestamp | None = None
+    settings: list[PolicySetting]
+
+
+class GcPurgeRequest(_Wire, kw_only=True):
+    # Everything in the trash, if none is named.
+    item: Item | None = None
+    reason: str = ""
+
+
+class GcRestoreRequest(_Wire, kw_only=True):
+    item: Item
+    reason: str = ""
+
+
+class GcRestoreReply(_Wire, kw_only=True):
+    # What came back: the item, and with a run what only it named.
+    restored: list[Item]
+
+
+class GcTrashRequest(_Wire, kw_only=True):
+    pass
+
+
+class TrashItem(_Wire, kw_only=True):
+    bytes: int
+    item: Item
+    rule: Rule
+    since: Timestamp
+    # `moving`, `trashed`, `restoring` or `purging`.
+    state: str
+    # Purged from then on; earlier if the quota needs it.
+    until: Timestamp
+    what: str
+
+
+class GcTrashReply(_Wire, kw_only=True):
+    bytes: int
+    cut: int
+    items: list[TrashItem]
+
+
 class DescribeRequest(_Wire, kw_only=True):
     # One operation; all, if none is named.
     name: str | None = None
@@ -1478,6 +1642,85 @@ class DeadOperations:
         return self._client.request("dead.show", request, ShowReply, deadline_s, None, True)
 
 
+class GcOperations:
+    """`gc.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def apply(
+        self,
+        *,
+        items: List[Item] | None = None,
+        only: ItemKind | None = None,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcApplyReply:
+        """Does what the plan shows: each item is recorded, then moved into the trash or purged."""
+        request = GcApplyRequest(items=[] if items is None else items, only=only, reason=reason)
+        return self._client.request("gc.apply", request, GcApplyReply, deadline_s, fresh_key(), False)
+
+    def log(
+        self,
+        *,
+        limit: int = 100,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcLogReply:
+        """Lists the records of deletions, newest first."""
+        request = GcLogRequest(limit=limit)
+        return self._client.request("gc.log", request, GcLogReply, deadline_s, None, True)
+
+    def plan(
+        self,
+        *,
+        only: ItemKind | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcPlanReply:
+        """Shows what would be deleted now and why, and what is held by whom."""
+        request = GcPlanRequest(only=only)
+        return self._client.request("gc.plan", request, GcPlanReply, deadline_s, None, True)
+
+    def policy(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcPolicyReply:
+        """Shows the settings of retention that this kernel runs with, and when it looks next."""
+        request = GcPolicyRequest()
+        return self._client.request("gc.policy", request, GcPolicyReply, deadline_s, None, True)
+
+    def purge(
+        self,
+        *,
+        item: Item | None = None,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcApplyReply:
+        """Empties the trash, or takes one item out of it for good."""
+        request = GcPurgeRequest(item=item, reason=reason)
+        return self._client.request("gc.purge", request, GcApplyReply, deadline_s, fresh_key(), False)
+
+    def restore(
+        self,
+        *,
+        item: Item,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcRestoreReply:
+        """Brings an item back from the trash; a run with the artifacts and logs that went with it."""
+        request = GcRestoreRequest(item=item, reason=reason)
+        return self._client.request("gc.restore", request, GcRestoreReply, deadline_s, fresh_key(), False)
+
+    def trash(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> GcTrashReply:
+        """Lists what is in the trash, and until when."""
+        request = GcTrashRequest()
+        return self._client.request("gc.trash", request, GcTrashReply, deadline_s, None, True)
+
+
 class KernelOperations:
     """`kernel.*`"""
 
@@ -1919,6 +2162,7 @@ class Operations:
         self.audit = AuditOperations(client)
         self.cache = CacheOperations(client)
         self.dead = DeadOperations(client)
+        self.gc = GcOperations(client)
         self.kernel = KernelOperations(client)
         self.log = LogOperations(client)
         self.pool = PoolOperations(client)
