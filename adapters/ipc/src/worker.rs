@@ -376,7 +376,7 @@ impl WorkerLink {
             fence
         };
         let is_resumed = self.resumed.contains(&frame.stream);
-        let staged = self.files.staged_of(&outcome, is_resumed);
+        let staged = self.files.staged_of(fence, &outcome, is_resumed);
         let safe = if outcome::is_named(&outcome) {
             self.reports.outcome(fence, outcome)
         } else {

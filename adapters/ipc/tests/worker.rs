@@ -257,7 +257,11 @@ impl Worker {
     }
 
     async fn stage(&mut self, stream: u32, bytes: u64) -> (u64, std::fs::File) {
-        self.say(&Frame::call(StreamId(stream), STAGE, &StageRequest { bytes }).unwrap());
+        self.stage_for(stream, bytes, None).await
+    }
+
+    async fn stage_for(&mut self, stream: u32, bytes: u64, fence: Option<Fence>) -> (u64, std::fs::File) {
+        self.say(&Frame::call(StreamId(stream), STAGE, &StageRequest { bytes, fence }).unwrap());
         let (reply, mut descriptors) = self.hear().await;
         assert_eq!((reply.stream, descriptors.len()), (StreamId(stream), 1), "{:?}", reply);
         (reply.decode::<StageReply>().unwrap().stage, descriptors.remove(0).into())
@@ -464,6 +468,23 @@ async fn staged_files_pass_as_descriptors_and_are_named_by_the_kernel() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_is_given_back_takes_no_file_of_the_one_that_stages() {
+    let mut scene = Scene::greeted().await;
+    scene.handle.execute(&execute(1), Care::Journaled).unwrap();
+    scene.handle.execute(&execute(2), Care::Journaled).unwrap();
+    let (first, _) = scene.worker.hear().await;
+    let (second, _) = scene.worker.hear().await;
+    let (stage, _file) = scene.worker.stage_for(1, 100, Some(fence(1))).await;
+    let returned = Error::new(Code::Cancelled, "task.returned", "it had not begun");
+    scene.worker.say(&Frame::error(second.stream, &returned));
+    assert_eq!(scene.outcome().await.0, fence(2));
+    scene.worker.reply(first.stream, &payload(vec![part(stage, 100)]));
+    let (of, outcome, _safe) = scene.outcome().await;
+    assert_eq!((of, outcome.result.unwrap().parts[0].bytes), (fence(1), 100));
+    assert!(scene.blobs.discarded.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_file_that_another_worker_staged_is_not_sealed_for_this_one() {
     let blobs = Arc::new(Blobs::default());
     let (foreign, _file) = blobs.stage(10).unwrap();
@@ -555,7 +576,7 @@ async fn a_worker_that_breaks_the_protocol_is_cut_off_and_its_holder_told_why() 
         (Frame::data(StreamId(2), &nameless).unwrap().end(), "task.payload"),
         (Frame::data(StreamId(2), &"no payload").unwrap().end(), "codec.shape"),
         (Frame::new(FrameType::Hello, StreamId::CONNECTION), "hello.repeated"),
-        (Frame::call(StreamId(4), STAGE, &StageRequest { bytes: 1 }).unwrap(), "stream.number"),
+        (Frame::call(StreamId(4), STAGE, &StageRequest { bytes: 1, fence: None }).unwrap(), "stream.number"),
         (Frame::new(FrameType::Data, StreamId(2)).with_descriptors(1), "frame.descriptors"),
     ];
     for (frame, reason) in cases {

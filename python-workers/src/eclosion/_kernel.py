@@ -152,8 +152,15 @@ class Kernel:
         except (Disconnected, ValueError):
             pass  # It ended, or was closed just now. The outcome will meet the same and knows what to do.
 
-    def stage(self, size_bytes: int) -> tuple[int, int]:
-        reply = self._ask(self.channel, "artifact.stage", {"bytes": size_bytes})
+    def staging(self, fence: Fence) -> Staging:
+        """The store as this attempt has it: the kernel knows whose files they are, as it may have others in hand."""
+        return Staging(self, fence)
+
+    def stage(self, size_bytes: int, fence: Fence | None = None) -> tuple[int, int]:
+        request: dict[str, Any] = {"bytes": size_bytes}
+        if fence is not None:
+            request["fence"] = fence
+        reply = self._ask(self.channel, "artifact.stage", request)
         return _decode_numbers(reply.body)["stage"], _only_descriptor(reply)
 
     def open(self, digest: str) -> tuple[int, int]:
@@ -197,3 +204,17 @@ def _only_descriptor(reply: Frame) -> int:
             os.close(descriptor)
         raise Disconnected(f"a reply carries {len(reply.descriptors)} descriptors where one belongs")
     return reply.descriptors[0]
+
+
+class Staging:
+    """A ``Store`` of ``_values.py`` for one attempt."""
+
+    def __init__(self, kernel: Kernel, fence: Fence) -> None:
+        self._kernel = kernel
+        self._fence = fence
+
+    def stage(self, size_bytes: int) -> tuple[int, int]:
+        return self._kernel.stage(size_bytes, self._fence)
+
+    def open(self, digest: str) -> tuple[int, int]:
+        return self._kernel.open(digest)

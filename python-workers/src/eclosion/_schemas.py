@@ -931,6 +931,8 @@ class StageReply(_Wire, kw_only=True):
 
 class StageRequest(_Wire, kw_only=True):
     bytes: int
+    # The attempt whose outcome will name the file; a worker may have others in hand.
+    fence: Fence | None = None
 
 
 class StartReply(_Wire, kw_only=True):

@@ -256,7 +256,7 @@ class Worker:
         ended = outcome.ended
         if isinstance(ended, Encoded):
             try:
-                return frames.DATA, outcome.envelope, _encode(ended.stage(self._kernel))
+                return frames.DATA, outcome.envelope, _encode(ended.stage(self._kernel.staging(outcome.fence)))
             except Disconnected:
                 raise
             except Refused as why:

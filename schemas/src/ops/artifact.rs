@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation;
-use crate::ids::{Digest, RunId, TaskRef};
+use crate::ids::{Digest, Fence, RunId, TaskRef};
 use crate::operation::Spec;
 use crate::payload::Payload;
 use crate::view::ArtifactView;
@@ -41,6 +41,9 @@ pub(super) fn all() -> Vec<Spec> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageRequest {
     pub bytes: u64,
+    /// The attempt whose outcome will name the file; a worker may have others in hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

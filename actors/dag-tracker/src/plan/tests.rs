@@ -64,7 +64,7 @@ fn refusals_name_the_place_and_the_way_out() {
             "[tasks.a]\nrun=\"m:a\"\nresources={cpu=0.5}",
             "flow.size",
             "task `a`: 0.5 is no amount of `cpu`",
-            "write a whole number between 1 and 1099511627776",
+            "write a whole number between 1 and 1125899906842624",
         ),
         (
             "[tasks.a]\nrun=\"m:a\"\neach=7",

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use eclosion_artifact_store::BlobStore;
 use eclosion_schemas::frame::{Frame, StreamId};
 use eclosion_schemas::ops::artifact::{OPEN, OpenReply, OpenRequest, STAGE, StageReply, StageRequest};
-use eclosion_schemas::{Code, Error};
+use eclosion_schemas::{Code, Error, Fence};
 use serde::Serialize;
 
 use super::Outcome;
@@ -28,14 +28,20 @@ type Serving = Pin<Box<dyn Future<Output = (StreamId, Result<Staged, Error>)> + 
 
 struct Staged {
     stage: u64,
-    bytes: u64,
+    mine: Mine,
     file: OwnedFd,
+}
+
+/// A staged file that no outcome has named yet: its length, and the attempt that it was made for.
+struct Mine {
+    bytes: u64,
+    fence: Option<Fence>,
 }
 
 pub(super) struct Files {
     store: Arc<dyn BlobStore>,
-    /// Staged through this link and not named by an outcome yet, with their lengths.
-    staged: BTreeMap<u64, u64>,
+    /// Staged through this link and not named by an outcome yet.
+    staged: BTreeMap<u64, Mine>,
     serving: Vec<Serving>,
     answers: Vec<Answer>,
 }
@@ -79,14 +85,16 @@ impl Files {
     }
 
     fn stage(&mut self, call: &Frame) -> Result<Option<Answer>, Error> {
-        let StageRequest { bytes } = call.decode()?;
+        let StageRequest { bytes, fence } = call.decode()?;
         if self.staged.len() + self.serving.len() >= STAGED_MAX || self.serving.len() >= SERVING_MAX {
             let text =
                 format!("an attempt may have {STAGED_MAX} staged files, {SERVING_MAX} of them in the making");
             return Err(Error::new(Code::Exhausted, "artifact.staged", text).help("pack them into fewer"));
         }
         let (stream, store) = (call.stream, Arc::clone(&self.store));
-        let stage = move || store.stage(bytes).map(|(stage, file)| Staged { stage, bytes, file });
+        let stage = move || {
+            store.stage(bytes).map(|(stage, file)| Staged { stage, mine: Mine { bytes, fence }, file })
+        };
         if bytes <= BLOCKING_BYTES {
             return self.staged(stream, stage()?).map(Some);
         }
@@ -99,8 +107,8 @@ impl Files {
     }
 
     fn staged(&mut self, stream: StreamId, staged: Staged) -> Result<Answer, Error> {
-        let Staged { stage, bytes, file } = staged;
-        self.staged.insert(stage, bytes);
+        let Staged { stage, mine, file } = staged;
+        self.staged.insert(stage, mine);
         answer(stream, &StageReply { stage }, file)
     }
 
@@ -122,14 +130,21 @@ impl Files {
     }
 
     /// The stages that an outcome names and may name, with their lengths. Whatever else the attempt has staged is
-    /// discarded. A stage that was not made here is admitted only for an attempt that is older than the link.
-    pub(super) fn staged_of(&mut self, outcome: &Outcome, is_resumed: bool) -> BTreeMap<u64, u64> {
-        let mut mine = std::mem::take(&mut self.staged);
+    /// discarded; what another attempt has staged is not: one that is given back ends while another one stages. A stage
+    /// that was not made here is admitted only for an attempt that is older than the link.
+    pub(super) fn staged_of(
+        &mut self,
+        fence: Fence,
+        outcome: &Outcome,
+        is_resumed: bool,
+    ) -> BTreeMap<u64, u64> {
+        let is_mine = |_: &u64, staged: &mut Mine| staged.fence.is_none_or(|owner| owner == fence);
+        let mut mine: BTreeMap<u64, Mine> = self.staged.extract_if(.., is_mine).collect();
         let mut named = BTreeMap::new();
         for part in outcome.result.iter().flat_map(|payload| &payload.parts) {
             let Some(stage) = part.stage else { continue };
-            let bytes = mine.remove(&stage).or_else(|| is_resumed.then_some(part.bytes));
-            if let Some(bytes) = bytes {
+            let bytes = mine.remove(&stage).map(|staged| staged.bytes);
+            if let Some(bytes) = bytes.or_else(|| is_resumed.then_some(part.bytes)) {
                 named.insert(stage, bytes);
             }
         }

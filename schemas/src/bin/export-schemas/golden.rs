@@ -241,7 +241,7 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     };
     let report = |report: &TaskReport| Frame::data(KERNEL, report);
     let reply = Frame::data(KERNEL, &output)?.with_envelope(ranges()).end();
-    let stage = Frame::call(WORKER, artifact::STAGE, &artifact::StageRequest { bytes: 4096 })?;
+    let stage = Frame::call(WORKER, artifact::STAGE, &artifact::StageRequest { bytes: 4096, fence: None })?;
     let staged = Frame::data(WORKER, &artifact::StageReply { stage: 5 })?.with_descriptors(1).end();
     let digest = "c0".repeat(32).parse()?;
     let open = Frame::call(WORKER, artifact::OPEN, &artifact::OpenRequest { digest })?;
