@@ -3,6 +3,7 @@
 //! This file is the registry; a budget is a file of its own, named after its id.
 
 mod b10_dag;
+mod b12_object;
 mod b13_start;
 mod b14_recovery;
 mod b15_journal;
@@ -35,6 +36,7 @@ const REGISTRY: &[(&str, Bench)] = &[
     ("b6", b6_client::run),
     ("b8", b8_call::run),
     ("b10", b10_dag::run),
+    ("b12", b12_object::run),
     ("b13", b13_start::run),
     ("b14", b14_recovery::run),
     ("b15", b15_journal::run),

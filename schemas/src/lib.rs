@@ -27,4 +27,4 @@ pub mod view;
 pub use error::{Code, Error, Retry};
 pub use ids::*;
 pub use operation::{Durability, Operation, Role};
-pub use payload::{Part, Payload};
+pub use payload::{Part, Payload, Segment};

@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod arbitration;
+pub mod arena;
 pub mod artifact;
 pub mod audit;
 pub mod cache;

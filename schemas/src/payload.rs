@@ -53,12 +53,25 @@ pub struct Part {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes_option")]
     #[schemars(schema_with = "binary_or_none")]
     pub data: Option<Bytes>,
+    /// Where the bytes lie in shared memory, in calls: as long as the call is under way, and no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<Segment>,
     pub bytes: u64,
     /// `npy`, `arrow`, `msgpack`, `bytes` or `file`.
     pub codec: String,
     /// The file name that a `file` part had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// A value in shared memory. It says where, and nothing of what lies there: that is copied before it is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Segment {
+    pub arena: u64,
+    pub offset: u64,
+    pub length: u64,
+    /// Rises with each use of the arena: a segment that was given back is known by it.
+    pub generation: u64,
 }
 
 /// The JSON Schema of bytes: a msgpack bin, and in JSON what [`crate::codec::json`] says.

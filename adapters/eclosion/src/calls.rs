@@ -17,6 +17,7 @@
 
 mod arguments;
 mod flow;
+mod objects;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -116,9 +117,14 @@ impl Calls {
         }))
     }
 
-    async fn serve(self, request: CallRequest, mut flow: Flow, permit: OwnedSemaphorePermit) {
+    async fn serve(self, mut request: CallRequest, mut flow: Flow, permit: OwnedSemaphorePermit) {
         let environment = self.environment(&request.environment);
         let spec = request.environment.clone();
+        // Until the call is over, also for one that nobody waits for any more: the worker reads there.
+        let _held = match objects::put(&mut request.arguments, &self.0.host.objects()) {
+            Ok(held) => held,
+            Err(refusal) => return flow.reply(Err(refusal)),
+        };
         let execute = match self.execute(request) {
             Ok(execute) => execute,
             Err(refusal) => return flow.reply(Err(refusal)),

@@ -11,6 +11,7 @@ use eclosion_artifact_store::{ArtifactActor, BlobStore};
 use eclosion_bus::Bus;
 use eclosion_dag_tracker::DagActor;
 use eclosion_environments::Environments;
+use eclosion_ipc::arena::Objects;
 use eclosion_ipc::{Traffic, Welcome};
 use eclosion_kernel::clock::{Clock, SystemClock};
 use eclosion_kernel::journal::Projection;
@@ -206,6 +207,13 @@ impl Kernel {
         }
     }
 
+    /// Shared memory for large arguments: what is put there reaches the worker without another copy. A part of a call's
+    /// arguments names the segment of the lease, which is kept until the call is over.
+    #[must_use]
+    pub fn objects(&self) -> Objects {
+        self.house.host.objects()
+    }
+
     /// The keeper's pid, once a worker was needed.
     pub async fn keeper_pid(&self) -> Option<u32> {
         self.house.host.keeper_pid().await
@@ -239,6 +247,9 @@ fn table() -> Result<eclosion_schemas::operation::Table, Error> {
     Ok(table)
 }
 
+/// The part of the memory that values in shared memory may take: one in so many.
+const OBJECTS_OF_MEMORY: u64 = 4;
+
 fn host_config(options: &Options, outputs: OutputFiles) -> HostConfig {
     let places = &options.places;
     let keeper = KeeperConfig {
@@ -252,7 +263,8 @@ fn host_config(options: &Options, outputs: OutputFiles) -> HostConfig {
     };
     let cancel_grace_ms = options.cancel_grace_ms;
     let samples_idle = options.recycle_rss_bytes > 0;
-    HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms, samples_idle }
+    let objects = Objects::new(options.memory_bytes / OBJECTS_OF_MEMORY);
+    HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms, samples_idle, objects }
 }
 
 /// The workers that the journal knows and has not seen die.

@@ -36,6 +36,7 @@ use eclosion_artifact_store::BlobStore;
 use eclosion_bus::Address;
 use eclosion_environments::Environments;
 use eclosion_ipc::Welcome;
+use eclosion_ipc::arena::Objects;
 use eclosion_kernel::Kernel;
 use eclosion_pool_manager::Launcher;
 use eclosion_process::{Keeper, KeeperConfig};
@@ -58,6 +59,8 @@ pub(crate) struct HostConfig {
     pub(crate) cancel_grace_ms: u64,
     /// What idle workers hold is asked for: some are recycled by it.
     pub(crate) samples_idle: bool,
+    /// Where large arguments of calls lie.
+    pub(crate) objects: Objects,
 }
 
 /// Cheap to clone.

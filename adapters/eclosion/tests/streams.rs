@@ -15,7 +15,7 @@ use eclosion_schemas::ops::kernel::{Delivery, Empty, Status};
 use eclosion_schemas::ops::pool::{Call, CallRequest, Stream};
 use eclosion_schemas::ops::run::{Get, RunRequest, Start, StartRequest};
 use eclosion_schemas::view::{TaskItem, TaskReport};
-use eclosion_schemas::{Code, Payload, codec};
+use eclosion_schemas::{Code, Part, Payload, codec};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,6 +45,20 @@ def wait(gate):
 
 def pid():
     return os.getpid()
+
+def look(value):
+    return [len(value), sum(value)]
+
+def where(value):
+    if not hasattr(value, "ctypes"):
+        return "no numpy"
+    start = next(
+        int(line.split("-")[0], 16)
+        for line in open("/proc/self/maps")
+        if "memfd:eclosion-arena" in line
+        and int(line.split("-")[0], 16) <= value.ctypes.data < int(line.split()[0].split("-")[1], 16)
+    )
+    return [value.nbytes, int(value.sum(dtype="u8")), value.ctypes.data - start, bool(value.flags.writeable)]
 "#;
 
 struct Scene {
@@ -83,7 +97,7 @@ impl Scene {
             function: format!("functions:{function}"),
             code: self.directory.path().to_string_lossy().into_owned(),
             code_hash: String::new(),
-            environment: EnvironmentSpec::default(),
+            environment: EnvironmentSpec { python: python(), ..EnvironmentSpec::default() },
             arguments: Payload::of(arguments),
             with: std::collections::BTreeMap::new(),
         }
@@ -98,6 +112,12 @@ impl Scene {
     fn produced(&self) -> u64 {
         std::fs::read_to_string(self.path("produced")).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
+}
+
+/// One that has numpy, if it was made.
+fn python() -> Option<String> {
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-python/bin/python");
+    made.exists().then(|| made.to_string_lossy().into_owned())
 }
 
 async fn watched<T>(work: impl Future<Output = T>) -> T {
@@ -241,7 +261,8 @@ async fn who_follows_a_run_sees_what_its_tasks_yield_and_the_result_has_it_all()
         "tasks": {"speak": {"run": "functions:tokens", "with": {"gate": gate}}},
     });
     let flow = serde_json::from_value(flow).unwrap();
-    let request = StartRequest { flow, set: [].into(), tenant: None, new: false, no_cache: false, idem: None };
+    let request =
+        StartRequest { flow, set: [].into(), tenant: None, new: false, no_cache: false, idem: None };
     let run = watched(client.call::<Start>(request).into_future()).await.unwrap().run;
     let mut said = Vec::new();
     while said.len() < 2 {
@@ -265,4 +286,69 @@ async fn who_follows_a_run_sees_what_its_tasks_yield_and_the_result_has_it_all()
     .await;
     assert_eq!(over.run.state, eclosion_schemas::view::RunState::Succeeded, "{over:?}");
     scene.kernel.shutdown().await;
+}
+
+/// The segment's address is inside of what the worker has mapped of a memfd, so nothing was copied on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_argument_lies_in_shared_memory_and_the_worker_reads_it_where_it_is() {
+    const BYTES: usize = 3 << 20;
+    let Some(scene) = Scene::start("objects").await else { return };
+    let bus = scene.kernel.bus();
+    let large: Vec<u8> = (0..BYTES).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    let sum: u64 = large.iter().map(|byte| u64::from(*byte)).sum();
+
+    // By data: the kernel puts it there; from a client as well, whose frame has the bytes.
+    let part = Part {
+        data: Some(large.clone().into()),
+        bytes: BYTES as u64,
+        codec: "bytes".into(),
+        ..Part::default()
+    };
+    let request = with_part(scene.request("look", &json!({})), part);
+    for _ in 0..3 {
+        let reply = bus.ask::<Call>(request.clone()).deadline(PATIENCE).await.unwrap();
+        assert_eq!(plain(&reply), json!([BYTES, sum]));
+    }
+    let client = scene.client().await;
+    let reply = watched(client.call::<Call>(request.clone()).into_future()).await.unwrap();
+    assert_eq!(plain(&reply), json!([BYTES, sum]));
+
+    // By segment: an array, at an address inside of the mapping, and read-only.
+    let objects = scene.kernel.objects();
+    let header = npy_header(BYTES);
+    let lease = objects.put(&[&header, &large]).unwrap();
+    let segment = lease.segment();
+    let part = Part { segment: Some(segment), codec: "npy".into(), ..Part::default() };
+    let request = with_part(scene.request("where", &json!({})), part);
+    let reply = watched(client.call::<Call>(request.clone()).into_future()).await.unwrap();
+    if plain(&reply) == json!("no numpy") {
+        eprintln!("SKIPPED the array: the system's Python has no numpy");
+    } else {
+        assert_eq!(plain(&reply), json!([BYTES, sum, segment.offset + header.len() as u64, false]));
+    }
+
+    // What was given back is told apart from what lies there now.
+    drop(lease);
+    let refused = watched(client.call::<Call>(request).into_future()).await.unwrap_err();
+    assert_eq!(refused.reason, "arena.stale");
+    until(|| objects.counts().0 == 0).await;
+    scene.kernel.shutdown().await;
+}
+
+/// A call with one argument, `value`, that is this part.
+fn with_part(request: CallRequest, part: Part) -> CallRequest {
+    // {"value": part 0}
+    let body = [&[0x81, 0xa5][..], b"value", &[0xd6, 1, 0, 0, 0, 0]].concat();
+    CallRequest { arguments: Payload { body: body.into(), parts: vec![part] }, ..request }
+}
+
+/// Of an array of `bytes` bytes, in version 1 of the format.
+fn npy_header(bytes: usize) -> Vec<u8> {
+    let mut text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({bytes},), }}");
+    while (10 + text.len() + 1) % 64 != 0 {
+        text.push(' ');
+    }
+    text.push('\n');
+    let length = u16::try_from(text.len()).unwrap().to_le_bytes();
+    [b"\x93NUMPY\x01\x00", &length[..], text.as_bytes()].concat()
 }

@@ -7,10 +7,13 @@
 //! - [`Session`]: a client's calls and subscriptions, carried to the bus and back (P3, P5).
 //! - [`WorkerLink`]: one worker's stream: attempts to it, outcomes from it, files both ways.
 //!
+//! Values too large for frames lie in shared memory: [`arena`].
+//!
 //! Reading order: [`connection`] (bytes to messages and back), [`listener`], [`session`], [`worker`]. The frames are
 //! `eclosion_schemas::frame`; `schemas/PROTOCOL.md` is their contract. Nothing here decides anything about runs, pools
 //! or artifacts.
 
+pub mod arena;
 pub mod connection;
 pub mod listener;
 mod ready;

@@ -274,7 +274,8 @@ impl Session {
         let Received { frame, descriptors } = received;
         // No client's frame carries any; whatever came is closed here.
         drop(descriptors);
-        if frame.stream != StreamId::CONNECTION && !frame.stream.opened_by_client() {
+        let is_ours = frame.stream != StreamId::CONNECTION && !frame.stream.opened_by_client();
+        if is_ours && frame.kind != FrameType::Call {
             return self.on_service_frame(frame);
         }
         match frame.kind {

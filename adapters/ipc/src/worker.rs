@@ -42,6 +42,7 @@ use self::attempts::Attempts;
 pub use self::attempts::{Care, KnownFences};
 use self::files::Files;
 pub use self::handle::WorkerHandle;
+use crate::arena::Objects;
 use crate::connection::{End, Reader, Received, Socket, Writer};
 use crate::welcome::Welcome;
 
@@ -177,6 +178,13 @@ impl WorkerLink {
             resumed: Vec::new(),
         };
         Ok((link, handle))
+    }
+
+    /// The worker may read what the kernel puts there.
+    #[must_use]
+    pub fn with_objects(mut self, objects: Objects) -> Self {
+        self.files.objects = Some(objects);
+        self
     }
 
     /// Until the stream is over and every outcome that came through it is acknowledged. Dropped before that, the worker

@@ -80,7 +80,8 @@ def perform(
         return _result(value)
     except Refused as why:
         return why.error
-    except (ValueError, OSError, msgspec.MsgspecError) as why:
+    except (ValueError, OSError, ImportError, msgspec.MsgspecError) as why:
+        # An array where there is no numpy is such an argument too.
         text = f"an argument cannot be read: {one_line(why)}"
         return error("data_loss", "task.arguments", text, remote=remote_exception(why, execute.code))
     finally:

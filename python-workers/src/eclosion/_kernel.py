@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+import mmap
 import os
 import queue
 import threading
@@ -41,6 +42,8 @@ def key_of(fence: Fence) -> Key:
 
 # For a file to be made or opened. A large one is preallocated, which takes a slow disk a while.
 ASK_TIMEOUT_S = 120
+# Arenas that stay mapped: to map one anew costs a request and the first touch of its pages.
+MAPPED_MAX = 16
 
 _encode = msgspec.msgpack.encode
 _decode_numbers = msgspec.msgpack.Decoder(dict[str, int]).decode
@@ -65,6 +68,8 @@ class Kernel:
         self._welcomed = False
         self._pending: dict[int, queue.SimpleQueue[Frame | None]] = {}
         self._next_stream = 1
+        self._mapped: dict[int, mmap.mmap] = {}
+        """Arenas of the kernel that is connected, the last attached last."""
 
     # The reading thread.
 
@@ -87,6 +92,8 @@ class Kernel:
             channel, self.channel = self.channel, None
             self._welcomed = False
             waiting, self._pending = self._pending, {}
+            # The next kernel counts its arenas anew. Who still reads one has it mapped as long.
+            self._mapped = {}
         for answer in waiting.values():
             answer.put(None)
         if channel is not None:
@@ -176,6 +183,25 @@ class Kernel:
             except Disconnected:
                 failed = wanted[0]
                 failed.hang_up()
+
+    def attach(self, arena: int) -> mmap.mmap:
+        """As a store does. Only of the kernel that has sent the call: with it, what lies there is gone."""
+        mapped = self._mapped
+        memory = mapped.get(arena)
+        if memory is None:
+            try:
+                reply = self._ask(self.channel, "arena.attach", {"arena": arena})
+                descriptor = _only_descriptor(reply)
+            except Disconnected as why:
+                raise Refused(error("cancelled", "task.cancelled", f"nobody waits for the call: {why}")) from None
+            try:
+                memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+            finally:
+                os.close(descriptor)
+            while len(mapped) >= MAPPED_MAX:
+                del mapped[next(iter(mapped))]
+            mapped[arena] = memory
+        return memory
 
     def _ask(self, channel: Channel | None, method: str, request: dict[str, Any]) -> Frame:
         self.before_wait()

@@ -101,6 +101,18 @@ class ArtifactView(_Wire, kw_only=True):
     version: int
 
 
+class Segment(_Wire, kw_only=True):
+    """A value in shared memory. It says where, and nothing of what lies there: that is copied before it is
+    trusted.
+    """
+
+    arena: int
+    # Rises with each use of the arena: a segment that was given back is known by it.
+    generation: int
+    length: int
+    offset: int
+
+
 class Part(_Wire, kw_only=True):
     """A large piece of a value: a file in the artifact store, or bytes that ride along where nothing is
     stored.
@@ -115,6 +127,8 @@ class Part(_Wire, kw_only=True):
     digest: Digest | None = None
     # The file name that a `file` part had.
     name: str | None = None
+    # Where the bytes lie in shared memory, in calls: as long as the call is under way, and no longer.
+    segment: Segment | None = None
     # The token of `artifact.stage`, until the kernel has hashed the file.
     stage: int | None = None
 

@@ -32,7 +32,7 @@ from ._errors import Refused, error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._schemas import Part, Payload
+    from ._schemas import Part, Payload, Segment
 
 INLINE_BYTES_MAX = 32 * 1024
 PART_EXTENSION = 1
@@ -60,15 +60,23 @@ class PayloadData(TypedDict, total=False):
     parts: list[PartData]
 
 
-class Store(Protocol):
-    """Where parts lie: the kernel's artifact store, or a directory in a test."""
+class Stager(Protocol):
+    """Where parts are put."""
 
     def stage(self, size_bytes: int) -> tuple[int, int]:
         """Makes a file of this size; returns its token and a descriptor to write it, the caller's to close."""
         ...
 
+
+class Store(Protocol):
+    """Where parts of arguments lie: with the kernel, or in a directory of a test."""
+
     def open(self, digest: str) -> tuple[int, int]:
         """Returns a descriptor to read a sealed file, the caller's to close, and its size in bytes."""
+        ...
+
+    def attach(self, arena: int) -> mmap.mmap:
+        """Returns shared memory, mapped for reading."""
         ...
 
 
@@ -150,7 +158,7 @@ class Encoded:
         self.body = body
         self.parts = parts
 
-    def stage(self, store: Store) -> PayloadData:
+    def stage(self, store: Stager) -> PayloadData:
         """Writes every part into a file of ``store``. May be called again, with another store."""
         if not self.parts:
             return {"body": self.body}
@@ -254,7 +262,8 @@ def decode_all(payloads: list[Payload], open_part: Callable[[Part], object]) -> 
 class Inputs:
     """Opens the parts of an attempt's arguments, and closes what was opened when the attempt is over.
 
-    Arrays are mapped read-only, straight from the store's file. A file is a path in the attempt's scratch that leads to
+    Arrays are mapped read-only, straight from the store's file, or lie where the caller of a call has put them into
+    shared memory; there they last as long as the call. A file is a path in the attempt's scratch that leads to
     the descriptor, so that it has its name and is not copied.
     """
 
@@ -266,6 +275,8 @@ class Inputs:
     def open_part(self, part: Part) -> object:
         if part.data is not None:
             return open_carried(part.codec, part.data)
+        if part.segment is not None:
+            return open_shared(part.codec, self._store.attach(part.segment.arena), part.segment)
         if not part.digest:
             raise ValueError("an input's part has no digest")
         descriptor, size_bytes = self._store.open(part.digest)
@@ -304,6 +315,20 @@ def open_carried(codec: str, data: bytes) -> object:
     if codec == "arrow":
         return _table_over(data)
     raise ValueError(f"a part of unknown codec `{codec}`")
+
+
+def open_shared(codec: str, memory: mmap.mmap, segment: Segment) -> object:
+    """What a part stands for whose bytes lie in shared memory. An array or a table lies there itself, anything else is
+    copied: the segment is used again after the call."""
+    end = segment.offset + segment.length
+    if segment.offset < 0 or segment.length < 0 or end > len(memory):
+        raise ValueError(f"a segment ends at {end} of {len(memory)} bytes of shared memory")
+    view = memoryview(memory)[segment.offset : end]
+    if codec == "npy":
+        return _array_over(view)
+    if codec == "arrow":
+        return _table_over(view)
+    return open_carried(codec, bytes(view))
 
 
 def _body(value: object, parts: list[Content], *, first: int) -> bytes:

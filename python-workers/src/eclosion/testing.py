@@ -36,6 +36,7 @@ from .flow import Flow, FlowError
 from .task import Task
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
     from ._schemas import Argument
@@ -86,6 +87,9 @@ class LocalStore:
     def open(self, digest: str) -> tuple[int, int]:
         descriptor = os.open(self._folder / digest, os.O_RDONLY)
         return descriptor, os.fstat(descriptor).st_size
+
+    def attach(self, arena: int) -> mmap.mmap:
+        raise ValueError(f"there is no shared memory in a test: {arena}")
 
     def seal(self, staged: _values.PayloadData) -> Payload:
         """The payload that the kernel would commit: parts by digest."""

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use eclosion_ipc::arena::Objects;
 use eclosion_ipc::{Care, Outcome};
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::ops::task::Execute;
@@ -92,6 +93,11 @@ impl CallLine {
 }
 
 impl WorkerHost {
+    /// What the kernel has in shared memory.
+    pub(crate) fn objects(&self) -> Objects {
+        self.0.config.objects.clone()
+    }
+
     /// A fence for one call, never used before, not by an earlier kernel either: a survivor may still compute its call.
     pub(crate) fn call_fence(&self) -> Result<Fence, Error> {
         let epoch = u64::from(self.kernel()?.journal().epoch().0);

@@ -154,6 +154,7 @@ impl WorkerHost {
             .ok_or_else(|| Error::internal("host.detached", "the host has no kernel yet"))?;
         let (blobs, said) = (Arc::clone(&self.0.blobs), Arc::clone(&reports));
         let (link, handle) = WorkerLink::new(stream, Arc::clone(welcome), blobs, reports)?;
+        let link = link.with_objects(self.objects());
         let exit = {
             let mut workers = lock(&self.0.workers);
             let entry = workers.entry(worker.clone()).or_insert_with(Entry::new);

@@ -1,4 +1,5 @@
-//! A worker's requests for files: `artifact.stage` and `artifact.open`, each answered with a descriptor.
+//! A worker's requests for files and memory: `artifact.stage`, `artifact.open`, `arena.attach`, each answered with a
+//! descriptor.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -9,11 +10,13 @@ use std::task::{Context, Poll};
 
 use eclosion_artifact_store::BlobStore;
 use eclosion_schemas::frame::{Frame, StreamId};
+use eclosion_schemas::ops::arena::{ATTACH, AttachReply, AttachRequest};
 use eclosion_schemas::ops::artifact::{OPEN, OpenReply, OpenRequest, STAGE, StageReply, StageRequest};
 use eclosion_schemas::{Code, Error, Fence};
 use serde::Serialize;
 
 use super::Outcome;
+use crate::arena::{Backing, Objects};
 
 /// Requests under way.
 const SERVING_MAX: usize = 16;
@@ -40,6 +43,8 @@ struct Mine {
 
 pub(super) struct Files {
     store: Arc<dyn BlobStore>,
+    /// Where arguments of calls may lie.
+    pub(super) objects: Option<Objects>,
     /// Staged through this link and not named by an outcome yet.
     staged: BTreeMap<u64, Mine>,
     serving: Vec<Serving>,
@@ -48,7 +53,7 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(store: Arc<dyn BlobStore>) -> Self {
-        Self { store, staged: BTreeMap::new(), serving: Vec::new(), answers: Vec::new() }
+        Self { store, objects: None, staged: BTreeMap::new(), serving: Vec::new(), answers: Vec::new() }
     }
 
     pub(super) fn store(&self) -> Arc<dyn BlobStore> {
@@ -64,6 +69,7 @@ impl Files {
         let answered = match call.envelope.method.as_deref().unwrap_or_default() {
             STAGE => self.stage(call),
             OPEN => self.open(call).map(Some),
+            ATTACH => self.attach(call).map(Some),
             other => {
                 let shown: String = other.chars().take(64).collect();
                 let text = format!("a worker's stream serves no `{shown}`");
@@ -82,6 +88,15 @@ impl Files {
         let request: OpenRequest = call.decode()?;
         let (file, bytes) = self.store.open(&request.digest)?;
         answer(call.stream, &OpenReply { bytes }, file)
+    }
+
+    fn attach(&self, call: &Frame) -> Result<Answer, Error> {
+        let AttachRequest { arena } = call.decode()?;
+        let arena = self.objects.as_ref().and_then(|objects| objects.arena(arena)).ok_or_else(|| {
+            Error::new(Code::Precondition, "arena.stale", format!("there is no arena {arena} any more"))
+        })?;
+        let bytes = arena.backing().bytes();
+        answer(call.stream, &AttachReply { bytes }, arena.backing().descriptor()?)
     }
 
     fn stage(&mut self, call: &Frame) -> Result<Option<Answer>, Error> {
