@@ -182,19 +182,13 @@ impl Introspect {
     fn status(&self, kernel: &Kernel) -> StatusReply {
         let marks = kernel.journal().marks();
         let poisoned = kernel.journal().poisoned();
-        let state = match (&poisoned, *self.0.stop.borrow(), kernel.phase()) {
-            (Some(_), ..) => "read_only",
-            (None, true, _) => "draining",
-            (None, false, Phase::Run) => "ready",
-            (None, false, _) => "starting",
-        };
         StatusReply {
             instance: self.0.instance.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             epoch: kernel.journal().epoch(),
             uptime_ms: kernel.clock().now().since_ms(self.0.started),
-            state: state.into(),
+            state: state(&self.0, kernel).into(),
             appended: marks.appended,
             written: marks.written,
             synced: marks.synced,
@@ -219,6 +213,21 @@ impl Introspect {
             streams: self.0.traffic.streams(),
             credit: self.0.traffic.credit(),
         }
+    }
+}
+
+pub(crate) const READY: &str = "ready";
+/// What [`state`] may say.
+pub(crate) const STATES: [&str; 4] = ["starting", READY, "draining", "read_only"];
+
+/// The state of the whole kernel.
+pub(crate) fn state(own: &Own, kernel: &Kernel) -> &'static str {
+    let [starting, ready, draining, read_only] = STATES;
+    match (kernel.journal().poisoned(), *own.stop.borrow(), kernel.phase()) {
+        (Some(_), ..) => read_only,
+        (None, true, _) => draining,
+        (None, false, Phase::Run) => ready,
+        (None, false, _) => starting,
     }
 }
 
@@ -274,7 +283,7 @@ fn findings(kernel: &Kernel, poisoned: Option<&str>, more: Vec<String>) -> Vec<S
     findings
 }
 
-fn own_rss_bytes() -> u64 {
+pub(crate) fn own_rss_bytes() -> u64 {
     let Ok(pid) = sysinfo::get_current_pid() else { return 0 };
     let Ok(mut system) = sysinfo::System::new() else { return 0 };
     let wanted = sysinfo::ProcessRefreshKind::nothing().with_memory();

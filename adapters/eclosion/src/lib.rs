@@ -21,7 +21,7 @@
 //! |---|---|
 //! | none | `kernel`, `bus`, `schemas`: actors under supervision, a journal in memory, the blocking façade |
 //! | `sqlite` | a journal that survives: [`Builder::below`] |
-//! | `ipc` | a socket for clients, the actor `/kernel` and the audit record: [`Builder::listen`] |
+//! | `ipc` | a socket for clients and `/metrics`, the actor `/kernel`, the audit record: [`Builder::listen`] |
 //! | `client` | `client`, to attach to a kernel in another process |
 //! | `config` | [`places`] and [`config`]: XDG directories, `eclosion.toml`, `ECLOSION_*` |
 //! | `workers` | the subsystems and Python workers; implies `sqlite`, `ipc` and `config` |
@@ -52,6 +52,8 @@ mod history;
 mod introspect;
 #[cfg(feature = "workers")]
 mod logs;
+#[cfg(feature = "ipc")]
+mod metrics;
 #[cfg(feature = "ipc")]
 mod operate;
 #[cfg(feature = "workers")]

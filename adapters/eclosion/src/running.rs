@@ -114,10 +114,12 @@ impl Kernel {
             own.attach(&kernel);
             if let Some(socket) = &builder.socket {
                 let welcome = crate::sockets::welcome(&kernel, &builder.instance);
+                let pages = crate::metrics::Metrics::new(&own, &kernel);
                 crate::sockets::listen(
                     &kernel,
                     socket,
                     welcome.into(),
+                    pages,
                     stop.subscribe(),
                     own.traffic.clone(),
                 )

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use eclosion_bus::Address;
-use eclosion_ipc::{Accepted, ListenOptions, Listener, Session, Traffic, Welcome};
+use eclosion_ipc::{Accepted, ListenOptions, Listener, Pages, Session, Traffic, Welcome};
 use eclosion_kernel::Kernel;
 use eclosion_kernel::background::{Begin, Work};
 use eclosion_kernel::kernel::TRANSPORTS;
@@ -33,6 +33,7 @@ struct Door {
     kernel: Kernel,
     listener: Listener,
     welcome: Arc<Welcome>,
+    pages: Arc<dyn Pages>,
     stopping: Stopping,
     services: Arc<ServiceTable>,
     traffic: Arc<Traffic>,
@@ -47,6 +48,7 @@ pub(crate) async fn listen(
     kernel: &Kernel,
     socket: &Path,
     welcome: Arc<Welcome>,
+    pages: Arc<dyn Pages>,
     stopping: Stopping,
     traffic: Arc<Traffic>,
 ) -> Result<(), Error> {
@@ -55,6 +57,7 @@ pub(crate) async fn listen(
         kernel: kernel.clone(),
         listener,
         welcome,
+        pages,
         stopping,
         traffic,
         services: Arc::new(ServiceTable::new(kernel)),
@@ -95,6 +98,7 @@ async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
     let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&door.welcome), stopped)?;
     let session = session.with_services(Arc::clone(&door.services) as _);
     let session = session.counted_in(Arc::clone(&door.traffic));
+    let session = session.with_pages(Arc::clone(&door.pages));
     let serving = async move {
         let end = session.run().await;
         tracing::debug!(client = end.client.as_deref(), calls = end.calls, why = ?end.why, "a session ended");

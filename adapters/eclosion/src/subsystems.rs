@@ -30,6 +30,7 @@ use crate::calls::Calls;
 use crate::environments::Builds;
 use crate::introspect::{self, Finder, Own};
 use crate::logs::Logs;
+use crate::metrics::Metrics;
 use crate::output::OutputFiles;
 use crate::places::Places;
 use crate::retention;
@@ -113,7 +114,7 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     builds.attach(&kernel);
     let house = House { host, files, places, traffic: Arc::clone(&own.traffic), _temporary: temporary };
     let started = Kernel { kernel, stop, socket, house };
-    started.open_doors(welcome).await?;
+    started.open_doors(welcome, &own).await?;
     Ok(started)
 }
 
@@ -169,10 +170,11 @@ impl Drop for Temporary {
 }
 
 impl Kernel {
-    async fn open_doors(&self, welcome: Arc<Welcome>) -> Result<(), Error> {
+    async fn open_doors(&self, welcome: Arc<Welcome>, own: &Arc<Own>) -> Result<(), Error> {
         if let Some(socket) = &self.socket {
+            let pages = Metrics::new(own, &self.kernel);
             let traffic = Arc::clone(&self.house.traffic);
-            sockets::listen(&self.kernel, socket, welcome, self.stop.subscribe(), traffic).await?;
+            sockets::listen(&self.kernel, socket, welcome, pages, self.stop.subscribe(), traffic).await?;
         }
         self.house.host.adopt(recorded_workers(&self.kernel)?).await?;
         self.house.sweep();

@@ -1,5 +1,5 @@
 //! One connection: a Unix stream socket on which frames travel, and descriptors with them. A client whose first byte is
-//! `{` sends and gets the same frames as lines of JSON ([`lines`]).
+//! `{` sends and gets the same frames as lines of JSON ([`lines`]); one that speaks HTTP gets bytes as they are.
 //!
 //! Owned by whoever drives it: a [`Session`](crate::Session) or a [`WorkerLink`](crate::WorkerLink). It comes in two
 //! halves over one [`Socket`], because a worker's link is written to by others than the one who reads it:
@@ -27,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use eclosion_schemas::frame::{Frame, FrameError, Limits, StreamId};
 use eclosion_schemas::{Code, Error};
 
@@ -163,6 +164,19 @@ impl Connection {
         self.writer.speak_lines();
     }
 
+    /// Takes what has arrived and was not taken for frames, for a dialect without any.
+    pub fn take_bytes(&mut self) -> BytesMut {
+        self.reader.take_bytes()
+    }
+
+    /// Waits for more of them. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`End`]
+    pub async fn receive_bytes(&mut self) -> Result<(), End> {
+        poll_fn(|task| self.poll_receive(task)).await
+    }
+
     /// Puts a frame in line. It leaves with the next flush.
     pub fn send(&mut self, frame: Frame, descriptors: Vec<OwnedFd>) {
         self.writer.push(frame, descriptors);
@@ -203,9 +217,9 @@ impl Connection {
         let _ = tokio::time::timeout(LAST_WORD, flush).await;
     }
 
-    /// The same with a line of text, for one who does not speak frames.
-    pub async fn close_with_line(mut self, line: &str) {
-        self.writer.push_raw(line.as_bytes());
+    /// The same with text, for one who does not speak frames.
+    pub async fn close_with_text(mut self, text: &str) {
+        self.writer.push_raw(text.as_bytes());
         self.close(None).await;
     }
 }

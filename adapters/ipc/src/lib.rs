@@ -4,7 +4,7 @@
 //! task of its own, so that a panic ends one of them alone (P2):
 //!
 //! - [`Listener`]: the listening socket, closed to other users (P10, P-SEC-1); gives out [`Accepted`] connections.
-//! - [`Session`]: a client's calls and subscriptions, carried to the bus and back (P3, P5).
+//! - [`Session`]: a client's calls and subscriptions, carried to the bus and back (P3, P5), or one of the [`pages`].
 //! - [`WorkerLink`]: one worker's stream: attempts to it, outcomes from it, files both ways.
 //!
 //! Values too large for frames lie in shared memory: [`arena`].
@@ -16,6 +16,7 @@
 pub mod arena;
 pub mod connection;
 pub mod listener;
+pub mod pages;
 mod ready;
 pub mod session;
 pub mod traffic;
@@ -24,6 +25,7 @@ pub mod worker;
 
 pub use connection::{Connection, End};
 pub use listener::{Accepted, ListenOptions, Listener, Peer};
+pub use pages::{Page, Pages, Written};
 pub use session::serve::{Declared, Declaring, ServiceCall, Services, gone};
 pub use session::{Session, SessionEnd};
 pub use traffic::Traffic;

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   new ──first byte──▶ greeting ──HELLO/WELCOME──▶ serving ──stop──▶ draining ──nothing open──▶ over
-//!    └ other dialect: one line, over    └ refused: ERROR, over   └ peer gone or malformed: over
+//!    │                                  └ refused: ERROR, over   └ peer gone or malformed: over
+//!    └ HTTP: one answer, over ([`http`]); another dialect: one line, over
 //! ```
 //!
 //! - greeting: [`hello`], at most `hello_ms`;
@@ -23,6 +24,7 @@
 
 mod call;
 mod hello;
+mod http;
 pub mod serve;
 mod stream;
 
@@ -42,6 +44,7 @@ use self::serve::{ServiceCall, Services, Serving};
 use self::stream::{OpenStream, Step};
 use crate::connection::{Connection, End, Received};
 use crate::listener::{Accepted, Peer, Place};
+use crate::pages::Pages;
 use crate::ready::ReadyStreams;
 use crate::traffic::Traffic;
 use crate::welcome::Welcome;
@@ -66,6 +69,8 @@ pub struct Session {
     connection: Connection,
     bus: Bus,
     welcome: Arc<Welcome>,
+    /// What HTTP may ask for.
+    pages: Option<Arc<dyn Pages>>,
     peer: Peer,
     role: Role,
     client: Option<Arc<str>>,
@@ -104,8 +109,8 @@ enum Over {
     End(End),
     /// The client broke the protocol, or may not be here; it is told.
     Refused(Error),
-    /// Another dialect's line, and the error that it stands for.
-    Line(String, Error),
+    /// Another dialect's last word, and the error that it stands for, if any.
+    Text(String, Option<Error>),
     Drained,
 }
 
@@ -131,6 +136,7 @@ impl Session {
             connection: Connection::new(stream, welcome.limits).map_err(End::Io)?,
             bus,
             welcome,
+            pages: None,
             peer,
             role: Role::View,
             client: None,
@@ -162,6 +168,13 @@ impl Session {
         self
     }
 
+    /// Answers HTTP with these; without them there is nothing to be found.
+    #[must_use]
+    pub fn with_pages(mut self, pages: Arc<dyn Pages>) -> Self {
+        self.pages = Some(pages);
+        self
+    }
+
     /// Serves until the client goes or the kernel stops. Dropping it ends the session at once.
     pub async fn run(mut self) -> SessionEnd {
         let over = match self.greet().await {
@@ -182,9 +195,9 @@ impl Session {
                 connection.close(Some(Frame::error(StreamId::CONNECTION, &error))).await;
                 Some(error)
             }
-            Over::Line(line, error) => {
-                connection.close_with_line(&line).await;
-                Some(error)
+            Over::Text(text, error) => {
+                connection.close_with_text(&text).await;
+                error
             }
         };
         SessionEnd { client, why, calls }

@@ -95,7 +95,7 @@ async fn who_does_not_say_hello_in_time_is_told_and_cut_off() {
 async fn another_dialect_is_refused_in_one_line_that_it_can_read() {
     let world = World::new();
     for (said, heard) in [
-        (&b"GET / HTTP/1.1\r\n\r\n"[..], "this socket speaks frames"),
+        (&b"get / HTTP/1.1\r\n\r\n"[..], "this socket speaks frames"),
         (b"{\"method\":\"kernel.ping\"}\n", "{\"body\":{\"code\":\"invalid\""),
         (b"\x16\x03\x01", "this socket speaks frames"),
     ] {

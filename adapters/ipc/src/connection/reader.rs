@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use eclosion_schemas::frame::{Assembler, Decoder, Frame, Limits, StreamId};
 
 use super::lines::LineDecoder;
@@ -59,6 +60,12 @@ impl Reader {
         let mut lines = LineDecoder::new(&self.limits);
         lines.push(&self.decoder.take_bytes());
         self.lines = Some(lines);
+    }
+
+    /// What was received and is no frame yet. No byte of it carries a descriptor that anybody could claim.
+    pub(crate) fn take_bytes(&mut self) -> BytesMut {
+        self.unclaimed.clear();
+        self.decoder.take_bytes()
     }
 
     pub(crate) fn poll_receive(&mut self, socket: &Socket, task: &mut Context<'_>) -> Poll<Result<(), End>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use eclosion_schemas::frame::{API, API_COMPATIBLE, Envelope, Frame, FrameType, StreamId};
 use eclosion_schemas::{Code, Error, Role};
 
-use super::{Over, Session};
+use super::{Over, Session, http};
 
 /// Longest name that a client may give itself.
 const CLIENT_BYTES_MAX: usize = 96;
@@ -16,7 +16,9 @@ impl Session {
     pub(super) async fn greet(&mut self) -> Result<(), Over> {
         let wait = Duration::from_millis(self.welcome.limits.hello_ms.into());
         let hello = tokio::time::timeout(wait, self.hello()).await;
-        let frame = hello.map_err(|_| Over::Refused(late(wait)))??;
+        let Some(frame) = hello.map_err(|_| Over::Refused(late(wait)))?? else {
+            return Err(self.answer_http().await);
+        };
         self.admit(&frame.envelope).map_err(Over::Refused)?;
         let mut welcome = self.welcome.frame(self.role, Vec::new());
         if let Some(serving) = &self.serving {
@@ -27,18 +29,20 @@ impl Session {
         Ok(())
     }
 
-    async fn hello(&mut self) -> Result<Frame, Over> {
+    /// `None`: HTTP is spoken.
+    async fn hello(&mut self) -> Result<Option<Frame>, Over> {
         match self.connection.first_byte().await? {
             0 => {}
             b'{' => self.connection.speak_lines(),
-            _ => return Err(Over::Line(format!("{}\n", other_dialect()), other_dialect())),
+            verb if http::may_begin(verb) => return Ok(None),
+            _ => return Err(Over::Text(format!("{}\n", other_dialect()), Some(other_dialect()))),
         }
         let received = self.connection.receive().await?;
         if received.frame.kind != FrameType::Hello || received.frame.stream != StreamId::CONNECTION {
             let text = "a connection begins with HELLO on stream 0";
             return Err(Over::Refused(Error::invalid("hello.missing", text)));
         }
-        Ok(received.frame)
+        Ok(Some(received.frame))
     }
 
     fn admit(&mut self, hello: &Envelope) -> Result<(), Error> {
@@ -82,6 +86,7 @@ fn late(wait: Duration) -> Error {
 }
 
 fn other_dialect() -> Error {
-    let text = "this socket speaks frames, whose first byte is 0, and lines of JSON objects";
+    let text =
+        "this socket speaks frames, whose first byte is 0, lines of JSON objects, and HTTP for a few pages";
     Error::new(Code::Unimplemented, "hello.dialect", text).help("eclosion call NAME JSON")
 }

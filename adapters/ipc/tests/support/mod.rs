@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use eclosion_bus::{Address, Bus, InHand, MailboxOptions, Taken};
 use eclosion_client::Client;
-use eclosion_ipc::{ListenOptions, Listener, Session, SessionEnd, Traffic, Welcome};
+use eclosion_ipc::{ListenOptions, Listener, Pages, Session, SessionEnd, Traffic, Welcome};
 use eclosion_schemas::frame::Limits;
 use eclosion_schemas::operation::{Durability, NoItem, Operation, Role, Spec};
 use eclosion_schemas::{Epoch, Error};
@@ -86,6 +86,14 @@ impl World {
     }
 
     pub(crate) fn with(limits: Limits, connections_max: usize) -> Self {
+        Self::build(limits, connections_max, None)
+    }
+
+    pub(crate) fn with_pages(limits: Limits, pages: Arc<dyn Pages>) -> Self {
+        Self::build(limits, 256, Some(pages))
+    }
+
+    fn build(limits: Limits, connections_max: usize, pages: Option<Arc<dyn Pages>>) -> Self {
         let mut table = eclosion_schemas::ops::table().unwrap();
         for spec in [
             Spec::of::<Echo>(),
@@ -117,9 +125,12 @@ impl World {
                 let stopped = async move {
                     let _ = stopping.wait_for(|stop| *stop).await;
                 };
-                let session =
+                let mut session =
                     Session::new(accepted, session_bus.clone(), Arc::clone(&welcome), stopped).unwrap();
-                let session = session.counted_in(Arc::clone(&counts));
+                session = session.counted_in(Arc::clone(&counts));
+                if let Some(pages) = &pages {
+                    session = session.with_pages(Arc::clone(pages));
+                }
                 let ended = ended.clone();
                 tokio::spawn(async move {
                     let _ = ended.send(session.run().await);
