@@ -46,6 +46,11 @@ def wait(gate):
 def pid():
     return os.getpid()
 
+def hold(value):
+    pathlib.Path(__file__).with_name("held").touch()
+    while True:
+        time.sleep(0.001)
+
 def look(value):
     return [len(value), sum(value)]
 
@@ -331,6 +336,46 @@ async fn a_large_argument_lies_in_shared_memory_and_the_worker_reads_it_where_it
     drop(lease);
     let refused = watched(client.call::<Call>(request).into_future()).await.unwrap_err();
     assert_eq!(refused.reason, "arena.stale");
+    until(|| objects.counts().0 == 0).await;
+    scene.kernel.shutdown().await;
+}
+
+/// What this test executable does when it is started as a caller: it calls with a large argument, and waits for ever.
+#[tokio::test]
+async fn caller() {
+    let Ok(code) = std::env::var("ECLOSION_TEST_CALLS") else { return };
+    let client = Client::connect(std::env::var("ECLOSION_TEST_CALLS_AT").unwrap()).await.unwrap();
+    let part = Part {
+        data: Some(vec![1; 1 << 20].into()),
+        bytes: 1 << 20,
+        codec: "bytes".into(),
+        ..Part::default()
+    };
+    let request = CallRequest {
+        function: "functions:hold".into(),
+        code,
+        code_hash: String::new(),
+        environment: EnvironmentSpec { python: python(), ..EnvironmentSpec::default() },
+        arguments: Payload::default(),
+        with: std::collections::BTreeMap::new(),
+    };
+    let _ = client.call::<Call>(with_part(request, part)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_is_killed_leaves_nothing_in_shared_memory() {
+    let Some(scene) = Scene::start("caller").await else { return };
+    let objects = scene.kernel.objects();
+    let mut caller = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["caller", "--exact"])
+        .env("ECLOSION_TEST_CALLS", scene.directory.path())
+        .env("ECLOSION_TEST_CALLS_AT", &scene.kernel.places().socket)
+        .spawn()
+        .unwrap();
+    until(|| scene.path("held").exists()).await;
+    assert_eq!(objects.counts().0, 1, "the worker reads it");
+    caller.kill().unwrap();
+    caller.wait().unwrap();
     until(|| objects.counts().0 == 0).await;
     scene.kernel.shutdown().await;
 }
