@@ -58,6 +58,15 @@ def wait(gate: str) -> str:
 wait_task = task(wait)
 
 
+def held(folder: str) -> int:
+    """Says which process computes it, and returns that once it is let go."""
+    root = pathlib.Path(folder)
+    (root / str(os.getpid())).touch()
+    while not (root / "open").exists():
+        time.sleep(0.005)
+    return os.getpid()
+
+
 class Gate:
     """The test's end of :func:`wait`. Another process's files are all that tells."""
 

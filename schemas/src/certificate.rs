@@ -39,6 +39,9 @@ pub enum Death {
     /// It broke the protocol and was ended for it.
     #[schemars(title = "DeathProtocol")]
     Protocol { text: String },
+    /// It was started by hand, and its connection ended; what became of its process is not known here.
+    #[schemars(title = "DeathDisconnected")]
+    Disconnected { text: String },
 }
 
 impl std::fmt::Display for Death {
@@ -63,6 +66,7 @@ impl std::fmt::Display for Death {
             Death::Start { text } => write!(f, "could not be started: {text}"),
             Death::Unseen { text } => write!(f, "gone, nobody saw how: {text}"),
             Death::Protocol { text } => write!(f, "ended for breaking the protocol: {text}"),
+            Death::Disconnected { text } => write!(f, "its connection ended: {text}"),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | `attempt.started` `attempt.stopped` `attempt.refused` | pool manager | DAG tracker, arbitration |
 //! | `attempt.waiting` | pool manager | itself |
 //! | `worker.cordoned` `worker.uncordoned` `pool.drained` `pool.resumed` `task.quarantined` `task.released` | pool manager | |
-//! | `worker.requested` `worker.started` `worker.stopping` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
+//! | `worker.requested` `worker.started` `worker.attached` `worker.stopping` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
 //! | `gc.pass_due` `gc.collected` `gc.moved` `gc.purging` `gc.restoring` `gc.restored` `gc.erased` `gc.passed` | stale manager | DAG tracker, artifact store, pool manager |
 //! | `lease.granted` `lease.released` `lease.refused` | arbitration | pool manager |
 //! | `artifact.pinned` `artifact.unpinned` `artifact.tagged` `artifact.untagged` | artifact store | stale manager |
@@ -246,6 +246,15 @@ pub struct WorkerStarted {
     pub boot_id: String,
 }
 event!(WorkerStarted, "worker.started");
+
+/// A worker that was started by hand has attached. It ends with its connection: no kernel starts, adopts or kills it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerAttached {
+    pub worker: WorkerId,
+    pub environment: EnvironmentId,
+    pub pid: u32,
+}
+event!(WorkerAttached, "worker.attached");
 
 /// A worker is to end once it has nothing in hand; it gets no attempt any more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -117,7 +117,7 @@ string_id!(
     TaskId
 );
 string_id!(
-    /// One worker process: `w-EPOCH-COUNTER`.
+    /// One worker process: `w-EPOCH-COUNTER`, or `a-EPOCH-COUNTER` if it was started by hand.
     WorkerId
 );
 string_id!(

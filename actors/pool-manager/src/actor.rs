@@ -13,8 +13,8 @@ use eclosion_kernel::journal::Record;
 use eclosion_kernel::view::Views;
 use eclosion_schemas::error::Error;
 use eclosion_schemas::events::{
-    AttemptStarted, AttemptStopped, Event, StepCommitted, StepFailed, WorkerCordoned, WorkerDied,
-    WorkerRequested, WorkerStarted, WorkerStopping, WorkerUncordoned,
+    AttemptStarted, AttemptStopped, Event, StepCommitted, StepFailed, WorkerAttached, WorkerCordoned,
+    WorkerDied, WorkerRequested, WorkerStarted, WorkerStopping, WorkerUncordoned,
 };
 use eclosion_schemas::ops::arbitration;
 use eclosion_schemas::ops::pool::{
@@ -254,6 +254,7 @@ fn touched(state: &State, records: &[Arc<Record>]) -> BTreeSet<WorkerId> {
             AttemptStopped,
             WorkerRequested,
             WorkerStarted,
+            WorkerAttached,
             WorkerStopping,
             WorkerCordoned,
             WorkerUncordoned,

@@ -13,11 +13,16 @@
 //! Invariants: (1) A worker computes at most one attempt, and a fence belongs to one worker. Only quick ones wait
 //! behind it, of which none needs a lease, has a limit or a time-out, so that to wait there costs nothing. (2) Fences only grow.
 //! (3) One wish is answered at most once: the last wish answered for a task is remembered until its run is finished.
-//! (4) No attempt of a cancelled or finished run is started. (5) Workers alive ≤ `workers_max`.
+//! (4) No attempt of a cancelled or finished run is started. (5) Workers alive ≤ `workers_max`,
+//! those started by hand aside.
 //! (6) Every effect owed hangs on a worker, an environment or a wanted lease, and goes with it. (7) A worker that is
 //! stopping, cordoned or due to be recycled is given nothing. Whatever ends it between attempts or by an operator's
 //! word is *wanted*: it costs no attempt its outcome, and counts against no task. (8) No attempt of a quarantined
 //! content is started.
+//!
+//! A worker that was started by hand comes up unasked (`worker.attached`) and ends with its connection. It is preferred
+//! to the pool's own, as somebody wants to see it work; it counts against no limit, is neither recycled nor ended for
+//! being idle, and its end is held against no task.
 //!
 //! A worker is recycled after so many attempts, at an age, or with too much memory while it is idle (`PoolOptions`).
 //! Calls are not counted as attempts: nobody journals them.
@@ -36,7 +41,8 @@ use eclosion_schemas::events::{
     AttemptRefused, AttemptStarted, AttemptStopped, AttemptWaiting, EnvironmentFailed, EnvironmentReady,
     EnvironmentRequested, Event, LeaseGranted, LeaseRefused, LeaseReleased, PoolDrained, PoolResumed,
     RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, TaskQuarantined, TaskReleased,
-    WorkerCordoned, WorkerDied, WorkerRequested, WorkerStarted, WorkerStopping, WorkerUncordoned,
+    WorkerAttached, WorkerCordoned, WorkerDied, WorkerRequested, WorkerStarted, WorkerStopping,
+    WorkerUncordoned,
 };
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::arbitration::{AcquireRequest, ReleaseRequest};
@@ -252,6 +258,8 @@ pub(crate) struct Worker {
     pub(crate) finished: u64,
     /// When it was attached first.
     pub(crate) started_at: Option<Timestamp>,
+    /// It was started by hand.
+    pub(crate) attached: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -317,6 +325,8 @@ pub(crate) struct Dead {
     pub(crate) finished: u64,
     /// Why it was told to end, if it was.
     pub(crate) ended: Option<String>,
+    /// It was started by hand.
+    pub(crate) attached: bool,
     pub(crate) certificate: DeathCertificate,
 }
 
@@ -347,17 +357,23 @@ impl State {
         Some(TaskOfFlow { flow: Arc::clone(&self.runs.get(run)?.flow), task: name.to_owned() })
     }
 
+    /// Workers that the pool itself has started or asked for.
+    pub(crate) fn own_workers(&self) -> usize {
+        self.workers.values().filter(|worker| !worker.attached).count()
+    }
+
     pub(crate) fn running_of(&self, tenant: &Tenant) -> u32 {
         self.running.get(tenant).copied().unwrap_or_default()
     }
 }
 
-const OWN: [&str; 17] = [
+const OWN: [&str; 18] = [
     EnvironmentRequested::KIND,
     EnvironmentReady::KIND,
     EnvironmentFailed::KIND,
     WorkerRequested::KIND,
     WorkerStarted::KIND,
+    WorkerAttached::KIND,
     WorkerStopping::KIND,
     WorkerDied::KIND,
     AttemptStarted::KIND,

@@ -135,6 +135,7 @@ pub(crate) fn worker_view(id: &WorkerId, worker: &Worker, epoch: Epoch) -> Worke
             .or_else(|| worker.cordoned.clone()),
         rss_bytes: None,
         processes: None,
+        attached: worker.attached,
     }
 }
 
@@ -164,6 +165,7 @@ fn dead(dead: &Dead) -> WorkerView {
         held: dead.ended.clone(),
         rss_bytes: dead.certificate.peak_rss_bytes,
         processes: None,
+        attached: dead.attached,
     }
 }
 

@@ -122,6 +122,7 @@ impl Kernel {
                     pages,
                     stop.subscribe(),
                     own.traffic.clone(),
+                    None,
                 )
                 .await?;
             }

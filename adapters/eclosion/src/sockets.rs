@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use eclosion_bus::Address;
-use eclosion_ipc::{Accepted, ListenOptions, Listener, Pages, Session, Traffic, Welcome};
+use eclosion_ipc::{Accepted, AttachedWorker, ListenOptions, Listener, Pages, Session, Traffic, Welcome};
 use eclosion_kernel::Kernel;
 use eclosion_kernel::background::{Begin, Work};
 use eclosion_kernel::kernel::TRANSPORTS;
@@ -26,6 +26,9 @@ pub(crate) const SESSIONS: &str = "/sessions/";
 const DRAIN: Duration = Duration::from_secs(6);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// Who takes workers that were started by hand.
+pub(crate) type Workers = Arc<dyn Fn(AttachedWorker) -> Work + Send + Sync>;
+
 type Stopping = watch::Receiver<bool>;
 
 /// What every incarnation of the listener works with.
@@ -35,6 +38,7 @@ struct Door {
     welcome: Arc<Welcome>,
     pages: Arc<dyn Pages>,
     stopping: Stopping,
+    workers: Option<Workers>,
     services: Arc<ServiceTable>,
     traffic: Arc<Traffic>,
     sessions: AtomicU64,
@@ -51,6 +55,7 @@ pub(crate) async fn listen(
     pages: Arc<dyn Pages>,
     stopping: Stopping,
     traffic: Arc<Traffic>,
+    workers: Option<Workers>,
 ) -> Result<(), Error> {
     let listener = Listener::bind(ListenOptions::new(socket))?;
     let door = Arc::new(Door {
@@ -60,6 +65,7 @@ pub(crate) async fn listen(
         pages,
         stopping,
         traffic,
+        workers,
         services: Arc::new(ServiceTable::new(kernel)),
         sessions: AtomicU64::new(0),
     });
@@ -99,8 +105,13 @@ async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
     let session = session.with_services(Arc::clone(&door.services) as _);
     let session = session.counted_in(Arc::clone(&door.traffic));
     let session = session.with_pages(Arc::clone(&door.pages));
+    let workers = door.workers.clone();
+    let session = if workers.is_some() { session.take_workers() } else { session };
     let serving = async move {
         let end = session.run().await;
+        if let (Some(take), Some(worker)) = (workers, end.worker) {
+            return take(*worker).await;
+        }
         tracing::debug!(client = end.client.as_deref(), calls = end.calls, why = ?end.why, "a session ended");
         Ok(())
     };

@@ -174,7 +174,13 @@ impl Kernel {
         if let Some(socket) = &self.socket {
             let pages = Metrics::new(own, &self.kernel);
             let traffic = Arc::clone(&self.house.traffic);
-            sockets::listen(&self.kernel, socket, welcome, pages, self.stop.subscribe(), traffic).await?;
+            let host = self.house.host.clone();
+            let workers: sockets::Workers = Arc::new(move |worker| {
+                let host = host.clone();
+                Box::pin(async move { host.take(worker).await })
+            });
+            let stopping = self.stop.subscribe();
+            sockets::listen(&self.kernel, socket, welcome, pages, stopping, traffic, Some(workers)).await?;
         }
         self.house.host.adopt(recorded_workers(&self.kernel)?).await?;
         self.house.sweep();

@@ -7,7 +7,8 @@
 //! the stream ends, the keeper says how ─► pool.worker_down
 //! ```
 //!
-//! [`processes`] are started, held and buried; [`attempts`] go to them; [`outcomes`] come back; [`limits`] are kept
+//! [`processes`] are started, held and buried; those that were started by hand come over the listening socket
+//! ([`attached`]); [`attempts`] go to them; [`outcomes`] come back; [`limits`] are kept
 //! meanwhile. Calls, which nobody
 //! journals, have a table of their own: [`calls`].
 //!
@@ -19,6 +20,7 @@
 //! to its end, so an outcome that it sent is never overtaken. (4) An outcome is acknowledged to the link only once the
 //! DAG tracker has answered.
 
+mod attached;
 mod attempts;
 pub(crate) mod calls;
 mod limits;
@@ -78,6 +80,7 @@ struct Shared {
     /// Calls at workers, by their fences. Locked after `workers` if both are.
     calls: Mutex<BTreeMap<Fence, calls::AtWorker>>,
     call_counter: AtomicU64,
+    attached_counter: AtomicU64,
     /// The kernel stops: workers end because it wants them to.
     stopping: AtomicBool,
     /// Somebody looks what workers take up. Locked after `workers` if both are.
@@ -102,6 +105,7 @@ impl WorkerHost {
             workers: Mutex::default(),
             calls: Mutex::default(),
             call_counter: AtomicU64::new(1),
+            attached_counter: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             looking: Mutex::default(),
             reporting: watch::Sender::new(0),
@@ -155,8 +159,10 @@ impl WorkerHost {
     /// Ends every worker and the keeper, and waits until their ends are recorded.
     pub(crate) async fn shutdown(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
-        let Some(keeper) = self.0.keeper.lock().await.clone() else { return };
-        if let Err(why) = keeper.shutdown() {
+        self.hang_up_attached();
+        if let Some(keeper) = self.0.keeper.lock().await.clone()
+            && let Err(why) = keeper.shutdown()
+        {
             return tracing::warn!(%why, "the keeper is gone already");
         }
         let mut reporting = self.0.reporting.subscribe();
@@ -186,6 +192,11 @@ impl WorkerHost {
 
     pub(crate) async fn keeper_pid(&self) -> Option<u32> {
         self.0.keeper.lock().await.as_ref().map(Keeper::pid)
+    }
+
+    fn welcome(&self) -> Result<Arc<Welcome>, Error> {
+        let welcome = self.0.welcome.get().map(Arc::clone);
+        welcome.ok_or_else(|| Error::internal("host.detached", "the host has no kernel yet"))
     }
 
     fn kernel(&self) -> Result<&Kernel, Error> {

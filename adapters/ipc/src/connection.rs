@@ -158,6 +158,10 @@ impl Connection {
         }
     }
 
+    pub(crate) fn speaks_lines(&self) -> bool {
+        self.reader.speaks_lines()
+    }
+
     /// From here on lines are spoken: the first byte said so, and nothing has been sent.
     pub fn speak_lines(&mut self) {
         self.reader.speak_lines();
@@ -175,6 +179,11 @@ impl Connection {
     /// [`End`]
     pub async fn receive_bytes(&mut self) -> Result<(), End> {
         poll_fn(|task| self.poll_receive(task)).await
+    }
+
+    /// What it consists of, for who takes it over: nothing that arrived is lost.
+    pub(crate) fn into_parts(self) -> (Socket, Reader, Writer) {
+        (self.socket, self.reader, self.writer)
     }
 
     /// Puts a frame in line. It leaves with the next flush.

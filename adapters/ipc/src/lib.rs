@@ -30,4 +30,6 @@ pub use session::serve::{Declared, Declaring, ServiceCall, Services, gone};
 pub use session::{Session, SessionEnd};
 pub use traffic::Traffic;
 pub use welcome::Welcome;
-pub use worker::{Care, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports};
+pub use worker::{
+    AttachedWorker, Care, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports,
+};

@@ -70,6 +70,12 @@ impl Peer {
         if self.is_trusted() { Role::Admin } else { Role::View }
     }
 
+    /// The user that this process runs as, and nobody else, root included.
+    #[must_use]
+    pub fn is_ourselves(&self) -> bool {
+        self.uid == rustix::process::geteuid().as_raw()
+    }
+
     fn is_trusted(self) -> bool {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
     }

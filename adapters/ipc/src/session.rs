@@ -48,6 +48,7 @@ use crate::pages::Pages;
 use crate::ready::ReadyStreams;
 use crate::traffic::Traffic;
 use crate::welcome::Welcome;
+use crate::worker::{AttachedWorker, WorkerHello};
 
 /// How long calls under way may take once the kernel stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -62,6 +63,8 @@ pub struct SessionEnd {
     /// Nothing: the client left, or the kernel stopped.
     pub why: Option<Error>,
     pub calls: u64,
+    /// It was no client but a worker, whose connection goes on as that.
+    pub worker: Option<Box<AttachedWorker>>,
 }
 
 /// See the module.
@@ -89,8 +92,9 @@ pub struct Session {
     /// Where somebody gives addresses to services.
     serving: Option<Serving>,
     traffic: Arc<Traffic>,
+    takes_workers: bool,
     /// Its place among the connections that are allowed.
-    _place: Option<Place>,
+    place: Option<Place>,
 }
 
 type Stopping = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -111,6 +115,7 @@ enum Over {
     Refused(Error),
     /// Another dialect's last word, and the error that it stands for, if any.
     Text(String, Option<Error>),
+    Worker(Box<WorkerHello>),
     Drained,
 }
 
@@ -150,8 +155,15 @@ impl Session {
             calls: 0,
             serving: None,
             traffic: Arc::default(),
-            _place: place,
+            takes_workers: false,
+            place,
         })
+    }
+
+    /// Whoever says in HELLO that it is a worker is handed over by [`SessionEnd::worker`]; otherwise it is refused.
+    #[must_use]
+    pub fn take_workers(self) -> Self {
+        Self { takes_workers: true, ..self }
     }
 
     /// The client may serve addresses of its own, with the role `service`.
@@ -181,10 +193,15 @@ impl Session {
             Ok(()) => self.attend().await,
             Err(over) => over,
         };
-        let Self { connection, client, calls, streams, serving, .. } = self;
+        let Self { connection, client, calls, streams, serving, peer, place, .. } = self;
         // Asks, subscriptions and addresses go back before the last word, which may take its time.
         drop((streams, serving));
+        let mut worker = None;
         let why = match over {
+            Over::Worker(hello) => {
+                worker = Some(Box::new(AttachedWorker { connection, hello: *hello, peer, place }));
+                None
+            }
             Over::Drained => {
                 connection.close(None).await;
                 None
@@ -200,7 +217,7 @@ impl Session {
                 error
             }
         };
-        SessionEnd { client, why, calls }
+        SessionEnd { client, why, calls, worker }
     }
 
     async fn attend(&mut self) -> Over {
@@ -288,6 +305,7 @@ impl Session {
         // No client's frame carries any; whatever came is closed here.
         drop(descriptors);
         let is_ours = frame.stream != StreamId::CONNECTION && !frame.stream.opened_by_client();
+        // A call there is refused as any other with a number that is not the client's.
         if is_ours && frame.kind != FrameType::Call {
             return self.on_service_frame(frame);
         }

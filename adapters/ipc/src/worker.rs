@@ -17,6 +17,9 @@
 //! 3. Parts reach nobody before they were sealed: hashed by the kernel, never by the worker (P-ART-1).
 //! 4. A worker that breaks the protocol is cut off; its holder is told why.
 //!
+//! A worker that was started by hand has said HELLO to a session, which hands its connection over
+//! ([`WorkerLink::attached`]).
+//!
 //! It deliberately does not know what an attempt is for, and never ends a process.
 
 mod attempts;
@@ -24,6 +27,7 @@ mod files;
 mod handle;
 mod outcome;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
@@ -35,7 +39,7 @@ use std::time::Duration;
 use eclosion_artifact_store::BlobStore;
 use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId};
 use eclosion_schemas::view::TaskReport;
-use eclosion_schemas::{Code, Error, Fence, Payload, Role, WorkerId};
+use eclosion_schemas::{Code, EnvironmentId, Error, Fence, Payload, Role, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use self::attempts::Attempts;
@@ -43,11 +47,15 @@ pub use self::attempts::{Care, KnownFences};
 use self::files::Files;
 pub use self::handle::WorkerHandle;
 use crate::arena::Objects;
-use crate::connection::{End, Reader, Received, Socket, Writer};
+use crate::connection::{Connection, End, Reader, Received, Socket, Writer};
+use crate::listener::{Peer, Place};
 use crate::welcome::Welcome;
 
 /// From the stream's begin to HELLO: an interpreter may have to start first.
 const HELLO: Duration = Duration::from_secs(30);
+
+/// The header of WELCOME that tells a worker which was started by hand what it is called.
+const WORKER_HEADER: &str = "worker";
 
 /// How a worker introduces itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +68,19 @@ pub struct WorkerHello {
     /// What it computes, and what it has computed and not been told that it is safe; oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Fence>,
+    /// Of one that was started by hand: the environment whose attempts it takes; none for the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentId>,
+}
+
+/// A connection to the listening socket whose peer has said that it is a worker.
+#[derive(Debug)]
+pub struct AttachedWorker {
+    pub(crate) connection: Connection,
+    /// As the worker tells it: it has no name yet, and its pid is that of its own namespace.
+    pub hello: WorkerHello,
+    pub peer: Peer,
+    pub(crate) place: Option<Place>,
 }
 
 /// How an attempt ended.
@@ -124,6 +145,10 @@ pub struct WorkerLink {
     delivering: Vec<(Fence, Acknowledged)>,
     /// The streams of attempts that ran before this link began: their files were staged through another.
     resumed: Vec<StreamId>,
+    /// Said already, of a worker that was started by hand.
+    said: Option<WorkerHello>,
+    /// Its place among the connections that are allowed.
+    _place: Option<Place>,
 }
 
 /// What link and handles have in common.
@@ -156,8 +181,34 @@ impl WorkerLink {
         store: Arc<dyn BlobStore>,
         reports: Arc<dyn WorkerReports>,
     ) -> Result<(Self, WorkerHandle), Error> {
+        let connection = Connection::new(stream, welcome.limits).map_err(End::Io)?;
+        Ok(Self::over(connection, welcome, store, reports))
+    }
+
+    /// Takes over the connection of a worker that was started by hand. It is told `name` in WELCOME.
+    pub fn attached(
+        worker: AttachedWorker,
+        name: WorkerId,
+        welcome: Arc<Welcome>,
+        store: Arc<dyn BlobStore>,
+        reports: Arc<dyn WorkerReports>,
+    ) -> (Self, WorkerHandle) {
+        let AttachedWorker { connection, hello, peer, place } = worker;
+        let (link, handle) = Self::over(connection, welcome, store, reports);
+        let pid = peer.pid.unwrap_or(hello.pid);
+        let said = Some(WorkerHello { worker: name, pid, attempts: Vec::new(), ..hello });
+        (Self { said, _place: place, ..link }, handle)
+    }
+
+    fn over(
+        connection: Connection,
+        welcome: Arc<Welcome>,
+        store: Arc<dyn BlobStore>,
+        reports: Arc<dyn WorkerReports>,
+    ) -> (Self, WorkerHandle) {
+        let (socket, reader, writer) = connection.into_parts();
         let state = State {
-            writer: Writer::new(welcome.limits.fragment_bytes as usize),
+            writer,
             attempts: Attempts::default(),
             is_up: false,
             draining: false,
@@ -165,19 +216,20 @@ impl WorkerLink {
             withdrawn: Vec::new(),
             task: None,
         };
-        let socket = Socket::new(stream).map_err(End::Io)?;
         let shared = Arc::new(Shared { socket, state: Mutex::new(state) });
         let handle = WorkerHandle::new(Arc::clone(&shared));
         let link = Self {
             shared,
-            reader: Reader::new(welcome.limits),
+            reader,
             files: Files::new(store),
             reports,
             welcome,
             delivering: Vec::new(),
             resumed: Vec::new(),
+            said: None,
+            _place: None,
         };
-        Ok((link, handle))
+        (link, handle)
     }
 
     /// The worker may read what the kernel puts there.
@@ -215,12 +267,20 @@ impl WorkerLink {
 
     async fn greet(&mut self) -> Result<(), Option<Error>> {
         let late = || Error::new(Code::Deadline, "hello.late", "the worker did not say HELLO");
-        let hello = tokio::time::timeout(HELLO, self.hello()).await.unwrap_or_else(|_| Err(Some(late())))?;
+        let said = self.said.take();
+        let name = said.as_ref().map(|hello| hello.worker.clone());
+        let hello = match said {
+            Some(hello) => hello,
+            None => tokio::time::timeout(HELLO, self.hello()).await.unwrap_or_else(|_| Err(Some(late())))?,
+        };
         let is_wanted = self.reports.up(&hello);
         let wanted = if is_wanted { hello.attempts.as_slice() } else { &[] };
         let mut state = self.shared.locked();
         self.resumed = wanted.iter().map(|fence| state.attempts.resume(*fence)).collect();
-        let welcome = self.welcome.frame(Role::Worker, self.resumed.clone());
+        let mut welcome = self.welcome.frame(Role::Worker, self.resumed.clone());
+        if let Some(name) = name {
+            welcome.envelope.headers = Some(BTreeMap::from([(WORKER_HEADER.to_owned(), name.to_string())]));
+        }
         state.writer.push(welcome, Vec::new());
         for stream in &self.resumed {
             state.writer.push(handle::credit(*stream, attempts::ITEMS_AHEAD), Vec::new());

@@ -225,3 +225,11 @@ fn no_bytes_end_more_than_their_own_connection() {
     });
     runtime.block_on(world.at_rest());
 }
+
+#[tokio::test]
+async fn a_worker_cannot_speak_lines_as_no_descriptors_travel_with_them() {
+    let world = World::taking_workers();
+    let mut lines = Lines::connect(&world).await;
+    lines.say(&json!({"type": "hello", "client": "lines", "api": 1, "role": "worker"})).await;
+    lines.hears_an_error(None, "hello.role").await;
+}

@@ -1,17 +1,25 @@
 //! Sessions over real sockets, driven by the real client.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::future::IntoFuture;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use eclosion_bus::{Publication, Subject};
 use eclosion_client::{Client, ConnectOptions};
-use eclosion_schemas::frame::Limits;
+use eclosion_ipc::worker::Acknowledged;
+use eclosion_ipc::{LinkEnd, Outcome, WorkerHello, WorkerLink, WorkerReports};
+use eclosion_schemas::frame::{Decoder, Envelope, Frame, FrameType, Limits, StreamId};
 use eclosion_schemas::ids::{Epoch, Seq};
 use eclosion_schemas::ops::kernel::{Delivery, Empty, OnFull, Stop};
-use eclosion_schemas::{Code, Role};
+use eclosion_schemas::view::TaskReport;
+use eclosion_schemas::{Code, Fence, Role, WorkerId};
 use support::{Commit, Count, Echo, Hold, Key, Number, Refuse, Text, World, watched};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn text(text: &str) -> Text {
     Text { text: text.into() }
@@ -343,4 +351,75 @@ async fn a_socket_that_nobody_listens_on_says_what_to_run() {
     let directory = tempfile::tempdir().unwrap();
     let error = watched(Client::connect(directory.path().join("none.sock"))).await.unwrap_err();
     assert_eq!((error.code, error.help.as_deref()), (Code::Unavailable, Some("eclosion up")));
+}
+
+/// What `python -m eclosion.worker --connect` says first.
+fn worker_hello() -> Frame {
+    let hello = WorkerHello {
+        worker: "w-0-0".parse().unwrap(),
+        pid: 1,
+        start_ticks: 2,
+        boot_id: "b".into(),
+        attempts: Vec::new(),
+        environment: Some("0f3a".parse().unwrap()),
+    };
+    let envelope = Envelope { role: Some(Role::Worker), ..Envelope::default() };
+    let frame = Frame::new(FrameType::Hello, StreamId::CONNECTION).with_envelope(envelope);
+    frame.msgpack(&hello).unwrap()
+}
+
+#[tokio::test]
+async fn a_worker_that_dials_is_handed_over_with_all_that_it_said_and_its_place() {
+    let mut world = World::taking_workers();
+    let mut stream = tokio::net::UnixStream::connect(&world.path).await.unwrap();
+    let mut bytes = BytesMut::new();
+    worker_hello().encode(&mut bytes).unwrap();
+    Frame::new(FrameType::Ping, StreamId::CONNECTION).encode(&mut bytes).unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let end = watched(world.ends.recv()).await.unwrap();
+    let worker = end.worker.unwrap();
+    assert!(end.why.is_none() && worker.peer.is_ourselves());
+    assert_eq!(worker.hello.environment, Some("0f3a".parse().unwrap()));
+
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let name: WorkerId = "a-3-1".parse().unwrap();
+    let welcome = Arc::new(support::welcome(Limits::DEFAULT));
+    let store = Arc::new(support::NoFiles);
+    let (link, handle) = WorkerLink::attached(*worker, name.clone(), welcome, store, Arc::new(Ups(tell)));
+    let link = tokio::spawn(link.run());
+    let hello = watched(told.recv()).await.unwrap();
+    assert_eq!((hello.worker, hello.pid), (name, std::process::id()), "the operating system knows better");
+    let mut heard = Decoder::new(Limits::DEFAULT);
+    let mut kinds = Vec::new();
+    while kinds.len() < 2 {
+        let mut bytes = BytesMut::new();
+        assert_ne!(watched(stream.read_buf(&mut bytes)).await.unwrap(), 0);
+        heard.push(&bytes);
+        while let Some(frame) = heard.next_frame().unwrap() {
+            kinds.push((frame.kind, frame.envelope.headers.clone()));
+        }
+    }
+    let named = Some([("worker".to_owned(), "a-3-1".to_owned())].into());
+    assert_eq!(kinds, [(FrameType::Welcome, named), (FrameType::Pong, None)], "what came early is not lost");
+
+    handle.hang_up();
+    assert_eq!(watched(stream.read(&mut [0; 1])).await.unwrap(), 0);
+    watched(link).await.unwrap();
+}
+
+/// Remembers who came up.
+struct Ups(tokio::sync::mpsc::UnboundedSender<WorkerHello>);
+
+impl WorkerReports for Ups {
+    fn up(&self, hello: &WorkerHello) -> bool {
+        self.0.send(hello.clone()).is_ok()
+    }
+
+    fn report(&self, _: Fence, _: TaskReport) {}
+
+    fn outcome(&self, _: Fence, _: Outcome) -> Acknowledged {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn closed(&self, _: LinkEnd) {}
 }

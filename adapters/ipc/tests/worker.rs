@@ -274,6 +274,7 @@ async fn watched<T>(work: impl Future<Output = T>) -> T {
 
 fn hello(running: Option<Fence>) -> WorkerHello {
     WorkerHello {
+        environment: None,
         worker: "w-3-1".parse().unwrap(),
         pid: 42,
         start_ticks: 7,

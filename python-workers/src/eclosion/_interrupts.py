@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,16 @@ _handler_of: Callable[[int], object] = importlib.import_module("_signal").getsig
 
 
 _SIGINT = int(signal.SIGINT)
+# As a shell says of a process that SIGINT has ended.
+EXIT_INTERRUPTED = 130
 
 
 class UserCode:
     """Says whether the main thread is in user code, and raises there."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_outside: bool = False) -> None:
+        self._ends_outside = ends_outside
+        """A SIGINT outside of user code ends the process: somebody sits at its keyboard."""
         self._lock = threading.Lock()
         self._main = threading.main_thread().ident or 0
         self._inside = False
@@ -108,3 +113,5 @@ class UserCode:
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         if self._inside:
             raise Cancelled if self._wanted else KeyboardInterrupt
+        if self._ends_outside:
+            os._exit(EXIT_INTERRUPTED)

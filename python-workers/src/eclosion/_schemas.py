@@ -766,6 +766,12 @@ class DeathProtocol(_Wire, kw_only=True, tag_field="tag", tag="protocol"):
     text: str
 
 
+class DeathDisconnected(_Wire, kw_only=True, tag_field="tag", tag="disconnected"):
+    """It was started by hand, and its connection ended; what became of its process is not known here."""
+
+    text: str
+
+
 # How a worker's process ended.
 Death = (
     DeathExited
@@ -775,10 +781,11 @@ Death = (
     | DeathStart
     | DeathUnseen
     | DeathProtocol
+    | DeathDisconnected
 )
 
 
-# One worker process: `w-EPOCH-COUNTER`.
+# One worker process: `w-EPOCH-COUNTER`, or `a-EPOCH-COUNTER` if it was started by hand.
 WorkerId = str
 
 
@@ -1010,6 +1017,9 @@ TaskReport = ReportProgress | ReportMetric | ReportItem
 class WorkerUpRequest(_Wire, kw_only=True):
     """A worker's holder has its connection: newly started, or of an earlier kernel and adopted."""
 
+    # It was started by hand and attached by itself, for attempts of this environment; none for the pool's
+    # own.
+    attached: EnvironmentId | None = None
     # What it computes, and what it has computed and was not told that it is safe; oldest first.
     attempts: list[Fence] = []
     boot_id: str

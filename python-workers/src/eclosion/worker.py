@@ -1,5 +1,9 @@
 """The worker: a process that runs one attempt at a time for a kernel. Started by a zygote, or by hand:
 
+    python -m eclosion.worker --connect
+
+(``_attach.py`` says what that changes), or with what a zygote hands over:
+
     python -m eclosion.worker --stream 3 --lifeline 4 --worker w-1-1
 
 Two threads. The *main* thread runs user code. The *watcher* waits on the lifeline always, and on the stream while the
@@ -47,6 +51,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from . import _frames as frames
+from ._attach import Attached
 from ._attempt import current_of, perform
 from ._code import Code
 from ._errors import ErrorData, Refused, error
@@ -114,18 +119,27 @@ class Outcome:
 class Worker:
     """One worker process's state. ``run`` belongs to the main thread, ``_watch`` to the watcher."""
 
-    def __init__(self, name: str, stream: socket.socket, lifeline: socket.socket, scratch: pathlib.Path | None):
+    def __init__(
+        self,
+        name: str,
+        stream: socket.socket,
+        lifeline: socket.socket,
+        scratch: pathlib.Path | None,
+        attached: Attached | None = None,
+    ) -> None:
         self._name = name
+        self._attached = attached
         self._lifeline = lifeline
         self._scratch_root = scratch
         self._code = Code()
-        self._user = UserCode()
+        self._user = UserCode(ends_outside=attached is not None)
         self._output = Output()
         self._identity = {
             "worker": name,
             "pid": os.getpid(),
             "start_ticks": start_ticks(),
             "boot_id": boot_id(),
+            **(attached.hello if attached is not None else {}),
         }
 
         self._epoll = select.epoll()
@@ -407,6 +421,8 @@ class Worker:
     def _lost(self) -> None:
         """The stream is at its end, and with it the calls that wait: the next kernel will send its own."""
         self._kernel.lost()
+        if self._attached is not None:
+            self._attached.lost()
         if self._items is not None:
             self._items.move(None)
         self._watched = False
@@ -423,6 +439,8 @@ class Worker:
 
     def _on_welcome(self, frame: Frame) -> None:
         resume = frame.envelope.get("resume", [])
+        if self._attached is not None:
+            self._attached.welcomed(frame.envelope)
         self._kernel.welcome(resume, kept=bool(self._kept))
         running = self._kernel.running
         if self._items is not None and running is not None:
@@ -486,6 +504,8 @@ class Worker:
                 self._calls[at] = call._replace(credit=max(call.credit, total))
 
     def _on_reply(self, frame: Frame) -> None:
+        if frame.stream == 0 and frame.kind == frames.ERROR and self._attached is not None:
+            self._attached.refused(msgspec.msgpack.decode(frame.body))
         if frame.flags & frames.END or frame.kind == frames.ERROR:
             self._kernel.answer(frame)
             return
@@ -561,13 +581,27 @@ def serve(name: str, stream: int, lifeline: int, scratch: str | None) -> int:
     return worker.run()
 
 
+def connect(path: str | None, environment: str | None, scratch: str | None) -> int:
+    """Runs a worker of a kernel that is up, until one of them ends."""
+    runtime_path_last()
+    attached = Attached(path or None, environment)
+    root = pathlib.Path(scratch) if scratch else None
+    return Worker("w-0-0", attached.dial(), attached.lifeline, root, attached).run()
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eclosion.worker", description="Runs attempts for a kernel.")
-    parser.add_argument("--stream", type=int, required=True, metavar="FD", help="socket that frames cross")
-    parser.add_argument("--lifeline", type=int, required=True, metavar="FD", help="socket of the keeper")
+    parser.add_argument("--connect", nargs="?", const="", metavar="SOCKET", help="attach to a kernel that is up")
+    parser.add_argument("--environment", metavar="ID", help="with --connect: whose attempts it takes")
+    parser.add_argument("--stream", type=int, metavar="FD", help="socket that frames cross")
+    parser.add_argument("--lifeline", type=int, metavar="FD", help="socket of the keeper")
     parser.add_argument("--worker", default="w-0-0", metavar="ID", help="this worker's id")
     parser.add_argument("--scratch", metavar="DIR", help="where attempts' scratch directories are made")
     given = parser.parse_args(arguments)
+    if given.connect is not None:
+        return connect(given.connect, given.environment, given.scratch)
+    if given.stream is None or given.lifeline is None:
+        parser.error("either --connect, or --stream and --lifeline")
     return serve(given.worker, given.stream, given.lifeline, given.scratch)
 
 

@@ -102,6 +102,9 @@ pub struct WorkerUpRequest {
     /// What it computes, and what it has computed and was not told that it is safe; oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Fence>,
+    /// It was started by hand and attached by itself, for attempts of this environment; none for the pool's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<EnvironmentId>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -125,6 +128,7 @@ operation!(WorkerUp {
         start_ticks: 1,
         boot_id: "b".into(),
         attempts: Vec::new(),
+        attached: None,
     },
 });
 

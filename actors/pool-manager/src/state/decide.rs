@@ -115,6 +115,13 @@ fn worker_up(
     request: &pool::WorkerUpRequest,
 ) -> Result<Decision, Error> {
     let Some(worker) = state.workers.get(&request.worker) else {
+        if let Some(environment) = &request.attached {
+            return Ok(Decision::reply(pool::WorkerUpReply::default()).event(WorkerAttached {
+                worker: request.worker.clone(),
+                environment: environment.clone(),
+                pid: request.pid,
+            }));
+        }
         // It was declared dead, and its attempt went elsewhere.
         let message = format!("{} is not a worker of this pool any more", request.worker);
         return Err(Error::not_found("worker.unknown", message).help("end it: its attempt went elsewhere"));

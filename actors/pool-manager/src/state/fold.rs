@@ -18,6 +18,7 @@ pub(super) fn apply(state: &mut State, record: &Record) {
         EnvironmentFailed::KIND => with(record, |event| environment_failed(state, event, record)),
         WorkerRequested::KIND => with(record, |event| worker_requested(state, event, record)),
         WorkerStarted::KIND => with(record, |event| worker_started(state, event, record)),
+        WorkerAttached::KIND => with(record, |event| worker_attached(state, event, record)),
         WorkerStopping::KIND => with(record, |event| worker_stopping(state, event, own(0))),
         WorkerDied::KIND => with(record, |event: &WorkerDied| worker_died(state, event)),
         WorkerCordoned::KIND => with(record, |event: &WorkerCordoned| {
@@ -372,7 +373,25 @@ fn worker_requested(state: &mut State, event: &WorkerRequested, record: &Record)
         cordoned: None,
         finished: 0,
         started_at: None,
+        attached: false,
     };
+    state.workers.insert(event.worker.clone(), worker);
+}
+
+fn worker_attached(state: &mut State, event: &WorkerAttached, record: &Record) {
+    let worker = Worker {
+        environment: event.environment.clone(),
+        pid: event.pid,
+        phase: WorkerPhase::Up { epoch: record.epoch },
+        since: record.at,
+        given: VecDeque::new(),
+        stopping: None,
+        cordoned: None,
+        finished: 0,
+        started_at: Some(record.at),
+        attached: true,
+    };
+    state.idle.entry(event.environment.clone()).or_default().insert(event.worker.clone());
     state.workers.insert(event.worker.clone(), worker);
 }
 
@@ -438,7 +457,7 @@ fn worker_died(state: &mut State, event: &WorkerDied) {
     if let Some(stopping) = &worker.stopping {
         state.outstanding.remove(&stopping.effect);
     }
-    if let (Some(first), false) = (worker.computing(), event.wanted) {
+    if let (Some(first), false) = (worker.computing(), event.wanted || worker.attached) {
         state.blame.lost(first, &event.certificate);
     }
     for computing in &worker.given {
@@ -448,9 +467,15 @@ fn worker_died(state: &mut State, event: &WorkerDied) {
     if state.dead.len() == DEAD_KEPT_MAX {
         state.dead.pop_front();
     }
-    let (environment, finished) = (worker.environment, worker.finished);
+    let Worker { environment, finished, attached, .. } = worker;
     let ended = worker.stopping.map(|stopping| stopping.reason);
-    state.dead.push_back(Dead { environment, finished, ended, certificate: event.certificate.clone() });
+    state.dead.push_back(Dead {
+        environment,
+        finished,
+        ended,
+        attached,
+        certificate: event.certificate.clone(),
+    });
     drop_unused_environments(state);
 }
 

@@ -6,6 +6,9 @@ impl Worker {
     /// Why it is to end as soon as it has nothing in hand.
     pub(super) fn is_used_up(&self, options: &PoolOptions, now: Timestamp) -> Option<String> {
         let attempts = self.finished + self.given.len() as u64;
+        if self.attached {
+            return None;
+        }
         if options.recycle_attempts > 0 && attempts >= options.recycle_attempts {
             return Some(format!("recycled after {} attempts", self.finished));
         }
@@ -16,7 +19,7 @@ impl Worker {
 
     /// When it is too old.
     pub(super) fn recycle_at(&self, options: &PoolOptions) -> Option<Timestamp> {
-        let started_at = self.started_at.filter(|_| options.recycle_age_ms > 0)?;
+        let started_at = self.started_at.filter(|_| options.recycle_age_ms > 0 && !self.attached)?;
         Some(started_at.plus_ms(options.recycle_age_ms))
     }
 }
@@ -29,6 +32,9 @@ pub(super) fn reason(
     worker: &Worker,
     now: Timestamp,
 ) -> Option<String> {
+    if worker.attached {
+        return None;
+    }
     let bound = options.recycle_rss_bytes;
     let held = line.usage.get(id).map(|usage| usage.rss_bytes).filter(|held| bound > 0 && *held > bound);
     let by_size = held.map(|held| format!("recycled with {held} bytes held while idle, above {bound}"));

@@ -215,7 +215,9 @@ impl Due<'_> {
         let mut idle = Idle::new();
         for (environment, workers) in &self.state.idle {
             let may = |id: &&WorkerId| self.is_attached(id) && self.is_free(id) && !line.is_reserved(id);
-            let free: Vec<_> = workers.iter().filter(may).cloned().collect();
+            let mut free: Vec<_> = workers.iter().filter(may).cloned().collect();
+            // The last is given something first.
+            free.sort_by_key(|id| self.is_by_hand(id));
             if !free.is_empty() {
                 idle.insert(environment.clone(), free);
             }
@@ -227,6 +229,10 @@ impl Due<'_> {
     fn is_attached(&self, id: &WorkerId) -> bool {
         let phase = self.state.workers.get(id).map(|worker| worker.phase);
         phase == Some(WorkerPhase::Up { epoch: self.epoch })
+    }
+
+    fn is_by_hand(&self, id: &WorkerId) -> bool {
+        self.state.workers.get(id).is_some_and(|worker| worker.attached)
     }
 
     fn is_free(&self, id: &WorkerId) -> bool {
@@ -376,7 +382,7 @@ impl Due<'_> {
 
     /// Starts workers for those who are still in line, makes room for them, and ends what idles.
     fn workers(&mut self, line: &Line, idle: &Idle) {
-        let alive = self.state.workers.len();
+        let alive = self.state.own_workers();
         let mut room = (self.options.workers_max as usize).saturating_sub(alive);
         let mut wanted = 0;
         let mut counter = self.state.worker_counter;
@@ -438,7 +444,8 @@ impl Due<'_> {
             let spare = spare(self.options, self.state, environment);
             let mut stopped = 0;
             for id in workers {
-                let Some(worker) = self.state.workers.get(id) else { continue };
+                let worker = self.state.workers.get(id).filter(|worker| !worker.attached);
+                let Some(worker) = worker else { continue };
                 let expired = stopped < spare && worker.since.plus_ms(self.options.idle_ms) <= self.now;
                 if room > 0 {
                     room -= 1;
@@ -460,7 +467,8 @@ fn stopping(worker: &WorkerId, reason: &str) -> WorkerStopping {
 
 /// How many workers of an environment are above the least that is kept.
 fn spare(options: &PoolOptions, state: &State, environment: &EnvironmentId) -> usize {
-    let alive = state.workers.values().filter(|worker| worker.environment == *environment).count();
+    let own = |worker: &&Worker| worker.environment == *environment && !worker.attached;
+    let alive = state.workers.values().filter(own).count();
     let used = state.runs.values().any(|run| run.environment == *environment);
     if used { alive.saturating_sub(options.workers_min as usize) } else { alive }
 }
@@ -513,7 +521,7 @@ pub(super) fn wake_at(options: &PoolOptions, state: &State, line: &Line) -> Opti
         let starts = |worker: &Worker| {
             worker.environment == *id && matches!(worker.phase, WorkerPhase::Requested { .. })
         };
-        let blocked = state.workers.len() >= options.workers_max as usize
+        let blocked = state.own_workers() >= options.workers_max as usize
             || environment.launch_failures == 0
             || state.workers.values().any(starts);
         (!blocked).then(|| launch_at(options, environment))
@@ -523,7 +531,7 @@ pub(super) fn wake_at(options: &PoolOptions, state: &State, line: &Line) -> Opti
         let unused = workers.iter().filter(|id| !line.is_reserved(id));
         let attached = unused
             .filter_map(|id| state.workers.get(id))
-            .filter(|worker| worker.phase == up && worker.cordoned.is_none());
+            .filter(|worker| worker.phase == up && worker.cordoned.is_none() && !worker.attached);
         idle.extend(attached.clone().filter_map(|worker| worker.recycle_at(options)).min());
         if line.tenants(environment).is_none() && spare(options, state, environment) > 0 {
             idle.extend(attached.map(|worker| worker.since.plus_ms(options.idle_ms)).min());

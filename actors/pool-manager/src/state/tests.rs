@@ -13,6 +13,7 @@ use eclosion_schemas::{Code, Payload};
 
 use super::*;
 
+mod attached;
 mod cases;
 mod manage;
 mod quarantine;
@@ -142,7 +143,22 @@ impl World {
             start_ticks: 1,
             boot_id: "b".into(),
             attempts: Vec::new(),
+            attached: None,
         }))
+    }
+
+    /// A worker that was started by hand says that it is there.
+    fn attach(&mut self, worker: &str, environment: &str) -> WorkerId {
+        let worker: WorkerId = worker.parse().unwrap();
+        self.send(&Command::WorkerUp(WorkerUpRequest {
+            worker: worker.clone(),
+            pid: 7,
+            start_ticks: 1,
+            boot_id: "b".into(),
+            attempts: Vec::new(),
+            attached: Some(environment.parse().unwrap()),
+        }));
+        worker
     }
 
     fn down(&mut self, worker: &WorkerId, death: Death) -> Step<Effect> {
@@ -239,7 +255,7 @@ impl World {
     fn check(&self) {
         let state = self.engine.state();
         let max = self.engine.core().options.workers_max as usize;
-        assert!(state.workers.len() <= max, "{} workers", state.workers.len());
+        assert!(state.own_workers() <= max, "{} workers", state.workers.len());
         let computing: BTreeMap<Fence, WorkerId> = state
             .workers
             .iter()

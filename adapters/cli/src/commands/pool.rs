@@ -104,11 +104,17 @@ async fn list(globals: &Globals) -> Result<u8, Error> {
         document("pool", &pool)?;
         return Ok(exit::OK);
     }
-    let (alive, max) = (pool.workers.len(), pool.workers_max);
+    let own = pool.workers.iter().filter(|worker| !worker.attached).count();
+    let by_hand = pool.workers.len() - own;
+    let max = pool.workers_max;
     let waits = if pool.waiting == 1 { "task waits" } else { "tasks wait" };
     let kept = &pool.containment;
-    print(&format!("{alive} of at most {max} workers, {} {waits}; limits are kept by {kept}", pool.waiting))?;
-    if alive > 0 {
+    let more = if by_hand > 0 { format!(" and {by_hand} started by hand") } else { String::new() };
+    print(&format!(
+        "{own} of at most {max} workers{more}, {} {waits}; limits are kept by {kept}",
+        pool.waiting
+    ))?;
+    if !pool.workers.is_empty() {
         print(&table(
             &["worker", "state", "pid", "finished", "memory", "task", "held"],
             pool.workers.iter().map(row),
@@ -116,7 +122,7 @@ async fn list(globals: &Globals) -> Result<u8, Error> {
     }
     let rows = pool.environments.iter().map(|environment| {
         let doing = environment.error.as_ref().map_or(&environment.doing, |error| &error.message);
-        let id: String = environment.environment.as_str().chars().take(12).collect();
+        let id = environment.environment.to_string();
         vec![id, render::word(&environment.state), environment.requirements.join(" "), doing.clone()]
     });
     if !pool.environments.is_empty() {
@@ -130,7 +136,11 @@ fn row(worker: &WorkerView) -> Vec<String> {
     let task = worker.task.as_ref().map_or_else(String::new, ToString::to_string);
     vec![
         worker.worker.to_string(),
-        render::word(&worker.state),
+        if worker.attached {
+            format!("{}, by hand", render::word(&worker.state))
+        } else {
+            render::word(&worker.state)
+        },
         worker.pid.to_string(),
         worker.finished.to_string(),
         worker.rss_bytes.map_or_else(|| "-".to_owned(), render::bytes),

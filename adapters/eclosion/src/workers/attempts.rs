@@ -128,6 +128,12 @@ impl WorkerHost {
                     let _ = link.cancel(fence, step.number());
                 }
                 (None, None) => {}
+                (Some(signal), Some(link)) if self.is_attached(&worker) => {
+                    // Its process is not ours to signal.
+                    if signal == SIGKILL {
+                        link.hang_up();
+                    }
+                }
                 (Some(signal), _) => {
                     if let Some(keeper) = &*self.0.keeper.lock().await
                         && let Err(why) = keeper.signal(worker.clone(), signal, step.reaches_tree())

@@ -48,6 +48,7 @@ impl WorkerReports for Reports {
             start_ticks: hello.start_ticks,
             boot_id: hello.boot_id.clone(),
             attempts: hello.attempts.clone(),
+            attached: self.host.environment_of_attached(&self.worker),
         };
         let host = self.host.clone();
         tokio::spawn(async move {

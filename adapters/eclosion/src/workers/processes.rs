@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use eclosion_ipc::WorkerHandle;
 use eclosion_ipc::worker::{LinkEnd, WorkerLink};
 use eclosion_kernel::kernel::HOLDERS;
 use eclosion_process::{How, Keeper, KeeperEvent, KnownWorker, ProcessId, SpawnWorker};
@@ -122,7 +123,8 @@ impl WorkerHost {
             false => format!("its keeper was lost: {text}"),
         };
         let death = Death::Unseen { text };
-        let workers: Vec<_> = lock(&self.0.workers).keys().cloned().collect();
+        let own = |(worker, entry): (&WorkerId, &Entry)| entry.attached.is_none().then(|| worker.clone());
+        let workers: Vec<_> = lock(&self.0.workers).iter().filter_map(own).collect();
         for worker in workers {
             self.exited(&worker, Exit { death: death.clone(), peak_rss_bytes: None });
             if lock(&self.0.workers).get(&worker).is_some_and(|entry| entry.link.is_none()) {
@@ -145,20 +147,31 @@ impl WorkerHost {
 
     /// Takes a stream into a supervised holder.
     pub(super) async fn hold(&self, worker: &WorkerId, stream: std::os::fd::OwnedFd) -> Result<(), Error> {
+        let reports = self.reports(worker);
+        let (welcome, blobs) = (self.welcome()?, Arc::clone(&self.0.blobs));
+        let (link, handle) = WorkerLink::new(stream, welcome, blobs, Arc::clone(&reports) as _)?;
+        self.hold_link(worker, link, handle, reports, None).await
+    }
+
+    pub(super) fn reports(&self, worker: &WorkerId) -> Arc<Reports> {
+        Arc::new(Reports { host: self.clone(), worker: worker.clone(), end: Mutex::default() })
+    }
+
+    pub(super) async fn hold_link(
+        &self,
+        worker: &WorkerId,
+        link: WorkerLink,
+        handle: WorkerHandle,
+        said: Arc<Reports>,
+        attached: Option<EnvironmentId>,
+    ) -> Result<(), Error> {
         let kernel = self.kernel()?;
-        let reports = Arc::new(Reports { host: self.clone(), worker: worker.clone(), end: Mutex::default() });
-        let welcome = self
-            .0
-            .welcome
-            .get()
-            .ok_or_else(|| Error::internal("host.detached", "the host has no kernel yet"))?;
-        let (blobs, said) = (Arc::clone(&self.0.blobs), Arc::clone(&reports));
-        let (link, handle) = WorkerLink::new(stream, Arc::clone(welcome), blobs, reports)?;
         let link = link.with_objects(self.objects());
         let exit = {
             let mut workers = lock(&self.0.workers);
             let entry = workers.entry(worker.clone()).or_insert_with(Entry::new);
             entry.link = Some(handle);
+            entry.attached = attached;
             entry.exit.subscribe()
         };
         // However the holding ends, even by a panic, the worker's end is seen to.
@@ -189,6 +202,9 @@ impl WorkerHost {
             );
             self.kill(worker).await;
         }
+        if self.is_attached(worker) {
+            self.disconnected(worker);
+        }
         let reaped = tokio::time::timeout(REAP, exit.wait_for(Option::is_some)).await.is_ok();
         if !reaped {
             self.kill(worker).await;
@@ -198,6 +214,9 @@ impl WorkerHost {
     }
 
     pub(super) async fn kill(&self, worker: &WorkerId) {
+        if self.hang_up(worker) {
+            return;
+        }
         if let Some(keeper) = &*self.0.keeper.lock().await
             && let Err(why) = keeper.signal(worker.clone(), SIGKILL, true)
         {
@@ -226,6 +245,7 @@ impl WorkerHost {
         self.0.reporting.send_modify(|deaths| *deaths += 1);
         tokio::spawn(async move {
             if until_heard::<WorkerDown>(kernel.bus(), request).await.is_ok()
+                && entry.attached.is_none()
                 && let Some(keeper) = &*host.0.keeper.lock().await
                 && let Err(why) = keeper.forget(worker)
             {

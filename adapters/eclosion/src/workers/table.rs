@@ -6,12 +6,14 @@ use eclosion_ipc::worker::{KnownFences, Outcome, WorkerHandle};
 use eclosion_process::ProcessId;
 use eclosion_process::limits::Bounds;
 use eclosion_schemas::certificate::Death;
-use eclosion_schemas::{Attempt, Fence, TaskRef};
+use eclosion_schemas::{Attempt, EnvironmentId, Fence, TaskRef};
 use tokio::sync::{oneshot, watch};
 
 /// One worker that is alive, or about to be.
 pub(super) struct Entry {
     pub(super) link: Option<WorkerHandle>,
+    /// It was started by hand, for attempts of this environment.
+    pub(super) attached: Option<EnvironmentId>,
     /// Its process, once the keeper has named it.
     pub(super) process: Option<ProcessId>,
     /// What it was given and has not concluded; it computes the first.
@@ -51,6 +53,7 @@ impl Entry {
     pub(super) fn new() -> Self {
         Self {
             link: None,
+            attached: None,
             process: None,
             attempts: BTreeMap::new(),
             known: KnownFences::default(),

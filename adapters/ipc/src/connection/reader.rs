@@ -56,6 +56,10 @@ impl Reader {
         self.first_byte
     }
 
+    pub(crate) fn speaks_lines(&self) -> bool {
+        self.lines.is_some()
+    }
+
     pub(crate) fn speak_lines(&mut self) {
         let mut lines = LineDecoder::new(&self.limits);
         lines.push(&self.decoder.take_bytes());

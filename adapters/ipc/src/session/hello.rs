@@ -7,6 +7,7 @@ use eclosion_schemas::frame::{API, API_COMPATIBLE, Envelope, Frame, FrameType, S
 use eclosion_schemas::{Code, Error, Role};
 
 use super::{Over, Session, http};
+use crate::worker::WorkerHello;
 
 /// Longest name that a client may give itself.
 const CLIENT_BYTES_MAX: usize = 96;
@@ -20,6 +21,11 @@ impl Session {
             return Err(self.answer_http().await);
         };
         self.admit(&frame.envelope).map_err(Over::Refused)?;
+        if self.role == Role::Worker {
+            // Its link says WELCOME.
+            let hello: WorkerHello = frame.decode().map_err(|why| Over::Refused(why.into()))?;
+            return Err(Over::Worker(Box::new(hello)));
+        }
         let mut welcome = self.welcome.frame(self.role, Vec::new());
         if let Some(serving) = &self.serving {
             // The table changes as services come and go.
@@ -70,6 +76,7 @@ impl Session {
         match wished {
             None => Ok(most),
             Some(Role::Service) if self.serving.is_some() && most == Role::Admin => Ok(Role::Service),
+            Some(Role::Worker) if self.takes_workers => self.may_be_worker().map(|()| Role::Worker),
             Some(role @ (Role::Worker | Role::Service)) => {
                 let text = format!("this socket gives no role {role:?}");
                 Err(Error::new(Code::Unimplemented, "hello.role", text.to_lowercase()))
@@ -77,6 +84,19 @@ impl Session {
             Some(role) if most.permits(role) => Ok(role),
             Some(_) => Err(Error::new(Code::Denied, "hello.role", "the peer may not have this role")),
         }
+    }
+
+    /// It computes with the user's own rights, so it must be the user's own; root's would write files that he cannot.
+    fn may_be_worker(&self) -> Result<(), Error> {
+        if !self.peer.is_ourselves() {
+            let text = "a worker runs as the same user as its kernel";
+            return Err(Error::new(Code::Denied, "hello.role", text));
+        }
+        if self.connection.speaks_lines() {
+            let text = "a worker speaks frames: files pass to it as descriptors, which lines cannot carry";
+            return Err(Error::invalid("hello.role", text));
+        }
+        Ok(())
     }
 }
 

@@ -91,6 +91,11 @@ impl WorkerHandle {
         }
     }
 
+    /// Cuts the worker off: its stream ends now, and what it has in hand is lost.
+    pub fn hang_up(&self) {
+        self.0.socket.shutdown();
+    }
+
     /// Whether its stream is over.
     #[must_use]
     pub fn is_closed(&self) -> bool {

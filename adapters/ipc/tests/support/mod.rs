@@ -4,16 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use eclosion_artifact_store::BlobStore;
 use eclosion_bus::{Address, Bus, InHand, MailboxOptions, Taken};
 use eclosion_client::Client;
 use eclosion_ipc::{ListenOptions, Listener, Pages, Session, SessionEnd, Traffic, Welcome};
 use eclosion_schemas::frame::Limits;
 use eclosion_schemas::operation::{Durability, NoItem, Operation, Role, Spec};
-use eclosion_schemas::{Epoch, Error};
+use eclosion_schemas::{Digest, Epoch, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
@@ -86,14 +88,24 @@ impl World {
     }
 
     pub(crate) fn with(limits: Limits, connections_max: usize) -> Self {
-        Self::build(limits, connections_max, None)
+        Self::build(limits, connections_max, None, false)
     }
 
     pub(crate) fn with_pages(limits: Limits, pages: Arc<dyn Pages>) -> Self {
-        Self::build(limits, 256, Some(pages))
+        Self::build(limits, 256, Some(pages), false)
     }
 
-    fn build(limits: Limits, connections_max: usize, pages: Option<Arc<dyn Pages>>) -> Self {
+    /// Whoever says that it is a worker is one.
+    pub(crate) fn taking_workers() -> Self {
+        Self::build(Limits::DEFAULT, 256, None, true)
+    }
+
+    fn build(
+        limits: Limits,
+        connections_max: usize,
+        pages: Option<Arc<dyn Pages>>,
+        takes_workers: bool,
+    ) -> Self {
         let mut table = eclosion_schemas::ops::table().unwrap();
         for spec in [
             Spec::of::<Echo>(),
@@ -130,6 +142,9 @@ impl World {
                 session = session.counted_in(Arc::clone(&counts));
                 if let Some(pages) = &pages {
                     session = session.with_pages(Arc::clone(pages));
+                }
+                if takes_workers {
+                    session = session.take_workers();
                 }
                 let ended = ended.clone();
                 tokio::spawn(async move {
@@ -205,6 +220,42 @@ fn answer(in_hand: InHand, holding: &Arc<Notify>) {
             });
         }
         _ => responder.reply(Err(Error::internal("test.unserved", operation))),
+    }
+}
+
+/// A store that nobody asks for anything.
+#[derive(Debug)]
+pub(crate) struct NoFiles;
+
+fn no_files<T>() -> Result<T, Error> {
+    Err(Error::internal("test.files", "there are none"))
+}
+
+impl BlobStore for NoFiles {
+    fn stage(&self, _: u64) -> Result<(u64, OwnedFd), Error> {
+        no_files()
+    }
+
+    fn seal(&self, _: u64) -> Result<(Digest, u64), Error> {
+        no_files()
+    }
+
+    fn discard(&self, _: u64) {}
+
+    fn open(&self, _: &Digest) -> Result<(OwnedFd, u64), Error> {
+        no_files()
+    }
+
+    fn read(&self, _: &Digest, _: u64, _: u32) -> Result<Vec<u8>, Error> {
+        no_files()
+    }
+
+    fn verify(&self, _: &Digest) -> Result<u64, Error> {
+        no_files()
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        no_files()
     }
 }
 

@@ -863,6 +863,8 @@ WorkerState = str
 
 
 class WorkerView(_Wire, kw_only=True):
+    # It was started by hand, and ends with its connection.
+    attached: bool = False
     certificate: DeathCertificate | None = None
     environment: EnvironmentId
     fence: Fence | None = None

@@ -111,6 +111,7 @@ impl Api {
         self.event::<events::StepReady>()?;
         self.event::<events::WorkerRequested>()?;
         self.event::<events::WorkerStarted>()?;
+        self.event::<events::WorkerAttached>()?;
         self.event::<events::WorkerStopping>()?;
         self.event::<events::WorkerDied>()?;
         self.event::<events::EnvironmentRequested>()?;

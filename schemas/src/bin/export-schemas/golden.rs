@@ -115,6 +115,7 @@ fn connection() -> Result<Vec<(&'static str, Vec<Frame>)>> {
         start_ticks: 123_456_789,
         boot_id: "2f9c".into(),
         attempts: Vec::new(),
+        attached: None,
     };
     let survivor = pool::WorkerUpRequest { attempts: vec![fence()], ..born.clone() };
     let pong = Envelope { running: Some(fence()), gil_lag_ms: Some(12), ..Envelope::default() };

@@ -301,6 +301,7 @@ pub(crate) fn attribute_default(api: &Api, schema: &Value, annotation: &str) -> 
         return Ok(match annotation {
             "Any" => "None",
             "str" => "\"\"",
+            "bool" => "False",
             optional if optional.ends_with("| None") => "None",
             list if list.starts_with("list[") => "[]",
             map if map.starts_with("dict[") => "{}",

@@ -105,6 +105,7 @@ fn command(kind: ReportKind) -> Told {
             start_ticks: 1,
             boot_id: "b".into(),
             attempts,
+            attached: None,
         })),
         ReportKind::Down(worker, death) => Told::Pool(PoolCommand::WorkerDown(pool::WorkerDownRequest {
             worker,
