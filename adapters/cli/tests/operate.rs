@@ -179,3 +179,22 @@ fn processes_are_shown_with_what_they_are() {
     assert_eq!(kernel["pid"], pid);
     assert!(kernel["rss_bytes"].as_u64().unwrap() > 1 << 20);
 }
+
+/// The first command under a heading of README, and what README says that it prints.
+fn said(readme: &str, heading: &str) -> (String, String) {
+    let section = readme.split(&format!("## {heading}\n")).nth(1).unwrap();
+    let mut blocks = section.split("\n\n").filter(|block| block.starts_with("    "));
+    let mut block = || blocks.next().unwrap().lines().map(str::trim).collect::<Vec<_>>().join("\n");
+    (block(), block())
+}
+
+#[test]
+fn the_readme_says_what_an_operator_sees() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let (command, output) = said(&std::fs::read_to_string(readme).unwrap(), "Operate it");
+    let (words, reason) = command.split_once(" --reason ").unwrap();
+    let words: Vec<_> = words.split(' ').skip(1).collect();
+    let house = House::up();
+    let done = house.say(&[&words[..], &["--reason", reason.trim_matches('"')]].concat());
+    assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), output, "{done:?}");
+}
