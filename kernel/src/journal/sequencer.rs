@@ -1,4 +1,4 @@
-//! The order of facts, and what waits for them: sequencer and release queue.
+//! The order of facts, and what waits for them: the sequencer, with its release queue (`release.rs`).
 //!
 //! Every actor appends here, at memory speed: the record gets its seq, stands in the tail, and the actor goes on. The
 //! writer takes the tail in batches and reports `written`; the syncer reports `synced`. Whatever must not be seen
@@ -21,10 +21,9 @@
 //!
 //! It neither blocks nor does I/O, so the simulation uses it as it is.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +31,7 @@ use eclosion_schemas::error::{Code, Error};
 use eclosion_schemas::{EffectId, Epoch, Seq, Timestamp};
 
 use super::record::{EVENT_BYTES_MAX, Record, Stored};
+use super::release::{Held, Releases, Want, let_out};
 use super::store::{Opened, Reader};
 use crate::core::AnyEvent;
 
@@ -67,10 +67,6 @@ impl Lost {
     }
 }
 
-type Release = Box<dyn FnOnce(Result<(), Lost>) + Send>;
-/// By what it depends on, and in the order in which it came.
-type Held = BTreeMap<(Seq, u64), Release>;
-
 /// What to append, and what the appender has seen.
 #[derive(Debug)]
 pub struct Append<'a> {
@@ -97,32 +93,15 @@ pub enum AppendError {
     Refused(Error),
 }
 
-/// How much a sync is wanted, by the most urgent of those it would serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Want {
-    /// Everything written is synced.
-    Nothing,
-    /// Nobody waits for what is not.
-    Idle,
-    /// Somebody would see it, and nobody waits.
-    Relaxed,
-    Urgent,
-}
-
 struct Inner {
     epoch: Epoch,
     marks: Marks,
     /// Oldest first; consecutive seqs ending with `marks.appended`.
     tail: VecDeque<Arc<Record>>,
     last_of_kind: BTreeMap<&'static str, Seq>,
-    held: [Held; 2],
-    /// Somebody lets out what is due at this mark; what becomes due meanwhile waits its turn.
-    releasing: [bool; 2],
-    /// What is held for *synced* while somebody waits for it.
-    urgent: BTreeSet<Seq>,
+    releases: Releases,
     /// What the syncer knew of when it went to sleep.
     syncer_sleeps: Option<Want>,
-    tickets: u64,
     poisoned: Option<Arc<str>>,
     closed: bool,
     /// Threads that are to panic; see [`Journal::interrupt`].
@@ -159,11 +138,8 @@ impl Journal {
             marks,
             tail: VecDeque::new(),
             last_of_kind: BTreeMap::new(),
-            held: [BTreeMap::new(), BTreeMap::new()],
-            releasing: [false; 2],
-            urgent: BTreeSet::new(),
+            releases: Releases::default(),
             syncer_sleeps: None,
-            tickets: 0,
             poisoned: None,
             closed: false,
             #[cfg(feature = "chaos")]
@@ -299,18 +275,13 @@ impl Journal {
     ) {
         let outcome = {
             let mut inner = self.lock();
-            if inner.reached(mark) >= seq && !inner.releasing[mark as usize] {
+            if inner.reached(mark) >= seq && inner.releases.is_free(mark) {
                 Ok(())
             } else if let Some(why) = &inner.poisoned {
                 Err(Lost(Arc::clone(why)))
             } else {
-                inner.tickets += 1;
-                let key = (seq, inner.tickets);
-                inner.held[mark as usize].insert(key, Box::new(release));
+                inner.releases.hold(mark, seq, urgent, Box::new(release));
                 if mark == Mark::Synced {
-                    if urgent {
-                        inner.urgent.insert(seq);
-                    }
                     self.rouse_syncer(&mut inner);
                 }
                 return;
@@ -322,8 +293,7 @@ impl Journal {
     /// How many things are held, for each mark.
     #[must_use]
     pub fn held(&self) -> [usize; 2] {
-        let inner = self.lock();
-        [inner.held[0].len(), inner.held[1].len()]
+        self.lock().releases.len()
     }
 
     /// The next records for the store, at most `max`; empty when everything is written.
@@ -422,9 +392,9 @@ impl Journal {
             let reached = inner.reached(mark);
             match mark {
                 Mark::Written => self.rouse_syncer(&mut inner),
-                Mark::Synced => inner.urgent = inner.urgent.split_off(&reached.next()),
+                Mark::Synced => inner.releases.served(reached),
             }
-            if std::mem::replace(&mut inner.releasing[mark as usize], true) {
+            if !inner.releases.begin(mark) {
                 return;
             }
         }
@@ -435,14 +405,10 @@ impl Journal {
         }
     }
 
-    /// What may be let out now; `None`, and nobody lets anything out any more, if that is nothing.
     fn due(&self, mark: Mark) -> Option<Held> {
         let mut inner = self.lock();
-        let next = inner.reached(mark).next();
-        let later = inner.held[mark as usize].split_off(&(next, 0));
-        let due = std::mem::replace(&mut inner.held[mark as usize], later);
-        inner.releasing[mark as usize] = !due.is_empty();
-        (!due.is_empty()).then_some(due)
+        let reached = inner.reached(mark);
+        inner.releases.due(mark, reached)
     }
 
     /// Turns the journal read-only for good: what is held resolves as lost, in order, and what was not synced is no
@@ -455,9 +421,7 @@ impl Journal {
             let safe = inner.marks.synced;
             inner.tail.retain(|record| record.seq <= safe);
             (inner.marks.appended, inner.marks.written) = (safe, safe);
-            inner.urgent.clear();
-            let held = std::mem::take(&mut inner.held);
-            (held, why)
+            (inner.releases.take_all(), why)
         };
         tracing::error!(%why, "the journal is read-only");
         for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -465,7 +429,7 @@ impl Journal {
         }
         self.unwritten.notify_all();
         self.unsynced.notify_all();
-        for release in lost.into_iter().flat_map(BTreeMap::into_values) {
+        for release in lost {
             release(Err(Lost(Arc::clone(&why))));
         }
     }
@@ -541,17 +505,7 @@ impl Inner {
     }
 
     fn want(&self) -> Want {
-        let Marks { written, synced, .. } = self.marks;
-        let held = self.held[Mark::Synced as usize].first_key_value().map(|((seq, _), _)| *seq);
-        if written == synced {
-            Want::Nothing
-        } else if self.urgent.first().is_some_and(|seq| *seq <= written) {
-            Want::Urgent
-        } else if held.is_some_and(|seq| seq <= written) {
-            Want::Relaxed
-        } else {
-            Want::Idle
-        }
+        self.releases.want(self.marks)
     }
 
     fn reached(&self, mark: Mark) -> Seq {
@@ -573,13 +527,6 @@ impl Inner {
         {
             self.tail.pop_front();
         }
-    }
-}
-
-/// What panics must not take those along that come after it, nor the thread that writes.
-fn let_out(release: Release) {
-    if catch_unwind(AssertUnwindSafe(|| release(Ok(())))).is_err() {
-        tracing::error!("what was held panicked when it was let out");
     }
 }
 
