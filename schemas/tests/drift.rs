@@ -19,9 +19,12 @@ fn every_event_is_exported() {
     let api: serde_json::Value = serde_json::from_str(&api).unwrap();
     let exported: BTreeSet<&str> =
         api["events"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
-    let source = std::fs::read_to_string(root.join("src/events.rs")).unwrap();
+    let families = std::fs::read_dir(root.join("src/events")).unwrap();
+    let files = families.map(|file| file.unwrap().path()).chain([root.join("src/events.rs")]);
+    let source: Vec<_> = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let declared: BTreeSet<&str> = source
-        .lines()
+        .iter()
+        .flat_map(|text| text.lines())
         .filter(|line| line.starts_with("event!("))
         .filter_map(|line| line.split('"').nth(1))
         .collect();

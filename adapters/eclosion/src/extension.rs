@@ -17,6 +17,7 @@ pub(crate) const RESERVED: &[&str] = &[
     "attempt",
     "audit",
     "bus",
+    "cache",
     "call",
     "calls",
     "chaos",

@@ -293,8 +293,9 @@ async fn start(state: &mut State, myself: &ActorRef<Message>, address: &Arc<str>
     match (child.spec.start)(incarnation, myself.get_cell()).await {
         Ok(cell) => {
             child.cell = Some(cell);
-            child.answer(Ended::Next(incarnation));
             state.shared.tree.update(address, |vital| vital.state = ActorState::Ready);
+            // Not before it is seen as ready.
+            child.answer(Ended::Next(incarnation));
             Ok(())
         }
         Err(why) => Err(why.to_string()),

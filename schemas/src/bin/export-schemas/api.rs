@@ -132,7 +132,27 @@ impl Api {
         self.event::<events::ArtifactPinned>()?;
         self.event::<events::ArtifactUnpinned>()?;
         self.event::<events::ArtifactTagged>()?;
-        self.event::<events::ArtifactUntagged>()
+        self.event::<events::ArtifactUntagged>()?;
+        self.event::<events::StepReused>()?;
+        self.event::<events::StepMissed>()?;
+        self.event::<events::CacheDropped>()?;
+        self.event::<events::GcPassDue>()?;
+        self.event::<events::GcCollected>()?;
+        self.event::<events::GcMoved>()?;
+        self.event::<events::GcPurging>()?;
+        self.event::<events::GcRestoring>()?;
+        self.event::<events::GcRestored>()?;
+        self.event::<events::GcErased>()?;
+        self.event::<events::GcPassed>()?;
+        self.event::<events::WorkerCordoned>()?;
+        self.event::<events::WorkerUncordoned>()?;
+        self.event::<events::PoolDrained>()?;
+        self.event::<events::PoolResumed>()?;
+        self.event::<events::TaskQuarantined>()?;
+        self.event::<events::TaskReleased>()?;
+        self.event::<events::OperatorActed>()?;
+        self.event::<events::OperatorEnded>()?;
+        Ok(())
     }
 
     fn event<E: Event + JsonSchema>(&mut self) -> Result<(), String> {
