@@ -92,7 +92,7 @@ fn run_finding(run: &Run) -> String {
     }
 }
 
-/// The command that runs the same again: a finished run attaches nobody.
+/// The commands that compute what is missing, and all of it: a finished run attaches nobody.
 fn again(run: &Run) -> String {
     let plan = &run.plan;
     let set = plan.set.iter().filter_map(|name| {
@@ -103,13 +103,14 @@ fn again(run: &Run) -> String {
         };
         Some(format!(" --set {}", shell_word(&format!("{name}={value}"))))
     });
+    let missing = format!("Run what failed again: eclosion rerun {}", run.id);
     let command = plan.source.as_ref().map(|source| {
         let set: String = set.collect();
         format!("eclosion run {}{set}", shell_word(source))
     });
     match command {
-        Some(command) if command.len() <= COMMAND_BYTES_MAX => format!("Run it again: {command}"),
-        _ => format!("See what it ran: eclosion runs show {}", run.id),
+        Some(command) if command.len() <= COMMAND_BYTES_MAX => format!("{missing}. Run it again: {command}"),
+        _ => format!("{missing}. See what it ran: eclosion runs show {}", run.id),
     }
 }
 

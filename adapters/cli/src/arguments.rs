@@ -5,6 +5,7 @@ pub(crate) mod artifact;
 pub(crate) mod cache;
 pub(crate) mod operate;
 pub(crate) mod pool;
+pub(crate) mod rerun;
 pub(crate) mod schedule;
 
 pub(crate) mod gc;
@@ -51,6 +52,8 @@ pub(crate) struct Flags {
 pub(crate) enum Command {
     /// Run a flow and follow it to its end.
     Run(Run),
+    /// Run a finished run again: what failed, or from a step on.
+    Rerun(rerun::Rerun),
     /// Follow a run that was started before.
     Attach(Attach),
     /// Check a flow without running it.

@@ -5,6 +5,7 @@ mod cache;
 mod finished;
 mod flows;
 mod random;
+mod rerun;
 mod runs;
 
 use std::any::Any;

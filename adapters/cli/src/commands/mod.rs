@@ -11,6 +11,7 @@ mod kernel;
 mod operate;
 mod operation;
 mod pool;
+mod rerun;
 mod result;
 mod run;
 mod runs;
@@ -31,6 +32,7 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
     let globals = || Globals::read(&flags);
     match command {
         Command::Run(run) => run::run(&globals()?, run).await,
+        Command::Rerun(rerun) => rerun::rerun(&globals()?, rerun).await,
         Command::Attach(attach) => run::attach(&globals()?, attach).await,
         Command::Validate(flow) => runs::validate(&globals()?, &flow).await,
         Command::Up(up) => kernel::up(&globals()?, &up).await,

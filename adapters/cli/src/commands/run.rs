@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use eclosion::Kernel;
 use eclosion_client::Client;
+use eclosion_schemas::flow::FlowSpec;
 use eclosion_schemas::ops::kernel::{Empty, Tree};
 use eclosion_schemas::ops::run::{
     Cancel, CancelRequest, GetReply, List, ListRequest, Start, StartRequest, Why, WhyRequest,
@@ -107,7 +108,7 @@ async fn submitted(globals: &Globals, arguments: arguments::Run) -> Result<u8, E
 }
 
 /// Ends the kernel in this process; whoever does not want to wait for what is in hand says so by a signal.
-async fn shut_down(kernel: &Kernel) -> Result<(), Error> {
+pub(super) async fn shut_down(kernel: &Kernel) -> Result<(), Error> {
     let mut signals = Signals::new()?;
     let ending = kernel.shutdown();
     tokio::pin!(ending);
@@ -127,12 +128,17 @@ async fn shut_down(kernel: &Kernel) -> Result<(), Error> {
 pub(super) async fn request(globals: &Globals, flow: &arguments::Flow) -> Result<StartRequest, Error> {
     let directory = std::env::current_dir().unwrap_or_default();
     let set = values::parameters(&flow.set, &directory)?;
-    let python_path = match flow.flow.contains(".py:") {
+    let flow = self::flow(globals, &flow.flow).await?;
+    Ok(StartRequest { flow, set, tenant: None, new: false, idem: None, no_cache: false })
+}
+
+/// The flow that is named, as its file has it now.
+pub(super) async fn flow(globals: &Globals, named: &str) -> Result<FlowSpec, Error> {
+    let python_path = match named.contains(".py:") {
         true => eclosion::flow_file::python_path(&globals.places()?.cache).await?,
         false => Vec::new(),
     };
-    let flow = eclosion::flow_file::read(&flow.flow, &python_path).await?;
-    Ok(StartRequest { flow, set, tenant: None, new: false, idem: None, no_cache: false })
+    eclosion::flow_file::read(named, &python_path).await
 }
 
 /// Only a kernel in the background outlives this process.
@@ -183,7 +189,7 @@ pub(super) async fn attach(globals: &Globals, attach: arguments::Attach) -> Resu
 }
 
 /// What runs here, before anything else takes time.
-async fn show_tree(globals: &Globals, session: &Session) -> Result<(), Error> {
+pub(super) async fn show_tree(globals: &Globals, session: &Session) -> Result<(), Error> {
     let tree = session.client.call::<Tree>(Empty {}).await?;
     let summary = render::tree::summary(&tree.actors);
     match &session.kernel {
@@ -202,7 +208,7 @@ async fn show_tree(globals: &Globals, session: &Session) -> Result<(), Error> {
 }
 
 /// Follows, and then shows how it ended.
-async fn watched(
+pub(super) async fn watched(
     globals: &Globals,
     session: &Session,
     run: &RunId,

@@ -61,7 +61,7 @@ pub(super) async fn list(globals: &Globals, state: Option<RunState>, limit: u32)
             render::word(&run.state),
             started,
             took,
-            render::run::counts(run),
+            render::run::counts_with_reused(run),
         ]
     });
     print(&table(&["run", "flow", "state", "started", "took", "tasks"], rows))?;

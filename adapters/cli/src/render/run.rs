@@ -15,6 +15,14 @@ pub(crate) fn counts(run: &RunView) -> String {
     counts.map(|(state, count)| format!("{count} {}", word(state))).collect::<Vec<_>>().join(", ")
 }
 
+/// The same for a row of a list, with how many of them were not computed.
+pub(crate) fn counts_with_reused(run: &RunView) -> String {
+    let CacheCounts { hits, taken, .. } = run.cache.unwrap_or_default();
+    let cached = (hits > 0).then(|| format!("{hits} from the cache"));
+    let taken = (taken > 0).then(|| format!("{taken} taken over"));
+    [Some(counts(run)), cached, taken].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 /// How many results were not computed; nothing, where none was to be used again.
 pub(crate) fn reused(run: &RunView) -> Option<String> {
     let CacheCounts { hits, misses, taken } = run.cache.unwrap_or_default();

@@ -203,7 +203,9 @@ fn waiting_and_failed_things_say_why() {
     assert_eq!(
         failed.findings,
         [
-            format!("Run {run} failed: task `a` failed: boom. See what it ran: eclosion runs show {run}"),
+            format!(
+                "Run {run} failed: task `a` failed: boom. Run what failed again: eclosion rerun {run}. See what it ran: eclosion runs show {run}"
+            ),
             format!("`a` failed after 2 attempts: boom. Read on: eclosion logs {run} a"),
             "Worker w-1-1 died while computing `a`: killed by SIGKILL, sender unknown. Its last line: so long".into(),
         ]
@@ -230,7 +232,8 @@ fn what_failed_is_run_again_by_a_command_that_a_shell_takes_as_it_is() {
         world.ask::<WhyReply>(Command::Why(WhyRequest { run: run.clone(), task: None })).expect("answers");
     let command =
         r#"eclosion run '/home/ada/it'\''s mine/flow.toml' --set 'data=/a b.csv' --set 'n="3"' --set seed=8"#;
-    assert_eq!(why.findings[0], format!("Run {run} failed: task `a` failed: boom. Run it again: {command}"));
+    let again = format!("Run what failed again: eclosion rerun {run}. Run it again: {command}");
+    assert_eq!(why.findings[0], format!("Run {run} failed: task `a` failed: boom. {again}"));
     let error = world.get(&run).run.error.expect("failed");
     assert_eq!(error.help, Some(format!("eclosion why {run}")));
 }
