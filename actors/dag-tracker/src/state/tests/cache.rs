@@ -264,14 +264,7 @@ fn outputs_are_compared_by_the_content_of_their_files() {
     let digest = |c: &str| Digest::new(c.repeat(64)).expect("a digest");
     let output = |c: &str| Payload {
         body: vec![0xd6, 1, 0, 0, 0, 0].into(),
-        parts: vec![Part {
-            digest: Some(digest(c)),
-            stage: None,
-            bytes: 9,
-            codec: "npy".into(),
-            name: None,
-            data: None,
-        }],
+        parts: vec![Part { digest: Some(digest(c)), bytes: 9, codec: "npy".into(), ..Part::default() }],
     };
     let mut world = World::new();
     let flow = |x| {
