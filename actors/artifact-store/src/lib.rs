@@ -18,6 +18,6 @@ pub mod view;
 
 pub use actor::ArtifactActor;
 pub use files::{FILES, Files};
-pub use ports::BlobStore;
+pub use ports::{BlobStore, Storage};
 pub use rows::project;
 pub use state::{Artifacts, Command, State};

@@ -8,6 +8,23 @@ use std::os::fd::OwnedFd;
 
 use eclosion_schemas::{Digest, Error};
 
+/// How a sealed file is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// As its raw bytes: many readers map the one file.
+    Mapped,
+    /// Compressed, if that pays; whoever opens it gets the raw bytes in a file of his own.
+    Packed,
+}
+
+impl Storage {
+    /// Arrays and tables are mapped; anything else is read once by whoever needs it.
+    #[must_use]
+    pub fn of_codec(codec: &str) -> Self {
+        if matches!(codec, "npy" | "arrow" | "arrow-ipc") { Self::Mapped } else { Self::Packed }
+    }
+}
+
 /// Calls block for as long as the disk does; whoever is on a runtime's thread moves them to a blocking one when a file
 /// is large.
 pub trait BlobStore: Send + Sync + std::fmt::Debug + 'static {
@@ -17,11 +34,19 @@ pub trait BlobStore: Send + Sync + std::fmt::Debug + 'static {
     /// `exhausted` with reason `artifact.disk` when there is no room.
     fn stage(&self, bytes: u64) -> Result<(u64, OwnedFd), Error>;
 
-    /// Hashes a staged file and gives it its name. Returns its digest and length.
+    /// Hashes a staged file and gives it its name, as [`Storage::Mapped`]. Returns its digest and length.
     ///
     /// # Errors
     /// `not_found` for a token that is not staged.
     fn seal(&self, stage: u64) -> Result<(Digest, u64), Error>;
+
+    /// The same, kept as said by a store that can.
+    ///
+    /// # Errors
+    /// As [`BlobStore::seal`].
+    fn seal_as(&self, stage: u64, _storage: Storage) -> Result<(Digest, u64), Error> {
+        self.seal(stage)
+    }
 
     /// Removes a staged file that nobody will seal.
     fn discard(&self, stage: u64);

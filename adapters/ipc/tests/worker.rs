@@ -30,6 +30,8 @@ struct Blobs {
     sealed: Mutex<BTreeMap<String, std::fs::File>>,
     discarded: Mutex<Vec<u64>>,
     last: AtomicU64,
+    /// If there is one, the next open waits for it.
+    gate: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
 }
 
 fn io(why: &dyn std::fmt::Display) -> Error {
@@ -60,6 +62,9 @@ impl BlobStore for Blobs {
     }
 
     fn open(&self, digest: &Digest) -> Result<(OwnedFd, u64), Error> {
+        if let Some(gate) = self.gate.lock().unwrap().take() {
+            gate.recv_timeout(Duration::from_secs(10)).map_err(|why| io(&why))?;
+        }
         let sealed = self.sealed.lock().unwrap();
         let missing = || Error::not_found("artifact.missing", "no such file");
         let file = sealed.get(digest.as_str()).ok_or_else(missing)?;
@@ -507,6 +512,19 @@ async fn a_resumed_attempt_names_files_that_it_staged_before() {
     let resume = scene.greet(Some(fence(5))).await.envelope.resume.as_ref().unwrap()[0];
     scene.worker.reply(resume, &payload(vec![part(stage, 10)]));
     assert!(scene.outcome().await.1.result.unwrap().parts[0].digest.is_some());
+}
+
+#[tokio::test]
+async fn a_file_that_takes_long_to_open_keeps_nothing_else_of_the_link_waiting() {
+    let mut scene = Scene::greeted().await;
+    let (open, gate) = std::sync::mpsc::channel();
+    *scene.blobs.gate.lock().unwrap() = Some(gate);
+    let digest: Digest = "0".repeat(64).parse().unwrap();
+    scene.worker.say(&Frame::call(StreamId(1), OPEN, &OpenRequest { digest }).unwrap());
+    scene.worker.stage(3, 100).await;
+    open.send(()).unwrap();
+    let (opened, _) = scene.worker.hear().await;
+    assert_eq!((opened.stream, opened.to_error().reason.as_str()), (StreamId(1), "artifact.missing"));
 }
 
 #[tokio::test]

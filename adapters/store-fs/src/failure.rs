@@ -20,6 +20,12 @@ pub enum Failure {
     NoRoom { bytes: u64 },
     #[error("the bytes of artifact {digest} hash to {found}")]
     HashMismatch { digest: Digest, found: Digest },
+    #[error("a packed artifact is damaged")]
+    Broken,
+    #[error("the packed form of artifact {digest} is damaged")]
+    Damaged { digest: Digest },
+    #[error("a file is too long to be packed")]
+    TooLong,
     #[error("a staged file changed its length while it was read")]
     Changed,
     #[error("{action}: {why}")]
@@ -32,11 +38,14 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let (code, reason) = match &failure {
             Failure::NotADigest(_) | Failure::NotAnItem { .. } => (Code::Invalid, "artifact.digest"),
+            Failure::TooLong => (Code::Invalid, "artifact.too_long"),
             Failure::Missing { .. } => (Code::NotFound, "artifact.missing"),
             Failure::UnknownStage { .. } => (Code::NotFound, "artifact.stage"),
             Failure::TooManyStages { .. } => (Code::Exhausted, "artifact.stages"),
             Failure::NoRoom { .. } => (Code::Exhausted, "artifact.disk"),
-            Failure::HashMismatch { .. } => (Code::DataLoss, "artifact.hash_mismatch"),
+            Failure::HashMismatch { .. } | Failure::Broken | Failure::Damaged { .. } => {
+                (Code::DataLoss, "artifact.hash_mismatch")
+            }
             Failure::Changed => (Code::Precondition, "artifact.changed"),
             Failure::Io { .. } => (Code::Unavailable, "artifact.io"),
             Failure::Poisoned => (Code::Unavailable, "artifact.poisoned"),
@@ -47,7 +56,7 @@ impl From<Failure> for Error {
             Failure::NoRoom { .. } => {
                 error.help("make room on the disk of the state directory; df -h shows it")
             }
-            Failure::HashMismatch { digest, .. } => {
+            Failure::HashMismatch { digest, .. } | Failure::Damaged { digest } => {
                 error.help(format!("the file is in quarantine/{digest} now; run what made it again"))
             }
             Failure::Changed => error.help("a task must not write to an array or file after it was returned"),

@@ -85,9 +85,15 @@ pub(crate) fn hash(file: &File) -> Result<(Digest, u64), Failure> {
     if offset != length {
         return Err(Failure::Changed);
     }
+    Ok((digest_of(&hasher)?, length))
+}
+
+pub(crate) fn digest_of(hasher: &blake3::Hasher) -> Result<Digest, Failure> {
     let name = hasher.finalize().to_hex();
-    let digest = Digest::new(name.as_str()).map_err(|why| reading(std::io::Error::other(why.to_string())))?;
-    Ok((digest, length))
+    let malformed = |why: eclosion_schemas::InvalidId| std::io::Error::other(why.to_string());
+    Digest::new(name.as_str())
+        .map_err(malformed)
+        .map_err(|why| Failure::Io { action: "naming an artifact", why })
 }
 
 /// A file or a directory.

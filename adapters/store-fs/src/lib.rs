@@ -17,7 +17,12 @@
 //! that was opened once, and follows no link. (2) What a sealed file is called was computed here from what is in it,
 //! never told by a worker. (3) When `sync` returns, everything sealed before it was called is on the disk: the file
 //! before its directory, the directory before the one that holds it. (4) A failed sync is never tried again. (5) Bytes
-//! are handed out only after they were compared with their name once in this life of the kernel.
+//! are handed out only after they were compared with their name once in this life of the kernel, and `verify` finds any
+//! byte of an object's file that has changed, also one that would be unpacked to the same.
+//!
+//! What is sealed as [`Storage::Packed`] and becomes at least a tenth smaller is kept compressed ([`packed`]), under the
+//! same name: that of its raw bytes. Whoever opens it gets the raw bytes in a file of his own, in memory or without a
+//! name; what readers map in common is sealed as [`Storage::Mapped`] and stays as it is.
 //!
 //! What it cannot do: take a staged file away from a worker that keeps its descriptor. A worker that writes after the
 //! seal damages its own output, and the next `verify` says so.
@@ -31,14 +36,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use eclosion_artifact_store::BlobStore;
+use eclosion_artifact_store::{BlobStore, Storage};
 use eclosion_schemas::{Digest, Error};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
+use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, fstat};
 
 mod directory;
 mod failure;
 mod files;
 mod objects;
+mod packed;
 
 pub use directory::{Directory, Shape, free};
 pub use failure::Failure;
@@ -46,6 +52,7 @@ pub use objects::ObjectStock;
 
 use failure::failed;
 use files::{hash, preallocate, sync_file};
+use packed::Packed;
 
 /// Each holds a descriptor. Four workers a core that stage a dozen parts at once stay far below.
 const STAGES_MAX: usize = 1024;
@@ -53,6 +60,10 @@ const STAGES_MAX: usize = 1024;
 const UNSYNCED_MAX: usize = 256;
 /// Digests remembered as compared; forgotten together when there are more.
 const VERIFIED_MAX: usize = 65_536;
+/// An unpacked object that is handed out lies in memory up to this.
+const IN_MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// Behind the token of a staged file that is being packed. No token ends so: what a crash leaves of it is swept.
+const PACKED_SUFFIX: &str = ".packed";
 
 /// A directory of artifacts. Calls may come from any thread.
 #[derive(Debug)]
@@ -160,11 +171,11 @@ impl FileStore {
         }
     }
 
-    fn seal_file(&self, stage: u64) -> Result<(Digest, u64), Failure> {
+    fn seal_file(&self, stage: u64, storage: Storage) -> Result<(Digest, u64), Failure> {
         self.refuse_after_failure()?;
         // A seal that fails leaves nothing behind: the worker stages again.
         let file = lock(&self.stages).remove(&stage).ok_or(Failure::UnknownStage { stage })?;
-        let sealed = self.name(stage, file);
+        let sealed = self.name(stage, file, storage);
         if sealed.is_err() {
             files::remove(&self.stage, &stage.to_string());
         }
@@ -177,14 +188,44 @@ impl FileStore {
     }
 
     /// Also gives how many sealed files wait for a sync now.
-    fn name(&self, stage: u64, file: File) -> Result<(Digest, u64, usize), Failure> {
-        let (digest, bytes) = hash(&file)?;
+    fn name(&self, stage: u64, file: File, storage: Storage) -> Result<(Digest, u64, usize), Failure> {
+        let length = file.metadata().map_err(|why| Failure::Io { action: "sealing", why })?.len();
+        let packs =
+            packed::begins_as_packed(&file)? || (storage == Storage::Packed && packed::pays(&file, length)?);
+        if !packs {
+            let (digest, bytes) = hash(&file)?;
+            return self.give_name(&stage.to_string(), file, digest, bytes);
+        }
+        let packed_name = format!("{stage}{PACKED_SUFFIX}");
+        let named = self.pack(&file, &packed_name);
+        match named {
+            Ok(_) => files::remove(&self.stage, &stage.to_string()),
+            Err(_) => files::remove(&self.stage, &packed_name),
+        }
+        named
+    }
+
+    fn pack(&self, raw: &File, name: &str) -> Result<(Digest, u64, usize), Failure> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let out = rustix::fs::openat(&self.stage, name, flags, Mode::RUSR | Mode::WUSR);
+        let out: File = out.map_err(failed("packing"))?.into();
+        let (digest, bytes) = packed::pack(raw, &out)?;
+        self.give_name(name, out, digest, bytes)
+    }
+
+    fn give_name(
+        &self,
+        staged: &str,
+        file: File,
+        digest: Digest,
+        bytes: u64,
+    ) -> Result<(Digest, u64, usize), Failure> {
         rustix::fs::fchmod(&file, Mode::RUSR).map_err(failed("sealing"))?;
         let (shard, rest) = files::names(&digest)?;
         let mut unsynced = lock(&self.unsynced);
         let directory = files::subdirectory(&self.objects, shard)?;
         // Over an object that is there already: its bytes are the same, or they were damaged.
-        rustix::fs::renameat(&self.stage, stage.to_string(), &directory, rest).map_err(failed("sealing"))?;
+        rustix::fs::renameat(&self.stage, staged, &directory, rest).map_err(failed("sealing"))?;
         unsynced.push(Sealed { file, shard: shard.to_owned() });
         Ok((digest, bytes, unsynced.len()))
     }
@@ -198,12 +239,16 @@ impl FileStore {
         Ok((file, u64::try_from(stat.st_size).unwrap_or(0)))
     }
 
-    fn open_verified(&self, digest: &Digest) -> Result<(File, u64), Failure> {
-        let (file, bytes) = self.open_object(digest)?;
+    fn verify_once(&self, digest: &Digest, file: &File) -> Result<(), Failure> {
         if !lock(&self.verified).contains(digest) {
-            self.verify_object(digest, &file)?;
+            self.verify_object(digest, file)?;
         }
-        Ok((file, bytes))
+        Ok(())
+    }
+
+    /// None for one that is its raw bytes.
+    fn packed<'a>(&self, digest: &Digest, file: &'a File) -> Result<Option<Packed<'a>>, Failure> {
+        Packed::of(file).map_err(|why| self.condemned(digest, file, why))
     }
 
     fn find(&self, digest: &Digest) -> Result<File, Failure> {
@@ -219,14 +264,57 @@ impl FileStore {
     }
 
     fn verify_object(&self, digest: &Digest, file: &File) -> Result<u64, Failure> {
-        let (found, bytes) = hash(file)?;
-        if found == *digest {
-            self.remember(digest);
-            return Ok(bytes);
+        let (found, bytes) = raw_hash(file).map_err(|why| self.condemned(digest, file, why))?;
+        self.compare(digest, found, file)?;
+        Ok(bytes)
+    }
+
+    fn compare(&self, digest: &Digest, found: Digest, file: &File) -> Result<(), Failure> {
+        if found != *digest {
+            return Err(self.condemned(
+                digest,
+                file,
+                Failure::HashMismatch { digest: digest.clone(), found },
+            ));
         }
+        self.remember(digest);
+        Ok(())
+    }
+
+    /// What to say of a file that could not be read as it was written. One that is damaged goes to quarantine; one that
+    /// the disk would not give stays.
+    fn condemned(&self, digest: &Digest, file: &File, why: Failure) -> Failure {
+        let why = match why {
+            Failure::Broken => Failure::Damaged { digest: digest.clone() },
+            Failure::HashMismatch { .. } => why,
+            _ => return why,
+        };
         lock(&self.verified).remove(digest);
-        self.quarantine(digest, file)?;
-        Err(Failure::HashMismatch { digest: digest.clone(), found })
+        self.quarantine(digest, file).err().unwrap_or(why)
+    }
+
+    /// The raw bytes of a packed object in a file of their own, compared with its name on the way.
+    fn unpack(&self, digest: &Digest, file: &File, packed: &Packed<'_>) -> Result<OwnedFd, Failure> {
+        let raw: File = self.nameless(packed.length())?.into();
+        let write = |chunk: &[u8], at: u64| {
+            raw.write_all_at(chunk, at).map_err(|why| Failure::Io { action: "unpacking", why })
+        };
+        let found = packed.each(write).map_err(|why| self.condemned(digest, file, why))?;
+        self.compare(digest, found, file)?;
+        Ok(raw.into())
+    }
+
+    /// In memory while it is small; else on the disk, where it can be written back, and gone with its last descriptor.
+    fn nameless(&self, bytes: u64) -> Result<OwnedFd, Failure> {
+        if bytes > IN_MEMORY_BYTES_MAX {
+            let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+            if let Ok(file) = rustix::fs::openat(&self.stage, ".", flags, Mode::RUSR | Mode::WUSR) {
+                preallocate(&file, bytes)?;
+                return Ok(file);
+            }
+        }
+        let file = rustix::fs::memfd_create("eclosion-artifact", MemfdFlags::CLOEXEC);
+        file.map_err(failed("unpacking"))
     }
 
     /// Takes the name away from a file that does not deserve it, unless another file has got it meanwhile.
@@ -286,7 +374,11 @@ impl BlobStore for FileStore {
     }
 
     fn seal(&self, stage: u64) -> Result<(Digest, u64), Error> {
-        Ok(self.seal_file(stage)?)
+        Ok(self.seal_file(stage, Storage::Mapped)?)
+    }
+
+    fn seal_as(&self, stage: u64, storage: Storage) -> Result<(Digest, u64), Error> {
+        Ok(self.seal_file(stage, storage)?)
     }
 
     fn discard(&self, stage: u64) {
@@ -296,12 +388,23 @@ impl BlobStore for FileStore {
     }
 
     fn open(&self, digest: &Digest) -> Result<(OwnedFd, u64), Error> {
-        let (file, bytes) = self.open_verified(digest)?;
-        Ok((file.into(), bytes))
+        let (file, bytes) = self.open_object(digest)?;
+        match self.packed(digest, &file)? {
+            Some(packed) => Ok((self.unpack(digest, &file, &packed)?, packed.length())),
+            None => {
+                self.verify_once(digest, &file)?;
+                Ok((file.into(), bytes))
+            }
+        }
     }
 
     fn read(&self, digest: &Digest, offset: u64, bytes: u32) -> Result<Vec<u8>, Error> {
-        let file = self.open_verified(digest)?.0;
+        let (file, _) = self.open_object(digest)?;
+        self.verify_once(digest, &file)?;
+        if let Some(packed) = self.packed(digest, &file)? {
+            let piece = packed.read(offset, bytes as usize);
+            return Ok(piece.map_err(|why| self.condemned(digest, &file, why))?);
+        }
         let mut piece = vec![0; bytes as usize];
         let read = file.read_at(&mut piece, offset);
         piece.truncate(read.map_err(|why| Failure::Io { action: "reading an artifact", why })?);
@@ -344,6 +447,14 @@ fn leftovers(stage: &OwnedFd) -> Result<BTreeMap<u64, File>, Failure> {
         }
     }
     Ok(stages)
+}
+
+/// The name of the raw bytes, and their length.
+fn raw_hash(file: &File) -> Result<(Digest, u64), Failure> {
+    match Packed::of(file)? {
+        Some(packed) => Ok((packed.each(|_, _| Ok(()))?, packed.length())),
+        None => hash(file),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

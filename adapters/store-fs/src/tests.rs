@@ -5,6 +5,8 @@ use eclosion_schemas::Code;
 
 use super::*;
 
+mod packed;
+
 fn store() -> (tempfile::TempDir, FileStore) {
     let directory = tempfile::tempdir().unwrap();
     let store = FileStore::open(directory.path()).unwrap();

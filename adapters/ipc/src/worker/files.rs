@@ -12,7 +12,7 @@ use eclosion_artifact_store::BlobStore;
 use eclosion_schemas::frame::{Frame, StreamId};
 use eclosion_schemas::ops::arena::{ATTACH, AttachReply, AttachRequest};
 use eclosion_schemas::ops::artifact::{OPEN, OpenReply, OpenRequest, STAGE, StageReply, StageRequest};
-use eclosion_schemas::{Code, Error, Fence};
+use eclosion_schemas::{Code, Error, Fence, Retry};
 use serde::Serialize;
 
 use super::Outcome;
@@ -27,7 +27,13 @@ const BLOCKING_BYTES: u64 = 1 << 20;
 
 /// A frame and what rides with it.
 pub(super) type Answer = (Frame, Vec<OwnedFd>);
-type Serving = Pin<Box<dyn Future<Output = (StreamId, Result<Staged, Error>)> + Send>>;
+type Serving = Pin<Box<dyn Future<Output = (StreamId, Result<Served, Error>)> + Send>>;
+
+/// What a blocking thread has done.
+enum Served {
+    Staged(Staged),
+    Opened { file: OwnedFd, bytes: u64 },
+}
 
 struct Staged {
     stage: u64,
@@ -68,7 +74,7 @@ impl Files {
         }
         let answered = match call.envelope.method.as_deref().unwrap_or_default() {
             STAGE => self.stage(call),
-            OPEN => self.open(call).map(Some),
+            OPEN => self.open(call).map(|()| None),
             ATTACH => self.attach(call).map(Some),
             other => {
                 let shown: String = other.chars().take(64).collect();
@@ -84,10 +90,20 @@ impl Files {
         Ok(())
     }
 
-    fn open(&self, call: &Frame) -> Result<Answer, Error> {
-        let request: OpenRequest = call.decode()?;
-        let (file, bytes) = self.store.open(&request.digest)?;
-        answer(call.stream, &OpenReply { bytes }, file)
+    /// On a blocking thread always: a file is compared with its name when it is opened first, and may be unpacked.
+    fn open(&mut self, call: &Frame) -> Result<(), Error> {
+        let OpenRequest { digest } = call.decode()?;
+        if self.serving.len() >= SERVING_MAX {
+            let text = format!("{SERVING_MAX} files are being opened for this worker");
+            return Err(Error::new(Code::Exhausted, "artifact.opening", text)
+                .retry(Retry::After { after_ms: 100 })
+                .help("open the next one when one of them is there"));
+        }
+        let store = Arc::clone(&self.store);
+        self.serve(call.stream, move || {
+            store.open(&digest).map(|(file, bytes)| Served::Opened { file, bytes })
+        });
+        Ok(())
     }
 
     fn attach(&self, call: &Frame) -> Result<Answer, Error> {
@@ -113,12 +129,16 @@ impl Files {
         if bytes <= BLOCKING_BYTES {
             return self.staged(stream, stage()?).map(Some);
         }
-        let reserving = tokio::task::spawn_blocking(stage);
-        self.serving.push(Box::pin(async move {
-            let staged = reserving.await;
-            (stream, staged.unwrap_or_else(|why| Err(Error::internal("artifact.stage", why.to_string()))))
-        }));
+        self.serve(stream, move || stage().map(Served::Staged));
         Ok(None)
+    }
+
+    fn serve(&mut self, stream: StreamId, serve: impl FnOnce() -> Result<Served, Error> + Send + 'static) {
+        let serving = tokio::task::spawn_blocking(serve);
+        self.serving.push(Box::pin(async move {
+            let served = serving.await;
+            (stream, served.unwrap_or_else(|why| Err(Error::internal("artifact.file", why.to_string()))))
+        }));
     }
 
     fn staged(&mut self, stream: StreamId, staged: Staged) -> Result<Answer, Error> {
@@ -131,14 +151,18 @@ impl Files {
     pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Vec<Answer> {
         let mut done = Vec::new();
         self.serving.retain_mut(|serving| match serving.as_mut().poll(task) {
-            Poll::Ready(staged) => {
-                done.push(staged);
+            Poll::Ready(served) => {
+                done.push(served);
                 false
             }
             Poll::Pending => true,
         });
-        for (stream, staged) in done {
-            let answered = staged.and_then(|staged| self.staged(stream, staged));
+        for (stream, served) in done {
+            let answered = match served {
+                Ok(Served::Staged(staged)) => self.staged(stream, staged),
+                Ok(Served::Opened { file, bytes }) => answer(stream, &OpenReply { bytes }, file),
+                Err(error) => Err(error),
+            };
             self.answers.push(answered.unwrap_or_else(|error| (Frame::error(stream, &error), Vec::new())));
         }
         std::mem::take(&mut self.answers)

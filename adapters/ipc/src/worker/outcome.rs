@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use eclosion_artifact_store::BlobStore;
+use eclosion_artifact_store::{BlobStore, Storage};
 use eclosion_schemas::frame::{Frame, FrameType};
 use eclosion_schemas::{Code, Error, Part, Payload, Retry};
 
@@ -102,7 +102,7 @@ fn seal_now(
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 staged.remove(&stage).ok_or_else(|| not_staged(stage))?;
-                unknown.insert(store.seal(stage)?)
+                unknown.insert(store.seal_as(stage, Storage::of_codec(&part.codec))?)
             }
         };
         (part.digest, part.stage, part.bytes) = (Some(digest.clone()), None, *bytes);
