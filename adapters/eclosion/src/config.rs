@@ -20,6 +20,7 @@
 mod file;
 pub(crate) mod machine;
 pub mod retention;
+#[cfg(feature = "workers")]
 mod scarce;
 mod table;
 
@@ -31,6 +32,7 @@ use eclosion_schemas::{Error, suggest};
 
 #[cfg(feature = "workers")]
 pub(crate) use retention::retention;
+#[cfg(feature = "workers")]
 pub(crate) use scarce::{rates, resources};
 pub use table::*;
 

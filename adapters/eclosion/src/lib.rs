@@ -78,6 +78,7 @@ mod subsystems;
 #[cfg(feature = "workers")]
 mod workers;
 
+#[cfg(feature = "workers")]
 pub use eclosion_arbitration::Rate;
 pub use eclosion_bus as bus;
 #[cfg(feature = "client")]
