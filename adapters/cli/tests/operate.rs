@@ -182,7 +182,7 @@ fn processes_are_shown_with_what_they_are() {
 
 /// The first command under a heading of README, and what README says that it prints.
 fn said(readme: &str, heading: &str) -> (String, String) {
-    let section = readme.split(&format!("## {heading}\n")).nth(1).unwrap();
+    let section = readme.split(&format!("## {heading}\n\n")).nth(1).unwrap();
     let mut blocks = section.split("\n\n").filter(|block| block.starts_with("    "));
     let mut block = || blocks.next().unwrap().lines().map(str::trim).collect::<Vec<_>>().join("\n");
     (block(), block())
