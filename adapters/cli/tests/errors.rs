@@ -6,12 +6,17 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/binary.rs"]
+mod binary;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use binary::eclosion;
 
 const STEPS: &str = r#"
 import csv
@@ -95,20 +100,7 @@ impl House {
     }
 
     fn say(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.directory.path()).stdin(Stdio::null());
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE", "ECLOSION_CONFIG"] {
-            command.env_remove(name);
-        }
-        for (name, place) in [
-            ("ECLOSION_STATE_DIR", self.path("state")),
-            ("ECLOSION_RUNTIME_DIR", self.path("run")),
-            ("ECLOSION_CACHE_DIR", self.cache.clone()),
-            ("XDG_CONFIG_HOME", self.path("config")),
-        ] {
-            command.env(name, place);
-        }
-        command.output().unwrap()
+        eclosion(self.directory.path(), words).env("ECLOSION_CACHE_DIR", &self.cache).output().unwrap()
     }
 
     /// Says it, and gives what it was told on stderr, with every piece of which it must be refused.

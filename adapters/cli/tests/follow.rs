@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::process::{Command, Output, Stdio};
+#[path = "support/binary.rs"]
+mod binary;
+
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use eclosion_client::{Client, ConnectOptions, Follow};
@@ -10,25 +13,15 @@ use eclosion_schemas::ops::kernel::{Delivery, Empty, Status};
 use eclosion_schemas::ops::run::{Start, StartRequest};
 use tempfile::TempDir;
 
+use binary::eclosion;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct House(TempDir);
 
 impl House {
     fn say(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for (name, place) in [
-            ("ECLOSION_STATE_DIR", "state"),
-            ("ECLOSION_RUNTIME_DIR", "run"),
-            ("ECLOSION_CACHE_DIR", "cache"),
-        ] {
-            command.env(name, self.0.path().join(place));
-        }
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE"] {
-            command.env_remove(name);
-        }
-        command.output().unwrap()
+        eclosion(self.0.path(), words).output().unwrap()
     }
 
     fn up(&self) {

@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/binary.rs"]
+mod binary;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +16,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use binary::eclosion;
 
 /// What they make is kept as it is: no store can pack it.
 const STEPS: &str = r#"
@@ -49,17 +54,8 @@ impl House {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE", "ECLOSION_CONFIG"] {
-            command.env_remove(name);
-        }
-        let path = |name: &str| self.0.path().join(name);
+        let mut command = eclosion(self.0.path(), words);
         command
-            .env("ECLOSION_STATE_DIR", path("state"))
-            .env("ECLOSION_RUNTIME_DIR", path("run"))
-            .env("ECLOSION_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("errors-cache"))
-            .env("XDG_CONFIG_HOME", path("config"))
             .env("ECLOSION_RETENTION_INTERVAL_MS", "0")
             .env("ECLOSION_RETENTION_UNNAMED_MS", "0")
             .env("ECLOSION_RETENTION_RUN_COUNT_MAX", "0");

@@ -4,12 +4,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/binary.rs"]
+mod binary;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use binary::eclosion;
 
 const STEPS: &str = r#"
 def double(x):
@@ -31,19 +36,7 @@ impl House {
     }
 
     fn eclosion(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for (name, place) in [
-            ("ECLOSION_STATE_DIR", "state"),
-            ("ECLOSION_RUNTIME_DIR", "run"),
-            ("ECLOSION_CACHE_DIR", "cache"),
-        ] {
-            command.env(name, self.0.path().join(place));
-        }
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE"] {
-            command.env_remove(name);
-        }
-        command.output().unwrap()
+        eclosion(self.0.path(), words).output().unwrap()
     }
 
     fn client(&self, program: &str, file: &str, method: &str, request: &Value) -> Command {

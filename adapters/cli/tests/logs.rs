@@ -5,12 +5,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/binary.rs"]
+mod binary;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+
+use binary::eclosion;
 
 const STEPS: &str = r#"
 import os
@@ -57,18 +61,7 @@ impl House {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE", "ECLOSION_CONFIG"] {
-            command.env_remove(name);
-        }
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("errors-cache");
-        command
-            .env("ECLOSION_STATE_DIR", self.path("state"))
-            .env("ECLOSION_RUNTIME_DIR", self.path("run"))
-            .env("ECLOSION_CACHE_DIR", cache)
-            .env("XDG_CONFIG_HOME", self.path("config"));
-        command
+        eclosion(self.0.path(), words)
     }
 
     /// What it says on stdout.

@@ -4,10 +4,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::process::{Command, Output, Stdio};
+#[path = "support/binary.rs"]
+mod binary;
+
+use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use binary::eclosion;
 
 struct House(TempDir);
 
@@ -21,19 +26,7 @@ impl House {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for (name, place) in [
-            ("ECLOSION_STATE_DIR", "state"),
-            ("ECLOSION_RUNTIME_DIR", "run"),
-            ("ECLOSION_CACHE_DIR", "cache"),
-        ] {
-            command.env(name, self.0.path().join(place));
-        }
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE"] {
-            command.env_remove(name);
-        }
-        command
+        eclosion(self.0.path(), words)
     }
 }
 

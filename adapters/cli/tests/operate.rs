@@ -2,11 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/binary.rs"]
+mod binary;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use binary::eclosion;
 
 /// A kernel in the background, with directories of its own.
 struct House(TempDir);
@@ -20,19 +25,7 @@ impl House {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for (name, place) in [
-            ("ECLOSION_STATE_DIR", "state"),
-            ("ECLOSION_RUNTIME_DIR", "run"),
-            ("ECLOSION_CACHE_DIR", "cache"),
-        ] {
-            command.env(name, self.0.path().join(place));
-        }
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE"] {
-            command.env_remove(name);
-        }
-        command
+        eclosion(self.0.path(), words)
     }
 
     fn say(&self, words: &[&str]) -> Output {

@@ -5,14 +5,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/binary.rs"]
+mod binary;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use binary::eclosion;
 
 /// Far more than anything here takes; a watchdog, and no claim.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -33,18 +37,7 @@ impl House {
     }
 
     fn output(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE", "ECLOSION_CONFIG"] {
-            command.env_remove(name);
-        }
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("errors-cache");
-        command
-            .env("ECLOSION_STATE_DIR", self.path("state"))
-            .env("ECLOSION_RUNTIME_DIR", self.path("run"))
-            .env("ECLOSION_CACHE_DIR", cache)
-            .env("XDG_CONFIG_HOME", self.path("config"));
-        command.output().unwrap()
+        eclosion(self.0.path(), words).output().unwrap()
     }
 
     /// The document that it prints.

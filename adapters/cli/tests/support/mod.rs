@@ -1,15 +1,17 @@
 //! A house of its own for a test on the real binary: state, runtime directory and configuration in one temporary place,
 //! and no kernel left behind.
 
+mod binary;
 #[allow(dead_code, reason = "not every test runs something")]
 pub(crate) mod runs;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use self::binary::eclosion;
 
 pub(crate) struct House(TempDir);
 
@@ -37,18 +39,7 @@ impl House {
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eclosion"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["ECLOSION_SOCKET", "ECLOSION_LISTEN", "ECLOSION_INSTANCE", "ECLOSION_CONFIG"] {
-            command.env_remove(name);
-        }
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("errors-cache");
-        command
-            .env("ECLOSION_STATE_DIR", self.path("state"))
-            .env("ECLOSION_RUNTIME_DIR", self.path("run"))
-            .env("ECLOSION_CACHE_DIR", cache)
-            .env("XDG_CONFIG_HOME", self.path("config"));
-        command
+        eclosion(self.0.path(), words)
     }
 
     pub(crate) fn output(&self, words: &[&str]) -> Output {
