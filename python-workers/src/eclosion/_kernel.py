@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ._schemas import Fence
 
 Key = tuple[int, int]
+# The epoch of fences of calls, which nobody journals.
+CALLS = 0xFFFF_FFFF
 
 
 def key_of(fence: Fence) -> Key:

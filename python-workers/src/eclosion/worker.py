@@ -20,9 +20,8 @@ The watcher looks every 5 ms as long as there are attempts, and sleeps when ther
 Invariants:
 1. One thread reads at a time: main unless it is ``_busy``, the watcher while ``_watched``. That ends under
    ``_reading``, and so does what the watcher does with a stream.
-2. An outcome is kept until a CALL says that it is safe (``safe_below``), with its parts as open files. After a new
-   HELLO those that are kept are handed over again if WELCOME asks for them (``resume``), with parts staged anew: the
-   new kernel does not know the old tokens. Calls that wait then are dropped, as the next kernel sends its own.
+2. Outcomes are kept and handed over by ``_outcomes.py``. Calls that wait when the stream ends are dropped, as the next
+   kernel sends its own.
 3. The end of the stream ends nothing: user code goes on and the outcome waits. The end of the lifeline ends the process
    at once, as then nobody is left who would.
 4. Reports are lossy, outcomes are not: a report is dropped if the kernel is gone or does not keep up.
@@ -54,23 +53,22 @@ from . import _frames as frames
 from ._attach import Attached
 from ._attempt import current_of, perform
 from ._code import Code
-from ._errors import ErrorData, Refused, error
+from ._errors import ErrorData, error
 from ._frames import Disconnected, Frame
 from ._interrupts import UserCode
 from ._items import Items
-from ._kernel import Kernel, Key, key_of
+from ._kernel import CALLS, Kernel, Key, key_of
 from ._limits import lifted
+from ._outcomes import Outcome, Outcomes
 from ._output import Output
 from ._process import boot_id, runtime_path_last, start_thread, start_ticks
+from ._reports import Reports
 from ._schemas import Execute
-from ._values import Encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._current import Current
-    from ._frames import Channel
-    from ._schemas import Fence
 
 CLIENT = "eclosion-python/0.1.0"
 API = 1
@@ -78,8 +76,6 @@ API = 1
 LOOK_S = 0.005
 # The watcher looks this often in vain before it sleeps: to be poked costs the attempt that does it more than a look.
 LOOKS_MIN = 20
-# The epoch of fences of calls. Who waits for one dies with its kernel, so that its outcome is told once and not kept.
-CALLS = 0xFFFF_FFFF
 # Calls that wait behind the running one.
 WAITING_MAX = 4
 # The keeper is gone: nobody is left to report to.
@@ -100,20 +96,6 @@ class Call(NamedTuple):
     execute: Execute
     safe_below: Key | None
     """Outcomes of attempts below it are safe; None: all of them."""
-
-
-class Outcome:
-    """How an attempt ended, as long as it may have to be told again."""
-
-    __slots__ = ("ended", "envelope", "fence", "key", "sent")
-
-    def __init__(self, fence: Fence, envelope: dict[str, Any], ended: Encoded | ErrorData) -> None:
-        self.fence = fence
-        self.key = key_of(fence)
-        self.envelope = envelope
-        self.ended = ended
-        self.sent: Channel | None = None
-        """Where it was told last."""
 
 
 class Worker:
@@ -159,7 +141,7 @@ class Worker:
         self._current: Current | None = None
         self._items: Items | None = None
         """Of the attempt that runs, if somebody takes them."""
-        self._kept: deque[Outcome] = deque()
+        self._outcomes = Outcomes(self._kernel, self._begin, self._main_reads_again)
         self._leaving = False
         self._handlers: dict[int, Callable[[Frame], None]] = {
             frames.CALL: self._on_call,
@@ -191,7 +173,7 @@ class Worker:
     def _next(self) -> Call | None:
         while True:
             if self._kernel.resume:
-                self._hand_over_again()
+                self._outcomes.hand_over_again()
             if self._calls:
                 return self._calls.popleft()
             if self._leaving:
@@ -212,11 +194,11 @@ class Worker:
                 self._dispatch(frame)
 
     def _attempt(self, call: Call) -> None:
-        self._drop_safe(call.safe_below)
+        self._outcomes.drop_safe(call.safe_below)
         self._running = call
         key = self._kernel.running = key_of(call.execute.fence)
         self._kernel.streams[key] = call.stream
-        report = _Reports(self._kernel, self._user)
+        report = Reports(self._kernel, self._user)
         current = self._current = current_of(call.execute, self._scratch_root, report)
         items = self._items = self._items_of(call, current)
         self._output.begin()
@@ -224,11 +206,7 @@ class Worker:
         ended = perform(call.execute, current, self._code, self._kernel, self._user, items)
         current.flush()
         report.close()
-        outcome = Outcome(call.execute.fence, self._output.end(), ended)
-        self._kept.append(outcome)
-        self._hand_over(outcome)
-        if outcome.key[0] == CALLS and outcome in self._kept:
-            self._drop(outcome)
+        self._outcomes.tell(Outcome(call.execute.fence, self._output.end(), ended))
         current.clean()
         self._current = None
         self._items = None
@@ -241,61 +219,6 @@ class Worker:
             return None
         keeps = call.execute.fence.epoch != CALLS
         return Items(self._kernel, self._user, call.stream, call.credit, lambda: current.cancelled, keeps=keeps)
-
-    def _hand_over(self, outcome: Outcome) -> None:
-        """Sends an outcome once a kernel wants it, or drops it if the kernel does not. Then main reads again."""
-        failed: Channel | None = None
-        while (wanted := self._kernel.wanted(outcome.key, failed)) is not None:
-            channel, stream = wanted
-            try:
-                kind, envelope, body = self._outcome_frame(outcome)
-            except Disconnected:
-                # While parts were staged. The watcher reads this stream: it must be the one that closes it.
-                channel.hang_up()
-                failed = channel
-                continue
-            # Before it is sent, as the next call may be the answer to it and would wake the watcher.
-            self._main_reads_again()
-            outcome.sent = channel
-            try:
-                channel.send(kind, stream, envelope, body, flags=frames.END)
-            except Disconnected:
-                channel.hang_up()  # The next kernel asks for what is held.
-            return
-        self._drop(outcome)
-        self._main_reads_again()
-
-    def _outcome_frame(self, outcome: Outcome) -> tuple[int, dict[str, Any], bytes]:
-        """Type, envelope and body; stages the parts. Raises :class:`Disconnected`."""
-        ended = outcome.ended
-        if isinstance(ended, Encoded):
-            try:
-                return frames.DATA, outcome.envelope, _encode(ended.stage(self._kernel.staging(outcome.fence)))
-            except Disconnected:
-                raise
-            except Refused as why:
-                ended = why.error
-            except OSError as why:
-                ended = error("internal", "task.encode", f"a part of the result cannot be written: {why}", retry=True)
-        return frames.ERROR, {**outcome.envelope, "reason": ended.get("reason", "")}, _encode(ended)
-
-    def _hand_over_again(self) -> None:
-        self._kernel.resume = False
-        for outcome in list(self._kept):
-            if outcome.sent is not self._kernel.channel:
-                self._begin()
-                self._hand_over(outcome)
-
-    def _drop_safe(self, below: Key | None) -> None:
-        for outcome in list(self._kept):
-            if below is None or outcome.key < below:
-                self._drop(outcome)
-
-    def _drop(self, outcome: Outcome) -> None:
-        self._kept.remove(outcome)
-        self._kernel.streams.pop(outcome.key, None)
-        if isinstance(outcome.ended, Encoded):
-            outcome.ended.close()
 
     def _begin(self) -> None:
         """The main thread does not read from now on."""
@@ -408,7 +331,7 @@ class Worker:
         if self._kernel.channel is not None:
             self._lost()
         running = self._running
-        attempts = [outcome.fence for outcome in list(self._kept) if outcome.key[0] != CALLS]
+        attempts = self._outcomes.fences()
         if running is not None and running.execute.fence not in attempts:
             attempts.append(running.execute.fence)
         envelope = {"client": CLIENT, "api": API, "role": "worker"}
@@ -441,7 +364,7 @@ class Worker:
         resume = frame.envelope.get("resume", [])
         if self._attached is not None:
             self._attached.welcomed(frame.envelope)
-        self._kernel.welcome(resume, kept=bool(self._kept))
+        self._kernel.welcome(resume, kept=self._outcomes.any())
         running = self._kernel.running
         if self._items is not None and running is not None:
             self._items.move(self._kernel.streams.get(running))
@@ -539,28 +462,6 @@ class Worker:
 
     def _send_error(self, stream: int, why: ErrorData) -> None:
         self._kernel.send(frames.ERROR, stream, {"reason": why.get("reason", "")}, _encode(why), flags=frames.END)
-
-
-class _Reports:
-    """The reports of one attempt. Closed before its outcome is sent, as a thread that the task left may go on."""
-
-    def __init__(self, kernel: Kernel, user: UserCode) -> None:
-        self._kernel = kernel
-        self._user = user
-        self._lock = threading.Lock()
-        self._open = True
-
-    def __call__(self, value: dict[str, Any]) -> None:
-        self._user.shielded(self._send, value)
-
-    def close(self) -> None:
-        with self._lock:
-            self._open = False
-
-    def _send(self, value: dict[str, Any]) -> None:
-        with self._lock:
-            if self._open:
-                self._kernel.report(value)
 
 
 def _draining() -> ErrorData:
