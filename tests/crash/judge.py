@@ -7,7 +7,8 @@ Written from the description of the journal's stored form alone; it shares no co
 
 ROUND_DIR holds `journal/` (journal.db, -wal, journal.mark), `ledger/*.jsonl` and `round.json`:
 {"expected": {RUN: value}, "kills": {"worker": n, "keeper": n, "kernel": n}, "workers_max": n,
- "told": {"seq": n, "finished": [TASK]}, "forgotten_ns": n, "crowds": [{"run": RUN, "blocks": bool}]}.
+ "told": {"seq": n, "finished": [TASK]}, "forgotten_ns": n, "crowds": [{"run": RUN, "blocks": bool}], and what
+`judge_parts.py` judges}.
 `told` is what a client had been told when the power went. What the ledger has from before `forgotten_ns` the journal may
 have lost: an attempt is dispatched when its record is written, and only what was synced survives a power cut.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import blake3
+import judge_parts
 import msgspec
 
 GENESIS = blake3.blake3(b"eclosion/journal/v1").digest()[:16]
@@ -112,6 +114,7 @@ class Judge:
         self.elsewhere()
         self.memory()
         self.crowds()
+        judge_parts.judge(self.records, self.ledger, self.about, self.claim)
         return self.violations
 
     def order(self) -> None:
@@ -278,8 +281,9 @@ class Judge:
             self.claim(not self.about["forgotten_ns"] or task not in again, f"{task} was told to be finished and ran again")
 
     def deaths(self) -> None:
-        """Workers die only of what was done to them; the kernel's own death is not among it."""
-        unwanted = sum(1 for _, body in self.of("worker.died") if not body.get("wanted"))
+        """Workers die only of what was done to them; the kernel's own death is not among it. Or it says why it did it."""
+        dead = [body["certificate"]["death"] for _, body in self.of("worker.died") if not body.get("wanted")]
+        unwanted = sum(1 for death in dead if not (death.get("sender") or "").startswith("eclosion: its call was"))
         kills = self.about["kills"]
         bound = kills["worker"] + kills["keeper"] * self.about["workers_max"]
         self.claim(unwanted <= bound, f"{unwanted} workers died, {bound} deaths are explained")
@@ -308,7 +312,7 @@ def forge(kind: str, records: list[Record], ledger: list[dict[str, Any]], about:
         about["told"]["seq"] = last.seq + 1
     elif kind == "run-again":
         about["forgotten_ns"] = min(line["ns"] for line in ledger if line["task"] in about["told"]["finished"])
-    else:
+    elif not judge_parts.forge(kind, records, ledger, about):
         sys.exit(f"unknown forgery: {kind}")
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from eclosion import current
 
 
-def note(ledger: str, event: str) -> None:
-    """Append a line to this worker's own file."""
+def note(ledger: str, event: str, **more: object) -> None:
+    """Append a line about the attempt in hand to this worker's own file."""
     here = current()
-    line = {
-        "event": event,
-        "run": here.run,
-        "task": here.task,
-        "attempt": here.attempt,
-        "pid": os.getpid(),
-        "ns": time.monotonic_ns(),
-    }
+    append(ledger, event, run=here.run, task=here.task, attempt=here.attempt, **more)
+
+
+def append(ledger: str, event: str, **more: object) -> None:
+    """Append a line to this process's own file."""
+    line = {"event": event, "pid": os.getpid(), "ns": time.monotonic_ns(), **more}
     path = Path(ledger) / f"{os.getpid()}.jsonl"
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -83,3 +83,54 @@ def hold(ledger: str) -> None:
     while not current().wait_cancelled(10):
         pass
     note(ledger, "cancelled")
+
+
+def count(ledger: str, label: str, items: int, fill: int) -> Iterator[dict[str, object]]:
+    """A generator that says how far it is, and that it was closed."""
+    try:
+        for index in range(items):
+            note(ledger, "made", label=label, index=index)
+            yield {"index": index, "fill": "x" * fill}
+    finally:
+        note(ledger, "closed", label=label)
+
+
+def look(ledger: str, label: str, data: bytes, holds: bool) -> int:
+    """Says what it was given and where that lies, and keeps it until it is cancelled."""
+    shared = "memfd:eclosion-arena" in Path("/proc/self/maps").read_text()
+    total = sum(data)
+    note(ledger, "mapped", label=label, sum=total, shared=shared)
+    while holds and not current().wait_cancelled(10):
+        pass
+    note(ledger, "let go", label=label)
+    return total
+
+
+def blob(ledger: str, item: int) -> bytes:
+    """What no store can pack."""
+    note(ledger, "start")
+    made = random.Random(item).randbytes(40_000)
+    note(ledger, "end")
+    return made
+
+
+def span(ledger: str, first: int, width: int) -> list[int]:
+    note(ledger, "start")
+    note(ledger, "end")
+    return list(range(first, first + width))
+
+
+def kept(ledger: str, blobs: list[bytes], gate: str, holds: int) -> int:
+    """Has everything in hand until it is let go."""
+    note(ledger, "start")
+    while holds and not (Path(gate) / f"blobs-{current().run}").exists():
+        if current().wait_cancelled(0.01):
+            break
+    note(ledger, "end")
+    return len(blobs)
+
+
+def beat(ledger: str) -> int:
+    note(ledger, "start")
+    note(ledger, "end")
+    return 1

@@ -60,6 +60,56 @@ pub(crate) struct CrowdRun {
     pub(crate) blocks: bool,
 }
 
+/// One call of a service: every caller is answered.
+#[derive(Debug, Serialize)]
+pub(crate) struct ServiceCall {
+    pub(crate) label: String,
+    /// `ok`, or the reason of the refusal.
+    pub(crate) outcome: Option<String>,
+}
+
+/// What a client had of a stream when one of its parties was killed, or at its end.
+#[derive(Debug, Serialize)]
+pub(crate) struct StreamEnd {
+    pub(crate) label: String,
+    /// The indexes of the items, in the order in which they came.
+    pub(crate) received: Vec<u64>,
+    /// How many more than were received may have been made.
+    pub(crate) slack: u64,
+    /// `ok`, or the reason why it ended; nothing if nobody was left to be told.
+    pub(crate) outcome: Option<String>,
+    /// A generator whose worker was killed cannot be closed; nor need one be, that the next kernel finds without a caller.
+    pub(crate) is_closed: Option<bool>,
+}
+
+/// What became of the shared memory of one call. Arenas are told apart by their inodes.
+#[derive(Debug, Serialize)]
+pub(crate) struct ArenaEnd {
+    pub(crate) label: String,
+    /// The sum of the argument's bytes.
+    pub(crate) sum: u64,
+    pub(crate) outcome: Option<String>,
+    /// Arenas whose kernel is dead, and all that anybody still has.
+    pub(crate) gone: BTreeSet<u64>,
+    pub(crate) left: BTreeSet<u64>,
+    /// Arenas of a kernel that lives: the same room serves the next call.
+    pub(crate) before: BTreeSet<u64>,
+    pub(crate) after: BTreeSet<u64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Schedule {
+    pub(crate) name: String,
+    pub(crate) every_ms: u64,
+}
+
+/// What a plan showed, and what must not go.
+#[derive(Debug, Serialize)]
+pub(crate) struct Collection {
+    pub(crate) planned: BTreeSet<String>,
+    pub(crate) held: BTreeSet<String>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     /// The value of each run.
@@ -67,10 +117,22 @@ pub(crate) struct Account {
     pub(crate) kills: Kills,
     pub(crate) told: Told,
     pub(crate) crowds: Vec<CrowdRun>,
+    pub(crate) services: Vec<ServiceCall>,
+    pub(crate) streams: Vec<StreamEnd>,
+    pub(crate) arenas: Vec<ArenaEnd>,
+    pub(crate) schedules: Vec<Schedule>,
+    pub(crate) collections: Vec<Collection>,
+    /// A worker was killed with an attempt in hand.
+    pub(crate) took_along: bool,
     forgotten_ns: u64,
 }
 
 impl Account {
+    /// A name that nothing else in this round has.
+    pub(crate) fn label(&self) -> String {
+        format!("l{}", self.services.len() + self.streams.len() + self.arenas.len())
+    }
+
     /// Every process is dead. What was not synced, or was not whole, may be gone with them: of attempts that started
     /// before now the journal need not know.
     pub(crate) fn everything_died(&mut self) {
@@ -87,6 +149,11 @@ impl Account {
             "workers_max": WORKERS_MAX,
             "told": self.told,
             "crowds": self.crowds,
+            "services": self.services,
+            "streams": self.streams,
+            "arenas": self.arenas,
+            "schedules": self.schedules,
+            "collections": self.collections,
             "forgotten_ns": self.forgotten_ns,
         })
     }

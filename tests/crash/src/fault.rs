@@ -13,6 +13,12 @@
 //! | 15 | a bit of the WAL flips | refused with file and way out, and the way out works |
 //! | 16 | clients in the middle of calls are killed | their calls are cancelled, their workers serve the run |
 //! | 17 | several of these amid a crowd of quick tasks | what had ended stays; what waits behind one that blocks ends |
+//! | 18–20 | the scheduler, the stale manager, the audit record panic | as 5–11 |
+//! | 21, 22 | a service, or the kernel, is killed with callers in flight | each is answered; the address comes back |
+//! | 23–25 | the worker, the client or the kernel of a stream is killed | no gap, credit holds, the generator is closed |
+//! | 26–28 | the same with a large argument in shared memory | no segment, mapping or descriptor of it is left |
+//! | 29 | the kernel is killed around ticks of a schedule | each instant once, each run once, none missing |
+//! | 30 | the kernel is killed while it collects | the next one finishes; nothing that was held has gone |
 //!
 //! 13 and 14 need a disk of their own, so root and loop devices; elsewhere they are skipped and counted.
 
@@ -44,10 +50,29 @@ pub(crate) enum Fault {
     CallersKilled,
     /// Several of these in the middle of a crowd of quick tasks. Comes after the run, with runs of its own.
     Crowd,
+    /// SIGKILL of one of the parties of calls to an attached Python object. As all that follow, after the run.
+    Service(Victim),
+    /// SIGKILL of one of the parties of a stream out of a Python generator.
+    Stream(Victim),
+    /// SIGKILL of one of the parties of a call whose argument lies in shared memory.
+    Arena(Victim),
+    /// SIGKILL of the kernel around ticks of a schedule.
+    Ticks,
+    /// SIGKILL of the kernel between two items that it collects.
+    Collection,
+}
+
+/// Who of those that have a part in something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Victim {
+    Kernel,
+    Worker,
+    Client,
+    Service,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::WorkerKilled,
         Self::KernelKilled,
         Self::KernelKilledTwice,
@@ -66,7 +91,31 @@ impl Fault {
         Self::BitFlipped,
         Self::CallersKilled,
         Self::Crowd,
+        Self::Panic("/scheduler"),
+        Self::Panic("/stale"),
+        Self::Panic("/audit"),
+        Self::Service(Victim::Service),
+        Self::Service(Victim::Kernel),
+        Self::Stream(Victim::Worker),
+        Self::Stream(Victim::Client),
+        Self::Stream(Victim::Kernel),
+        Self::Arena(Victim::Worker),
+        Self::Arena(Victim::Client),
+        Self::Arena(Victim::Kernel),
+        Self::Ticks,
+        Self::Collection,
     ];
+
+    /// Comes after the run, in this order; the rest strikes while it computes.
+    pub(crate) fn comes_after(self) -> Option<u8> {
+        match self {
+            Self::Service(_) | Self::Stream(_) | Self::Arena(_) | Self::Ticks => Some(0),
+            Self::Crowd => Some(1),
+            // Runs may be gone after it.
+            Self::Collection => Some(2),
+            _ => None,
+        }
+    }
 
     pub(crate) fn needs_disk(self) -> bool {
         matches!(self, Self::PowerCut | Self::SyncFails)

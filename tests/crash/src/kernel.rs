@@ -24,13 +24,20 @@ pub(crate) struct Kernel {
     directory: PathBuf,
     state: PathBuf,
     grace_ms: u64,
+    collects: bool,
     child: Option<Child>,
 }
 
 impl Kernel {
     /// `state` may be on a disk of its own; everything else is below `directory`.
     pub(crate) fn new(directory: &Path, state: &Path) -> Self {
-        Self { directory: directory.to_owned(), state: state.to_owned(), grace_ms: GRACE_MS, child: None }
+        Self {
+            directory: directory.to_owned(),
+            state: state.to_owned(),
+            grace_ms: GRACE_MS,
+            collects: false,
+            child: None,
+        }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -54,6 +61,11 @@ impl Kernel {
         self.grace_ms = grace_ms.unwrap_or(GRACE_MS);
     }
 
+    /// Of the kernels that are started from now on: whatever nothing holds is due, and goes when it is asked for.
+    pub(crate) fn keep_nothing(&mut self) {
+        self.collects = true;
+    }
+
     /// The binary in one of its roles, with this round's places.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
@@ -68,6 +80,11 @@ impl Kernel {
             .env("ECLOSION_WORKERS_MAX", WORKERS_MAX.to_string())
             .env("RUST_LOG", "info")
             .stdin(Stdio::null());
+        if self.collects {
+            for name in ["INTERVAL_MS", "UNNAMED_MS", "RUN_COUNT_MAX"] {
+                command.env(format!("ECLOSION_RETENTION_{name}"), "0");
+            }
+        }
         command
     }
 

@@ -18,6 +18,9 @@ pub(crate) struct Line {
     pub(crate) task: String,
     pub(crate) attempt: u32,
     pub(crate) pid: u32,
+    /// Of a call: what its caller named it.
+    #[serde(default)]
+    pub(crate) label: String,
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +50,16 @@ impl Ledger {
         watch::until(&self.0, "the busy worker starts its task", || {
             let last = self.lines().into_iter().rfind(|line| line.pid == pid)?;
             (last.event == "start" && last.task.starts_with("second")).then_some(last)
+        })
+        .await
+    }
+
+    /// Waits until a call has so many lines of an event, and gives the last of them.
+    pub(crate) async fn of_call(&self, label: &str, event: &str, times: usize) -> Result<Line, Failure> {
+        let is_one = |line: &Line| line.event == event && line.label == label;
+        watch::until(&self.0, &format!("call {label} has {times} times {event}"), || {
+            let lines: Vec<_> = self.lines().into_iter().filter(is_one).collect();
+            (lines.len() >= times).then(|| lines.last().cloned())?
         })
         .await
     }

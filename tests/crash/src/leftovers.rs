@@ -1,7 +1,9 @@
 //! What a kernel left behind: processes that bear its marker, sockets, segments, files of half-done work.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,26 @@ fn bears(pid: u32, mark: &[u8]) -> bool {
     // A zombie has no environment any more; a process of another user cannot be ours.
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environment.windows(mark.len()).any(|window| window == mark)
+}
+
+/// The shared memory that a process has open or mapped, by inode.
+pub(crate) fn arenas(pid: u32) -> BTreeSet<u64> {
+    const NAME: &str = "memfd:eclosion-arena";
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mapped = maps.lines().filter(|line| line.contains(NAME));
+    let mut found: BTreeSet<u64> =
+        mapped.filter_map(|line| line.split_ascii_whitespace().nth(4)?.parse().ok()).collect();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        if fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().contains(NAME)) {
+            found.extend(fs::metadata(entry.path()).map(|open| open.ino()));
+        }
+    }
+    found
+}
+
+/// Of every process that bears the mark.
+pub(crate) fn all_arenas(directory: &Path) -> BTreeSet<u64> {
+    processes(directory).into_iter().flat_map(arenas).collect()
 }
 
 /// Waits until no process is left, and no file that its end should have taken along; says what is.

@@ -63,6 +63,20 @@ struct Totals {
     skipped: usize,
 }
 
+impl Totals {
+    /// What so many rounds without a failure say, and no more: the rule of three.
+    fn bound(&self) -> String {
+        let rounds = self.passed + self.failed;
+        if self.failed > 0 || rounds == 0 {
+            return format!("{rounds} rounds bound nothing");
+        }
+        let percent = (300.0 / rounds as f64).min(100.0);
+        format!(
+            "{rounds} rounds of {rounds}: with 95 % confidence fewer than {percent:.2} % of such rounds fail (3/n)"
+        )
+    }
+}
+
 fn rounds(seeds: &[u64]) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = match runtime {
@@ -77,6 +91,7 @@ fn rounds(seeds: &[u64]) -> ExitCode {
         runtime.block_on(one(seed, &mut totals));
     }
     println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
+    println!("{}", totals.bound());
     if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

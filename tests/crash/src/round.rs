@@ -80,15 +80,23 @@ fn private(directory: &Path) -> Result<(), Failure> {
 
 /// Starts a run of one of the flows, with its places and these parameters.
 async fn start(client: &Client, directory: &Path, flow: &str, set: &[(&str, u64)]) -> Result<RunId, Failure> {
-    let text = fs::read_to_string(source(flow))?;
-    let mut flow: FlowSpec = toml::from_str(&text).map_err(Failure::new)?;
-    flow.code = source("flow").display().to_string();
-    flow.code_hash = "crash".into();
-    let places = ["ledger", "gate"].map(|place| (place, directory.join(place).display().to_string().into()));
-    let numbers = set.iter().map(|(name, number)| (*name, (*number).into()));
-    let set = places.into_iter().chain(numbers).map(|(name, value)| (name.to_owned(), value)).collect();
+    let (flow, set) = (flow_of(flow)?, parameters(directory, set));
     let request = StartRequest { flow, set, tenant: None, new: true, idem: None, no_cache: false };
     Ok(client.call::<Start>(request).await?.run)
+}
+
+pub(crate) fn flow_of(file: &str) -> Result<FlowSpec, Failure> {
+    let mut flow: FlowSpec = toml::from_str(&fs::read_to_string(source(file))?).map_err(Failure::new)?;
+    flow.code = source("flow").display().to_string();
+    flow.code_hash = "crash".into();
+    Ok(flow)
+}
+
+/// The places of a round, and these.
+pub(crate) fn parameters(directory: &Path, set: &[(&str, u64)]) -> BTreeMap<String, serde_json::Value> {
+    let places = ["ledger", "gate"].map(|place| (place, directory.join(place).display().to_string().into()));
+    let numbers = set.iter().map(|(name, number)| (*name, (*number).into()));
+    places.into_iter().chain(numbers).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 impl Round {
@@ -126,8 +134,24 @@ impl Round {
         }
         self.open_gate("all")?;
         self.run_succeeds().await?;
-        if faults.contains(&Fault::Crowd) {
-            self.crowds(dice).await?;
+        self.strike_afterwards(faults, dice).await
+    }
+
+    async fn strike_afterwards(&mut self, faults: &[Fault], dice: &mut Seed) -> Result<(), Failure> {
+        let mut after: Vec<_> =
+            faults.iter().filter_map(|fault| Some((fault.comes_after()?, *fault))).collect();
+        after.sort_by_key(|(place, _)| *place);
+        after.dedup();
+        for (_, fault) in after {
+            let struck = match fault {
+                Fault::Service(victim) => self.kill_service(victim, dice).await,
+                Fault::Stream(victim) => self.kill_stream(victim, dice).await,
+                Fault::Arena(victim) => self.kill_arena(victim, dice).await,
+                Fault::Ticks => self.kill_around_ticks(dice).await,
+                Fault::Collection => self.kill_collection(dice).await,
+                _ => self.crowds(dice).await,
+            };
+            struck.map_err(|why| Failure::new(format!("{fault:?}: {why}")))?;
         }
         Ok(())
     }
@@ -161,8 +185,8 @@ impl Round {
             Fault::PowerCut => self.cut_power(dice).await,
             Fault::SyncFails => self.fail_sync().await,
             Fault::BitFlipped => self.flip_bit(dice).await,
-            // They come before the run, and after it: see `run` and `play`.
-            Fault::CallersKilled | Fault::Crowd => Ok(()),
+            // They come before the run, and after it: see `run` and `strike_afterwards`.
+            _ => Ok(()),
         }
     }
 
@@ -218,6 +242,24 @@ impl Round {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::new(format!("waited in vain until {what}"))),
         }
+    }
+
+    /// Asks again and again, where nothing tells of a change, until `look` finds something.
+    pub(crate) async fn until_asked<T>(
+        &self,
+        what: &str,
+        look: impl AsyncFn() -> Result<Option<T>, Failure>,
+    ) -> Result<T, Failure> {
+        let asking = async {
+            loop {
+                match look().await? {
+                    Some(found) => return Ok(found),
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let vain = |_| Failure::new(format!("asked in vain until {what}"));
+        tokio::time::timeout(PATIENCE, asking).await.map_err(vain)?
     }
 
     pub(crate) async fn second_layer_runs(&mut self) -> Result<(), Failure> {

@@ -39,8 +39,8 @@ pub(crate) fn judge(round: &Round, directory: &Path, seed: u64) -> Result<String
 fn forgeries(round: &Round, seed: u64) -> Vec<&'static str> {
     let mut forgeries = vec![FORGERIES[(seed % 3) as usize]];
     let account = &round.account;
-    // In a crowd a worker may be killed between two tasks, and takes nothing along.
-    if account.kills.worker > 0 && account.crowds.is_empty() {
+    // In a crowd, or with a call, a worker may be killed that takes no attempt along.
+    if account.took_along {
         forgeries.push("same-worker");
     }
     if account.told.seq > 0 {
@@ -52,6 +52,14 @@ fn forgeries(round: &Round, seed: u64) -> Vec<&'static str> {
     if !account.crowds.is_empty() {
         forgeries.extend(["nobody-waited", "begun-and-given-back"]);
     }
+    let more = [
+        (account.services.is_empty(), &["nobody-answered", "served-twice"][..]),
+        (account.streams.is_empty(), &["item-lost", "beyond-credit", "left-open"]),
+        (account.arenas.is_empty(), &["still-mapped", "grown"]),
+        (account.schedules.is_empty(), &["tick-twice", "tick-lost"]),
+        (account.collections.is_empty(), &["collected-held", "half-collected"]),
+    ];
+    forgeries.extend(more.into_iter().filter(|(none, _)| !none).flat_map(|(_, kinds)| kinds));
     forgeries
 }
 

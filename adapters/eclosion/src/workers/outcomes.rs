@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use eclosion_bus::{Publication, Subject};
 use eclosion_ipc::worker::{Acknowledged, LinkEnd, Outcome, WorkerHello, WorkerReports};
 use eclosion_kernel::Kernel;
+use eclosion_pool_manager::Launcher;
 use eclosion_schemas::ops::pool::{WorkerIdle, WorkerIdleRequest, WorkerUp, WorkerUpRequest};
 use eclosion_schemas::ops::task::{Commit, CommitReply, CommitRequest, Fail, FailRequest};
 use eclosion_schemas::view::{TaskItem, TaskReport};
@@ -28,9 +29,12 @@ impl WorkerReports for Reports {
     fn up(&self, hello: &WorkerHello) -> bool {
         let Ok(kernel) = self.host.kernel().cloned() else { return false };
         if hello.attempts.iter().any(|fence| fence.is_of_call()) {
-            // Its caller died with an earlier kernel, and nothing says when it would be done.
-            let (host, worker) = (self.host.clone(), self.worker.clone());
-            tokio::spawn(async move { host.kill(&worker).await });
+            // Nothing says when it would be done.
+            Launcher::kill(
+                &self.host,
+                &self.worker,
+                "its call was an earlier kernel's, and nobody waits for it",
+            );
             return false;
         }
         let settled = {

@@ -28,7 +28,7 @@ impl Callers {
         ledger: &Ledger,
     ) -> Result<Self, Failure> {
         let sessions_before = sessions(client).await?.len();
-        let request = request(ledger)?;
+        let request = written(&request_of("hold", ledger))?;
         let call =
             || Command::from(kernel.command(&["call", "pool.call", &request])).kill_on_drop(true).spawn();
         let mut clients = Vec::new();
@@ -42,17 +42,21 @@ impl Callers {
     }
 }
 
-fn request(ledger: &Ledger) -> Result<String, Failure> {
-    let arguments = codec::encode(&serde_json::json!({"ledger": ledger.path()}))?;
-    let call = CallRequest {
-        function: "ledger:hold".into(),
+/// A call of a function of `ledger.py`, which is told where the ledger is.
+pub(crate) fn request_of(function: &str, ledger: &Ledger) -> CallRequest {
+    CallRequest {
+        function: format!("ledger:{function}"),
         code: source("flow").display().to_string(),
         code_hash: "crash".into(),
         environment: EnvironmentSpec::default(),
-        arguments: Payload { body: arguments.into(), parts: Vec::new() },
-        with: std::collections::BTreeMap::new(),
-    };
-    Ok(json::from_msgpack(&codec::encode(&call)?)?.to_string())
+        arguments: Payload::default(),
+        with: [("ledger".to_owned(), ledger.path().display().to_string().into())].into(),
+    }
+}
+
+/// As it is written on the command line.
+pub(crate) fn written(call: &CallRequest) -> Result<String, Failure> {
+    Ok(json::from_msgpack(&codec::encode(call)?)?.to_string())
 }
 
 /// Until the actor that serves calls has taken so many.

@@ -25,6 +25,7 @@ impl Round {
         let hand = self.ledger.has_started(pid).await?;
         kill(pid)?;
         self.account.kills.worker += 1;
+        self.account.took_along = true;
         let dead = move |run: &GetReply| certificate(run, pid).is_some();
         let found = self.until("the worker has its certificate", dead).await?;
         let death = certificate(&found, pid).ok_or_else(|| Failure::new("no certificate"))?;
