@@ -15,7 +15,7 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use eclosion_schemas::operation::Operation;
-use eclosion_schemas::{EffectId, Error, Role};
+use eclosion_schemas::{EffectId, Error, Role, Timed};
 
 use self::cell::Outcome;
 pub(crate) use self::cell::{AskCell, Origin};
@@ -24,6 +24,7 @@ pub use self::responder::Responder;
 use crate::address::Address;
 use crate::bus::Bus;
 use crate::context::{Context, TraceContext};
+use crate::timings::Timings;
 
 /// The deadline of an ask that names none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
@@ -75,6 +76,33 @@ impl<'a, O: Operation> Ask<'a, O> {
     pub fn role(mut self, role: Role) -> Self {
         self.context.role = role;
         self
+    }
+
+    /// Sends it, and says besides the outcome where the time went.
+    ///
+    /// ```
+    /// # use eclosion_bus::{Address, Bus, MailboxOptions, Taken};
+    /// # use eclosion_schemas::ops::kernel::{Empty, Ping};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let bus = Bus::new(eclosion_schemas::ops::table()?);
+    /// # let mailbox = bus.open(Address::new("/kernel")?, MailboxOptions::default())?;
+    /// # let answering = async {
+    /// #     if let Taken::Message(in_hand) = mailbox.take().await {
+    /// #         in_hand.finish().reply(Ok(Box::new(Empty {})));
+    /// #     }
+    /// # };
+    /// let asking = bus.ask::<Ping>(Empty {}).timed();
+    /// # let (timed, ()) = tokio::join!(asking, answering);
+    /// let names: Vec<_> = timed.stages.iter().map(|stage| stage.name.as_str()).collect();
+    /// assert_eq!(names, ["queued", "handled", "answered"]);
+    /// # Ok::<(), eclosion_schemas::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn timed(mut self) -> Timed<O::Reply> {
+        let timings = Timings::begin();
+        self.context.timings = Some(timings.clone());
+        let outcome = self.await;
+        Timed { outcome, stages: timings.stages() }
     }
 
     pub fn caller(mut self, caller: impl Into<Arc<str>>) -> Self {

@@ -402,7 +402,7 @@ impl Bus {
             return Pending::refused(Refused::Expired(()).to_error(to));
         }
         let Some(shelf) = self.shelf(to) else { return Pending::refused(no_responders(to)) };
-        let cell = AskCell::new(shelf, items.wanted, items.credit);
+        let cell = AskCell::new(shelf, items.wanted, items.credit, context.timings.clone());
         let origin = Origin::Ask(Arc::clone(&cell));
         let envelope = Envelope::new(operation, context, now, due, origin, request);
         match cell.shelf().push(envelope, |envelope| envelope as Box<Message>) {

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use eclosion_schemas::{EffectId, Role};
 
+use crate::timings::Timings;
+
 /// Who asks, until when, and because of what.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -20,13 +22,15 @@ pub struct Context {
     pub role: Role,
     /// The client or actor that sends, for audit and for people.
     pub caller: Option<Arc<str>>,
+    /// Where to note how its time is spent, if its asker wants to know.
+    pub timings: Option<Timings>,
 }
 
 impl Context {
     /// The kernel's own role, no trace, no cause.
     #[must_use]
     pub fn until(deadline: Instant) -> Self {
-        Self { deadline, trace: None, cause: None, idem: None, role: Role::Admin, caller: None }
+        Self { deadline, trace: None, cause: None, idem: None, role: Role::Admin, caller: None, timings: None }
     }
 }
 

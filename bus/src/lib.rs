@@ -9,7 +9,7 @@
 //!
 //! Reading order: [`address`] (names), [`context`] (what rides along), [`mailbox`] (where messages wait), [`ask`]
 //! (how an answer comes back), [`bus`] (routes), [`publish`] (one to many), [`dead_letter`] and [`statistics`] (what
-//! became of everything).
+//! became of everything), [`timings`] (where one ask's time went).
 
 pub mod address;
 pub mod ask;
@@ -22,6 +22,7 @@ pub mod mailbox;
 pub mod publish;
 pub mod refused;
 pub mod statistics;
+pub mod timings;
 
 pub use address::{Address, Filter, InvalidName, Subject};
 pub use ask::{Ask, AskFuture, CancelToken, Item, Pending, Responder};
@@ -34,6 +35,7 @@ pub use mailbox::{Gate, InHand, Mailbox, MailboxOptions, Message, Taken, WhenFul
 pub use publish::{Delivery, Event, Publication, Subscription, TAIL_MAX};
 pub use refused::Refused;
 pub use statistics::{MailboxStatistics, Quantiles};
+pub use timings::Timings;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -430,7 +430,10 @@ fn answer(
 ) {
     let (Some(mark), Ok(_)) = (mark, &reply) else { return responder.reply(reply) };
     journal.hold(mark, depends_on, move |reached| match reached {
-        Ok(()) => responder.reply(reply),
+        Ok(()) => {
+            responder.ended("journal");
+            responder.reply(reply);
+        }
         Err(lost) => responder.reply(Err(lost.error())),
     });
 }

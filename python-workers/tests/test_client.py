@@ -16,7 +16,7 @@ import pytest
 import client_steps as steps
 import eclosion
 from eclosion._schemas import DeathExited, ReportProgress
-from eclosion.client import Client, aio
+from eclosion.client import Client, aio, timed
 from house import DEADLINE_S, SOURCES, House, house
 
 if TYPE_CHECKING:
@@ -223,3 +223,33 @@ def test_the_readme_says_what_the_example_prints(home: House) -> None:
         timeout=DEADLINE_S,
     )
     assert said.stdout.splitlines() == [line.strip() for line in output.splitlines()], said.stderr
+
+
+def test_calls_inside_of_timed_say_where_their_time_went(client: Client) -> None:
+    client.submit(steps.square, 2).result(DEADLINE_S)
+    with timed() as calls:
+        assert client.submit(steps.square, 3).result(DEADLINE_S) == 9
+        assert client.kernel.status().state == "ready"
+    client.kernel.status()
+    assert [call.method for call in calls] == ["pool.call", "kernel.status"]
+    names = [stage.name for stage in calls[0].stages]
+    assert names == ["queued", "handled", "worker", "sent", "python", "back", "answered", "encoded"]
+    for call in calls:
+        assert all(stage.took_ns >= 0 for stage in call.stages)
+        assert sum(stage.took_ns for stage in call.stages) <= call.total_ns
+
+
+def test_timed_counts_for_its_own_coroutine_alone(home: House) -> None:
+    async def counted() -> tuple[int, int]:
+        async with await aio.connect(home.socket) as kernel:
+
+            async def one() -> int:
+                with timed() as calls:
+                    await kernel.kernel.status()
+                return len(calls)
+
+            with timed() as calls:
+                inner = await asyncio.gather(one(), one())
+            return sum(inner), len(calls)
+
+    assert asyncio.run(counted()) == (2, 0)

@@ -22,9 +22,11 @@ pub mod pending;
 pub mod schedule;
 pub mod secret;
 pub mod suggest;
+pub mod timings;
 pub mod view;
 
 pub use error::{Code, Error, Retry};
 pub use ids::*;
 pub use operation::{Durability, Operation, Role};
 pub use payload::{Part, Payload, Segment};
+pub use timings::{Stage, Timed};

@@ -245,6 +245,9 @@ pub(crate) struct Call {
     /// The key by which a repetition is known as such.
     #[arg(long, value_name = "KEY")]
     pub(crate) idem: Option<String>,
+    /// Say where the time went: queued, handled, journal, worker, python, back.
+    #[arg(long)]
+    pub(crate) timings: bool,
 }
 
 #[derive(Debug, Subcommand)]

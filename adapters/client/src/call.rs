@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::kernel::{self, Delivery, OnFull, SubscribeRequest};
-use eclosion_schemas::{Code, Epoch, Error, Seq, codec};
+use eclosion_schemas::{Code, Epoch, Error, Seq, Timed, codec};
 use serde::de::DeserializeOwned;
 
 use crate::Client;
@@ -60,21 +60,34 @@ impl<'a, O: Operation> Call<'a, O> {
     }
 
     options!();
+
+    /// Sends it, and says besides the outcome where the time went.
+    pub async fn timed(mut self) -> Timed<O::Reply> {
+        self.options.timings = true;
+        match self.send().await {
+            Ok(exchange) => {
+                let Timed { outcome, stages } = exchange.timed().await;
+                Timed { outcome: outcome.and_then(|reply| decoded(O::NAME, &reply)), stages }
+            }
+            Err(refusal) => Timed { outcome: Err(refusal), stages: Vec::new() },
+        }
+    }
+
+    async fn send(mut self) -> Result<Exchange, Error> {
+        if !O::STREAMS {
+            self.options.credit = Some(0);
+        }
+        let request = codec::encode(&self.request)?.into();
+        self.client.open(O::NAME, request, self.options).await
+    }
 }
 
 impl<'a, O: Operation> IntoFuture for Call<'a, O> {
     type Output = Result<O::Reply, Error>;
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
-    fn into_future(mut self) -> Self::IntoFuture {
-        Box::pin(async move {
-            if !O::STREAMS {
-                self.options.credit = Some(0);
-            }
-            let request = codec::encode(&self.request)?.into();
-            let exchange = self.client.open(O::NAME, request, self.options).await?;
-            decoded(O::NAME, &exchange.reply().await?)
-        })
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { decoded(O::NAME, &self.send().await?.reply().await?) })
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use eclosion_schemas::frame::{Assembler, Decoder, Envelope, Frame, FrameType, Limits, Outbox, StreamId};
-use eclosion_schemas::{Code, Error, Retry};
+use eclosion_schemas::{Code, Error, Retry, Stage};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -66,7 +66,7 @@ struct Slot {
     /// Items in sum: that the kernel may send, that it sent, that were taken.
     granted: u64,
     received: u64,
-    outcome: Option<Result<Bytes, Error>>,
+    outcome: Option<Ended>,
     deadline: Option<Instant>,
     taker: Option<Waker>,
 }
@@ -75,7 +75,22 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) enum Next {
     Item(Bytes),
-    Reply(Bytes),
+    /// The last.
+    End(Ended),
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Result<Bytes, Error>,
+    /// Where its time went, if that was asked for.
+    pub(crate) stages: Vec<Stage>,
+}
+
+impl From<Error> for Ended {
+    fn from(why: Error) -> Self {
+        Self { outcome: Err(why), stages: Vec::new() }
+    }
 }
 
 impl Shared {
@@ -158,20 +173,20 @@ impl Shared {
     }
 
     /// Items, then the reply.
-    pub(crate) fn poll_next(&self, stream: StreamId, task: &Context<'_>) -> Poll<Result<Next, Error>> {
+    pub(crate) fn poll_next(&self, stream: StreamId, task: &Context<'_>) -> Poll<Next> {
         let mut state = self.locked();
         let gone = state.closed.clone();
         let Some(slot) = state.slots.get_mut(&stream) else {
             let over = || Error::internal("stream.over", "the stream is over");
-            return Poll::Ready(Err(gone.unwrap_or_else(over)));
+            return Poll::Ready(Next::End(gone.unwrap_or_else(over).into()));
         };
         if let Some(item) = slot.items.pop_front() {
-            return Poll::Ready(Ok(Next::Item(item)));
+            return Poll::Ready(Next::Item(item));
         }
         match slot.outcome.take() {
-            Some(outcome) => {
+            Some(ended) => {
                 state.slots.remove(&stream);
-                Poll::Ready(outcome.map(Next::Reply))
+                Poll::Ready(Next::End(ended))
             }
             None => {
                 slot.wait(task.waker());
@@ -230,7 +245,7 @@ impl Shared {
             if state.closed.is_none() {
                 state.closed = Some(why.clone());
             }
-            let takers = state.slots.values_mut().filter_map(|slot| slot.answer(Err(why.clone())));
+            let takers = state.slots.values_mut().filter_map(|slot| slot.answer(why.clone().into()));
             let takers: Vec<Waker> = takers.collect();
             takers.into_iter().chain(std::mem::take(&mut state.waiting)).collect()
         };
@@ -249,7 +264,7 @@ impl State {
                 self.alarm = self.alarm.min(Some(deadline)).or(Some(deadline));
                 continue;
             }
-            takers.extend(slot.answer(Err(Error::deadline("the call"))));
+            takers.extend(slot.answer(Error::deadline("the call").into()));
             self.outbox.forget(*stream);
             self.outbox.push(Frame::new(FrameType::Cancel, *stream), None);
         }
@@ -316,11 +331,10 @@ impl State {
 
 impl Slot {
     fn deliver(&mut self, frame: Frame) -> Result<Option<Waker>, Error> {
-        if frame.kind == FrameType::Error {
-            return Ok(self.answer(Err(frame.to_error())));
-        }
-        if frame.is_end() {
-            return Ok(self.answer(Ok(frame.body)));
+        if frame.kind == FrameType::Error || frame.is_end() {
+            let stages = frame.envelope.stages.clone().unwrap_or_default();
+            let outcome = if frame.kind == FrameType::Error { Err(frame.to_error()) } else { Ok(frame.body) };
+            return Ok(self.answer(Ended { outcome, stages }));
         }
         self.received += 1;
         if self.received > self.granted {
@@ -331,8 +345,8 @@ impl Slot {
         Ok(self.taker.take())
     }
 
-    fn answer(&mut self, outcome: Result<Bytes, Error>) -> Option<Waker> {
-        self.outcome.get_or_insert(outcome);
+    fn answer(&mut self, ended: Ended) -> Option<Waker> {
+        self.outcome.get_or_insert(ended);
         self.taker.take()
     }
 

@@ -2,16 +2,16 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId, WireCodec};
-use eclosion_schemas::{Code, Error};
+use eclosion_schemas::{Code, Error, Timed};
 use tokio::time::{Instant, Sleep};
 
 use crate::Client;
-use crate::connection::Next;
+use crate::connection::{Ended, Next};
 
 /// Items that are asked for in advance.
 const CREDIT_DEFAULT: u64 = 64;
@@ -29,6 +29,8 @@ pub struct CallOptions {
     pub trace: Option<String>,
     /// Items under way at most; 64 unless named, 0 for a call without items.
     pub credit: Option<u64>,
+    /// Whether the answer is to say where the time went.
+    pub timings: bool,
 }
 
 /// One call: items, then the reply. Dropping it cancels the call.
@@ -42,7 +44,7 @@ pub struct Exchange {
     taken: u64,
     granted: u64,
     /// The reply, met while looking for items.
-    outcome: Option<Result<Bytes, Error>>,
+    outcome: Option<Ended>,
     is_over: bool,
 }
 
@@ -77,6 +79,7 @@ impl Exchange {
             credit: (credit > 0).then_some(credit),
             idem: options.idem,
             trace: options.trace,
+            timings: options.timings.then_some(true),
             ..Envelope::default()
         });
         let (mut call, mut late) = (Some(call), None);
@@ -99,29 +102,33 @@ impl Exchange {
         if self.is_over {
             return Poll::Ready(None);
         }
-        let outcome = match self.client.shared().poll_next(self.stream, task) {
-            Poll::Ready(Ok(Next::Item(item))) => {
+        match ready!(self.client.shared().poll_next(self.stream, task)) {
+            Next::Item(item) => {
                 self.took();
-                return Poll::Ready(Some(item));
+                Poll::Ready(Some(item))
             }
-            Poll::Ready(Ok(Next::Reply(reply))) => Ok(reply),
-            Poll::Ready(Err(error)) => Err(error),
-            Poll::Pending => return Poll::Pending,
-        };
-        self.is_over = true;
-        self.outcome = Some(outcome);
-        Poll::Ready(None)
+            Next::End(ended) => {
+                self.is_over = true;
+                self.outcome = Some(ended);
+                Poll::Ready(None)
+            }
+        }
     }
 
     /// The reply, as msgpack; items that were not taken are passed over.
     ///
     /// # Errors
     /// What the call ended with.
-    pub async fn reply(mut self) -> Result<Bytes, Error> {
+    pub async fn reply(self) -> Result<Bytes, Error> {
+        self.timed().await.outcome
+    }
+
+    /// The same, and where the time went of a call with [`CallOptions::timings`].
+    pub async fn timed(mut self) -> Timed<Bytes> {
         while self.next().await.is_some() {}
-        self.outcome
-            .take()
-            .unwrap_or_else(|| Err(Error::internal("stream.over", "the reply was taken before")))
+        let over = || Error::internal("stream.over", "the reply was taken before").into();
+        let Ended { outcome, stages } = self.outcome.take().unwrap_or_else(over);
+        Timed { outcome, stages }
     }
 
     /// Asks for more once half of what was granted has been taken.

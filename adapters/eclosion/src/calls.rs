@@ -125,7 +125,7 @@ impl Calls {
             Ok(held) => held,
             Err(refusal) => return flow.reply(Err(refusal)),
         };
-        let execute = match self.execute(request) {
+        let execute = match self.execute(request, flow.responder().timings().is_some()) {
             Ok(execute) => execute,
             Err(refusal) => return flow.reply(Err(refusal)),
         };
@@ -134,6 +134,7 @@ impl Calls {
                 Ok(lease) => lease,
                 Err(refusal) => return flow.reply(Err(refusal)),
             };
+            flow.responder().ended("worker");
             match self.0.host.call(&lease.worker, &execute, flow.begin()) {
                 Ok(line) => {
                     let outcome =
@@ -171,7 +172,7 @@ impl Calls {
                 biased;
                 word = line.next(), if !flow.holds() => match word {
                     Word::Report(report) => flow.pass(report),
-                    Word::Outcome(outcome) => return outcome,
+                    Word::Ended(ended) => return flow.came_back(ended),
                 },
                 () = flow.responder().cancelled().cancelled(), if wanted => {
                     wanted = false;
@@ -185,7 +186,7 @@ impl Calls {
         }
     }
 
-    fn execute(&self, request: CallRequest) -> Result<Execute, Error> {
+    fn execute(&self, request: CallRequest, timings: bool) -> Result<Execute, Error> {
         let fence = self.0.host.call_fence()?;
         let arguments = arguments::of(&request)?;
         Ok(Execute {
@@ -202,6 +203,8 @@ impl Calls {
             timeout_ms: None,
             lease: BTreeMap::new(),
             limits: None,
+            trace: None,
+            timings,
         })
     }
 

@@ -14,6 +14,7 @@ use eclosion_schemas::ops::kernel::{
     Describe, DescribeReply, Empty, Events, Ping, Processes, Status, StatusReply, Stop, TrafficCounts, Tree,
     TreeReply,
 };
+use eclosion_schemas::timings::call_options;
 use eclosion_schemas::{Code, Error, Timestamp};
 use tokio::sync::watch;
 
@@ -243,7 +244,7 @@ fn describe(kernel: &Kernel, name: Option<&str>) -> Answer {
             }
         },
     };
-    reply::<Describe>(DescribeReply { operations })
+    reply::<Describe>(DescribeReply { operations, call_options: call_options() })
 }
 
 fn show_letter(kernel: &Kernel, id: u64) -> Answer {

@@ -5,12 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eclosion::{Kernel, Options, Places};
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::pool::{Call, CallRequest, Status, StatusRequest};
-use eclosion_schemas::{Code, Error, Payload, codec};
+use eclosion_schemas::{Code, Error, Payload, Role, codec};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,5 +126,32 @@ async fn a_call_is_answered_refused_or_given_up_and_the_worker_serves_the_next()
 
     let status = scene.kernel.bus().ask::<Status>(StatusRequest {}).await.unwrap();
     assert_eq!(status.waiting, 0);
+    scene.kernel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timed_call_says_where_its_time_went_from_the_mailbox_into_python_and_back() {
+    let Some(binary) = binary() else {
+        return eprintln!("SKIPPED 1 test of timings: no eclosion binary; cargo build -p eclosion-cli");
+    };
+    let scene = Scene::start(binary).await;
+    for function in ["functions:add", "functions:fail"] {
+        let request = scene.request(function, &json!({"x": 2, "y": 3}));
+        let began = Instant::now();
+        let timed = scene.kernel.bus().ask::<Call>(request).deadline(PATIENCE).timed().await;
+        let waited = began.elapsed();
+        assert_eq!(timed.outcome.is_ok(), function == "functions:add");
+        let names: Vec<_> = timed.stages.iter().map(|stage| stage.name.as_str()).collect();
+        assert_eq!(names, ["queued", "handled", "worker", "sent", "python", "back", "answered"]);
+        let sum: u64 = timed.stages.iter().map(|stage| stage.took_ns).sum();
+        assert!(u128::from(sum) <= waited.as_nanos(), "{:?} in {waited:?}", timed.stages);
+        let python = &timed.stages[4];
+        assert!(python.took_ns > 0, "the worker has said when it ran: {:?}", timed.stages);
+    }
+
+    // What the journal holds back until it is synced is a stage of its own.
+    let timed = scene.kernel.bus().ask::<Status>(StatusRequest {}).role(Role::View).timed().await;
+    let names: Vec<_> = timed.stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!((timed.outcome.is_ok(), names), (true, vec!["queued", "handled", "journal", "answered"]));
     scene.kernel.shutdown().await;
 }

@@ -26,7 +26,7 @@ pub mod worker;
 pub use connection::{Connection, End};
 pub use listener::{Accepted, ListenOptions, Listener, Peer};
 pub use pages::{Page, Pages, Written};
-pub use session::serve::{Declared, Declaring, ServiceCall, Services, gone};
+pub use session::serve::{Declared, Declaring, ServiceCall, Services, gone, note_ran};
 pub use session::{Session, SessionEnd};
 pub use traffic::Traffic;
 pub use welcome::Welcome;

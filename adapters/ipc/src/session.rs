@@ -380,19 +380,22 @@ impl Session {
             match open.poll() {
                 Step::Item(body) => self.send(body.into_frame(stream)),
                 Step::Idle => return,
-                Step::Reply(body) => {
-                    self.end_stream(stream);
-                    return self.send(body.into_frame(stream).end());
-                }
-                Step::Error(error) => {
-                    self.end_stream(stream);
-                    return self.send(Frame::error(stream, &error));
-                }
+                Step::Reply(body) => return self.conclude(stream, body.into_frame(stream).end()),
+                Step::Error(error) => return self.conclude(stream, Frame::error(stream, &error)),
             }
         }
         if let Some(open) = self.streams.get(&stream) {
             open.wake();
         }
+    }
+
+    /// Sends the last word of a stream.
+    fn conclude(&mut self, stream: StreamId, mut answer: Frame) {
+        if let Some(stages) = self.streams.get(&stream).and_then(OpenStream::stages) {
+            answer.envelope.stages = Some(stages);
+        }
+        self.end_stream(stream);
+        self.send(answer);
     }
 
     fn insert_stream(&mut self, stream: StreamId, open: OpenStream) {

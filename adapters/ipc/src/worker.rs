@@ -91,6 +91,8 @@ pub struct Outcome {
     /// The bytes `[from, to)` of the worker's output files that belong to the attempt.
     pub stdout: (u64, u64),
     pub stderr: (u64, u64),
+    /// When the worker took it in hand and when it had ended, in nanoseconds of Unix time, if it was to say so.
+    pub ran_unix_ns: Option<[u64; 2]>,
 }
 
 impl Outcome {

@@ -16,6 +16,7 @@ use eclosion_schemas::operation::Value;
 use crate::locked;
 use crate::mailbox::Shelf;
 use crate::refused::Refused;
+use crate::timings::Timings;
 
 const RESOLVED: u8 = 1;
 const TRIPPED: u8 = 2;
@@ -36,6 +37,7 @@ pub(crate) type Outcome = Result<Value, Box<Error>>;
 #[derive(Debug)]
 pub(crate) struct AskCell {
     shelf: Arc<Shelf>,
+    timings: Option<Timings>,
     /// Changed only under the lock, so a store will do.
     flags: AtomicU8,
     slot: Mutex<Slot>,
@@ -66,16 +68,34 @@ struct Rare {
 
 impl AskCell {
     #[inline]
-    pub(crate) fn new(shelf: Arc<Shelf>, streams: bool, granted: Option<u64>) -> Arc<Self> {
+    pub(crate) fn new(
+        shelf: Arc<Shelf>,
+        streams: bool,
+        granted: Option<u64>,
+        timings: Option<Timings>,
+    ) -> Arc<Self> {
         let rare = streams.then(|| Box::new(Rare { streams, granted, ..Rare::default() }));
         let slot = Mutex::new(Slot { outcome: None, asker: None, rare });
-        Arc::new(Self { shelf, flags: AtomicU8::new(0), slot })
+        Arc::new(Self { shelf, timings, flags: AtomicU8::new(0), slot })
     }
 
     /// Where the message was sent.
     #[inline]
     pub(crate) fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
+    }
+
+    /// A stage of it has ended, if anybody wants to know.
+    #[inline]
+    pub(crate) fn ended(&self, stage: &'static str) {
+        if let Some(timings) = &self.timings {
+            timings.ended(stage);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn timings(&self) -> Option<&Timings> {
+        self.timings.as_ref()
     }
 
     #[inline]
@@ -106,6 +126,8 @@ impl AskCell {
                 // `outcome` ends here, outside the lock.
                 return;
             }
+            // Before the asker can look.
+            self.ended("answered");
             slot.outcome = Some(outcome);
             self.raise(RESOLVED);
             (slot.asker.take(), slot.producers())

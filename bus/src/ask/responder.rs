@@ -8,6 +8,7 @@ use eclosion_schemas::{Code, Error};
 
 use super::cell::{CancelToken, Origin};
 use crate::refused::Refused;
+use crate::timings::Timings;
 
 /// Owes one reply, and may send items before it. It may be kept as long as the reply depends on something; dropped
 /// without a reply it says that whoever held it died (P3). For a tell it owes nothing and discards what it is given.
@@ -28,6 +29,20 @@ impl Responder {
         if let Origin::Ask(cell) = self.token.take().0 {
             cell.resolve(outcome);
         }
+    }
+
+    /// A stage of what is owed has ended, if the asker wants to know ([`crate::timings`]).
+    #[inline]
+    pub fn ended(&self, stage: &'static str) {
+        if let Origin::Ask(cell) = &self.token.0 {
+            cell.ended(stage);
+        }
+    }
+
+    /// Where to note stages, if the asker wants to know.
+    #[must_use]
+    pub fn timings(&self) -> Option<&Timings> {
+        self.token.0.ask().and_then(|cell| cell.timings())
     }
 
     /// Sends an item, waiting for credit: what the asker has granted, and 64 items under way at most.

@@ -125,6 +125,9 @@ impl InHand {
     #[inline]
     pub fn finish(mut self) -> Responder {
         let asker = self.message.asker.take();
+        if let Some(ask) = asker.0.ask() {
+            ask.ended("handled");
+        }
         if let Some(shelf) = asker.0.shelf() {
             shelf.finish();
         }

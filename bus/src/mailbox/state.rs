@@ -147,6 +147,7 @@ impl State {
                 self.timing.begin(now, waited);
             }
             if let Some(ask) = message.ask() {
+                ask.ended("queued");
                 self.prune();
                 self.in_work.push((message.due, Arc::clone(ask)));
             }

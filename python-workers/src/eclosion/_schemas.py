@@ -298,6 +298,19 @@ class Limits(_Wire, kw_only=True):
 Role = str
 
 
+class Stage(_Wire, kw_only=True):
+    """One part of a call's time. Stages follow one upon the other, so that their sum is at most what the
+    caller waited. `queued` in the mailbox, `handled` by the actor, `journal` until the outcome was
+    written or synced; of a Python function or a service `worker` (waiting for one), `sent` (until it
+    began), `python`, `back`; `answered` what was left until the reply was there, `encoded` until it was
+    put in line for the client. Those that a call did not pass through are absent, and later releases
+    may add some.
+    """
+
+    name: str
+    took_ns: int
+
+
 # One exchange inside a connection; a number is never used twice on a connection.
 StreamId = int
 
@@ -341,6 +354,9 @@ class Envelope(_Wire, kw_only=True):
     # `gap`, `latest`, `close` or `block`. Text, so that a later release's word costs a call and not the
     # connection.
     on_full: str | None = None
+    # The answer of a worker or a service to a call with `timings` or `trace`: when it began and when it
+    # ended, in nanoseconds of Unix time.
+    ran: tuple[int, int] | None = None
     # ERROR: the error's own reason, for a reader that leaves the body alone. GOAWAY: why.
     reason: str | None = None
     # WELCOME to a worker: for each attempt that its HELLO named, the stream on which its outcome is wanted.
@@ -360,6 +376,8 @@ class Envelope(_Wire, kw_only=True):
     seq: Seq | None = None
     # WELCOME: the same of the kernel.
     server: str | None = None
+    # The answer to a call with `timings`: where the time went, in order.
+    stages: list[Stage] | None = None
     # Where a subscription begins: `new`, `all` or a cursor `EPOCH:SEQ`.
     start: str | None = None
     stderr: tuple[int, int] | None = None
@@ -367,6 +385,8 @@ class Envelope(_Wire, kw_only=True):
     stdout: tuple[int, int] | None = None
     # PUB, and DATA of a subscription.
     subject: str | None = None
+    # CALL: whether the answer is to say where the time went.
+    timings: bool | None = None
     # W3C traceparent.
     trace: str | None = None
 
@@ -484,6 +504,10 @@ class Execute(_Wire, kw_only=True):
     task: TaskId
     # None: no limit. The kernel enforces it; the worker only shows it.
     timeout_ms: int | None = None
+    # Somebody wants to know where the time goes: the outcome says when the worker had it in hand.
+    timings: bool = False
+    # W3C traceparent of the attempt itself: what user code traces is below it.
+    trace: str | None = None
 
 
 class Backoff(_Wire, kw_only=True):

@@ -158,6 +158,12 @@ class Call:
         self.cancelled = False
         self.sent = 0
         self.credit = int(frame.envelope.get("credit", 0))
+        self.timed = bool(frame.envelope.get("timings")) or "trace" in frame.envelope
+        self.began_ns = 0
+
+    def ran(self) -> dict[str, Any]:
+        """What the answer says of when it was in hand, if anybody wants to know."""
+        return {"ran": [self.began_ns, time.time_ns()]} if self.timed else {}
 
 
 class Server:
@@ -227,14 +233,16 @@ class Server:
             self._calls.pop(call.stream, None)
 
     def _perform(self, call: Call) -> None:
+        if call.timed:
+            call.began_ns = time.time_ns()
         try:
             body = self._encoded(call, self._result(call))
         except Refused as refused:
             why = refused.error
-            self._channel.send(frames.ERROR, call.stream, {"reason": why.get("reason", "")}, _encode(why))
+            self._channel.send(frames.ERROR, call.stream, {"reason": why.get("reason", ""), **call.ran()}, _encode(why))
             return
         if not call.cancelled:
-            self._channel.send(frames.DATA, call.stream, None, body, flags=frames.END)
+            self._channel.send(frames.DATA, call.stream, call.ran() or None, body, flags=frames.END)
 
     def _encoded(self, call: Call, value: Any) -> bytes:
         try:

@@ -195,6 +195,8 @@ class Worker:
 
     def _attempt(self, call: Call) -> None:
         self._outcomes.drop_safe(call.safe_below)
+        timed = call.execute.timings or call.execute.trace is not None
+        began_ns = time.time_ns() if timed else 0
         self._running = call
         key = self._kernel.running = key_of(call.execute.fence)
         self._kernel.streams[key] = call.stream
@@ -206,7 +208,10 @@ class Worker:
         ended = perform(call.execute, current, self._code, self._kernel, self._user, items)
         current.flush()
         report.close()
-        self._outcomes.tell(Outcome(call.execute.fence, self._output.end(), ended))
+        envelope: dict[str, Any] = self._output.end()
+        if timed:
+            envelope["ran"] = [began_ns, time.time_ns()]
+        self._outcomes.tell(Outcome(call.execute.fence, envelope, ended))
         current.clean()
         self._current = None
         self._items = None

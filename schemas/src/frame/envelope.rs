@@ -10,6 +10,7 @@ use super::{FRAME_BYTES_MAX, FrameError, StreamId};
 use crate::codec::{self, Bounds};
 use crate::ids::{Attempt, EffectId, Epoch, Fence, Seq};
 use crate::operation::Role;
+use crate::timings::Stage;
 
 macro_rules! envelope {
     ($($(#[$doc:meta])* $key:ident: $type:ty,)+) => {
@@ -55,6 +56,13 @@ envelope! {
     deadline_ms: u64,
     /// CALL: items that may be sent at first. CREDIT: items that may be sent in sum since the stream began.
     credit: u64,
+    /// CALL: whether the answer is to say where the time went.
+    timings: bool,
+    /// The answer to a call with `timings`: where the time went, in order.
+    stages: Vec<Stage>,
+    /// The answer of a worker or a service to a call with `timings` or `trace`: when it began and when it ended, in
+    /// nanoseconds of Unix time.
+    ran: [u64; 2],
     /// Where a subscription begins: `new`, `all` or a cursor `EPOCH:SEQ`.
     start: String,
     /// `gap`, `latest`, `close` or `block`. Text, so that a later release's word costs a call and not the connection.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::operation;
 use crate::ids::{EffectId, Epoch, Seq, Timestamp, WorkerId};
 use crate::operation::Spec;
+use crate::timings::CallOption;
 use crate::view::ActorRow;
 
 pub const ADDRESS: &str = "/kernel";
@@ -111,6 +112,9 @@ pub struct DescribeRequest {
 pub struct DescribeReply {
     /// Each with name, address, role, durability, since, doc, example and the JSON Schemas of request, reply and item.
     pub operations: Vec<serde_json::Value>,
+    /// What rides along with a call of any of them, beside its request.
+    #[serde(default)]
+    pub call_options: Vec<CallOption>,
 }
 
 operation!(Describe {

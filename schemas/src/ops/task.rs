@@ -44,6 +44,12 @@ pub struct Execute {
     pub lease: BTreeMap<String, u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// W3C traceparent of the attempt itself: what user code traces is below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// Somebody wants to know where the time goes: the outcome says when the worker had it in hand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub timings: bool,
 }
 
 /// What an attempt may not go beyond, apart from its lease and its time.

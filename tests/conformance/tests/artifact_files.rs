@@ -91,6 +91,7 @@ impl World {
             idem: None,
             role: Role::View,
             caller: None,
+            timings: None,
         };
         let mut pending = self.kernel.bus().call(Call {
             spec: Arc::new(Spec::of::<Get>()),

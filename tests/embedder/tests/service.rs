@@ -141,6 +141,22 @@ async fn an_object_in_another_process_is_an_actor_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_timed_call_of_a_service_says_when_the_other_process_had_it_in_hand() {
+    let Some(python) = python() else { return };
+    let scene = Scene::start().await;
+    let _service = scene.serve(&python).await;
+    for (operation, request) in [("counter.add", json!({"amount": 2})), ("counter.fail", json!({}))] {
+        let options = CallOptions { deadline: Some(WATCHDOG), timings: true, ..CallOptions::default() };
+        let request = codec::encode(&request).unwrap().into();
+        let timed = scene.client.open(operation, request, options).await.unwrap().timed().await;
+        assert_eq!(timed.outcome.is_ok(), operation == "counter.add");
+        let names: Vec<_> = timed.stages.iter().map(|stage| stage.name.as_str()).collect();
+        assert_eq!(names, ["queued", "handled", "sent", "python", "back", "answered", "encoded"]);
+    }
+    scene.kernel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_method_that_yields_streams_as_far_as_its_caller_takes() {
     let Some(python) = python() else { return };
     let scene = Scene::start().await;

@@ -44,6 +44,8 @@ impl Run {
             timeout_ms: task.timeout_ms,
             lease: task.lease.clone(),
             limits: task.limits,
+            trace: None,
+            timings: false,
         })
     }
 

@@ -115,6 +115,8 @@ impl World {
                 timeout_ms: None,
                 lease: BTreeMap::new(),
                 limits: None,
+                trace: None,
+                timings: false,
             },
             environment: known.environment,
             spec: EnvironmentSpec::default(),

@@ -1,7 +1,7 @@
 //! Any operation by its name, and subscriptions: what a new client is written against.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eclosion_client::CallOptions;
 use eclosion_schemas::codec::{self, json};
@@ -9,7 +9,7 @@ use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::kernel::{Delivery, Describe, DescribeRequest};
 use eclosion_schemas::ops::pool;
 use eclosion_schemas::view::TaskReport;
-use eclosion_schemas::{Code, Error, Payload};
+use eclosion_schemas::{Code, Error, Payload, Stage, Timed};
 use serde_json::{Value, json};
 
 use crate::arguments;
@@ -36,6 +36,8 @@ pub(super) async fn describe(globals: &Globals, describe: arguments::Describe) -
         let rows =
             reply.operations.iter().map(|one| vec![text(one, "name"), text(one, "role"), text(one, "doc")]);
         print(&table(&["operation", "role", "what it does"], rows))?;
+        let options: Vec<_> = reply.call_options.iter().map(|option| option.name.as_str()).collect();
+        talk(&format!("beside its request, each call takes: {}", options.join(", ")));
         talk("one of them, with an example: eclosion describe run.start");
     }
     Ok(exit::OK)
@@ -52,7 +54,9 @@ pub(super) async fn call(globals: &Globals, call: arguments::Call) -> Result<u8,
     })?;
     let client = session::attach(globals).await?;
     let deadline = Some(Duration::from_secs(call.deadline.max(1)));
-    let options = CallOptions { deadline, idem: call.idem, ..CallOptions::default() };
+    let options =
+        CallOptions { deadline, idem: call.idem.clone(), timings: call.timings, ..CallOptions::default() };
+    let began = Instant::now();
     let mut exchange = client.open(&call.operation, request.into(), options).await?;
     let is_python = [CALL, STREAM].contains(&call.operation.as_str());
     while let Some(item) = exchange.next().await {
@@ -67,18 +71,42 @@ pub(super) async fn call(globals: &Globals, call: arguments::Call) -> Result<u8,
             }
         }
     }
-    let reply = exchange.reply().await?;
+    let Timed { outcome, stages } = exchange.timed().await;
+    let total = began.elapsed();
+    if call.timings && !globals.json {
+        told(&stages, total);
+    }
+    let reply = outcome?;
     match (codec::decode::<Payload>(&reply), globals.json) {
         (Ok(payload), false) if is_python => print(&pretty(&shown(&payload)))?,
         (_, json) => {
             let reply = json::from_msgpack(&reply)?;
             match json {
-                true => document("reply", &json!({"operation": call.operation, "reply": reply}))?,
+                true => document("reply", &document_of(&call, reply, &stages, total))?,
                 false => print(&pretty(&reply))?,
             }
         }
     }
     Ok(exit::OK)
+}
+
+fn document_of(call: &arguments::Call, reply: Value, stages: &[Stage], total: Duration) -> Value {
+    let mut document = json!({"operation": call.operation, "reply": reply});
+    if call.timings {
+        document["timings"] = json!({"stages": stages, "total_ns": nanoseconds(total)});
+    }
+    document
+}
+
+/// Where the time went, also of a call that failed; `total` is as it was seen from here.
+fn told(stages: &[Stage], total: Duration) {
+    let row = |name: &str, ns: u64| talk(&format!("{name:>9} {:>12.1} µs", ns as f64 / 1e3));
+    stages.iter().for_each(|stage| row(&stage.name, stage.took_ns));
+    row("total", nanoseconds(total));
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What a Python function says while it runs: what it yields is data, the rest is talk.

@@ -5,9 +5,11 @@
 //! lies between the two is bounded by what the caller granted.
 
 use eclosion_bus::{Refused, Responder};
-use eclosion_ipc::Care;
+use eclosion_ipc::{Care, note_ran};
 use eclosion_schemas::view::TaskReport;
 use eclosion_schemas::{Error, Payload};
+
+use crate::workers::calls::Ended;
 
 pub(super) struct Flow {
     responder: Responder,
@@ -36,6 +38,14 @@ impl Flow {
 
     pub(super) fn reply(self, outcome: Result<Payload, Error>) {
         self.responder.reply(outcome.map(|payload| Box::new(payload) as _));
+    }
+
+    /// The worker has ended the call: notes when it had it in hand, if anybody wants to know.
+    pub(super) fn came_back(&self, ended: Ended) -> Result<Payload, Error> {
+        if let Some(timings) = self.responder.timings() {
+            note_ran(timings, ended.ran_unix_ns);
+        }
+        ended.result
     }
 
     /// What the call names.

@@ -36,14 +36,22 @@ struct Said {
     /// Items among them as many as were granted at most.
     reports: VecDeque<TaskReport>,
     lossy: usize,
-    outcome: Option<Result<Payload, Error>>,
+    outcome: Option<Ended>,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) result: Result<Payload, Error>,
+    /// As the worker tells it, if it was asked to.
+    pub(crate) ran_unix_ns: Option<[u64; 2]>,
 }
 
 /// The next word of a call.
 #[derive(Debug)]
 pub(crate) enum Word {
     Report(TaskReport),
-    Outcome(Result<Payload, Error>),
+    Ended(Ended),
 }
 
 /// One call at a worker, as the host knows it.
@@ -69,7 +77,7 @@ impl CallLine {
             said.lossy -= usize::from(is_lossy(&report));
             return Some(Word::Report(report));
         }
-        said.outcome.take().map(Word::Outcome)
+        said.outcome.take().map(Word::Ended)
     }
 
     fn report(&self, report: TaskReport) {
@@ -86,8 +94,8 @@ impl CallLine {
         self.more.notify_one();
     }
 
-    fn conclude(&self, outcome: Result<Payload, Error>) {
-        lock(&self.said).outcome = Some(outcome);
+    fn conclude(&self, result: Result<Payload, Error>, ran_unix_ns: Option<[u64; 2]>) {
+        lock(&self.said).outcome = Some(Ended { result, ran_unix_ns });
         self.more.notify_one();
     }
 }
@@ -157,8 +165,8 @@ impl WorkerHost {
 
     pub(super) fn call_concluded(&self, fence: Fence, outcome: Outcome) {
         let Some(AtWorker { worker, line }) = lock(&self.0.calls).remove(&fence) else { return };
-        let Outcome { result, stdout, stderr } = outcome;
-        line.conclude(result);
+        let Outcome { result, stdout, stderr, ran_unix_ns } = outcome;
+        line.conclude(result, ran_unix_ns);
         // So that what a call printed is not taken for the next attempt's.
         if stdout.0 < stdout.1 || stderr.0 < stderr.1 {
             let part = Part { run: call_run(), task: call_task(), attempt: Attempt(1), stdout, stderr };
@@ -175,7 +183,7 @@ impl WorkerHost {
             .map(|(_, call)| call)
             .collect();
         for call in died {
-            call.line.conclude(Err(gone(worker, &death.to_string())));
+            call.line.conclude(Err(gone(worker, &death.to_string())), None);
         }
     }
 }

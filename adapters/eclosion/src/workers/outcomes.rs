@@ -146,7 +146,7 @@ impl WorkerHost {
         safe: Safe,
     ) {
         let Ok(kernel) = self.kernel().cloned() else { return };
-        let Outcome { result, stdout, stderr } = outcome;
+        let Outcome { result, stdout, stderr, .. } = outcome;
         let part = Part { run: task.run.clone(), task: task.task.clone(), attempt, stdout, stderr };
         if let Err(why) = self.0.config.outputs.record(worker, &part) {
             tracing::warn!(%worker, %why, "which part of the output is whose cannot be recorded");

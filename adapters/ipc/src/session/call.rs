@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eclosion_bus::{Address, Call, Context, Filter};
+use eclosion_bus::{Address, Call, Context, Filter, Timings};
 use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
 use eclosion_schemas::operation::{Operation, Spec};
 use eclosion_schemas::ops::kernel::{OnFull, Subscribe, SubscribeRequest};
@@ -69,8 +69,9 @@ impl Session {
         let address = Address::new(&*spec.address)?;
         let credit = Some(call.envelope.credit.unwrap_or(CREDIT_UNNAMED));
         let context = self.context(&spec, call.envelope.into_inner());
+        let timings = context.timings.clone();
         let pending = self.bus.call(Call { spec: Arc::clone(&spec), address, request, context, credit });
-        Ok(Source::Call { pending, spec })
+        Ok(Source::Call { pending, spec, timings })
     }
 
     fn spec(&self, method: &str) -> Result<Arc<Spec>, Error> {
@@ -137,6 +138,7 @@ impl Session {
             idem: envelope.idem,
             role: self.role,
             caller: self.client.clone(),
+            timings: envelope.timings.unwrap_or(false).then(Timings::begin),
         }
     }
 }

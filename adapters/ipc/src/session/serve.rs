@@ -21,7 +21,7 @@ use std::task::{Context as Task, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
-use eclosion_bus::{Context, Refused, Responder};
+use eclosion_bus::{Context, Refused, Responder, Timings};
 use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId, WireCodec};
 use eclosion_schemas::operation::Opaque;
 use eclosion_schemas::ops::service::{DeclareReply, DeclareRequest};
@@ -201,6 +201,7 @@ impl Session {
             credit: streams.then_some(CREDIT),
             idem: context.idem,
             trace: context.trace.map(|trace| trace.to_string()),
+            timings: responder.timings().map(|_| true),
             ..Envelope::default()
         };
         let note = StreamWaker::new(&self.ready, stream);
@@ -255,11 +256,13 @@ impl Session {
             }
             FrameType::Data => {
                 if let Some(open) = self.forget_call(stream) {
+                    open.came_back(&frame);
                     open.reply(&frame.body);
                 }
             }
             FrameType::Error => {
                 if let Some(open) = self.forget_call(stream) {
+                    open.came_back(&frame);
                     open.responder.reply(Err(frame.to_error()));
                 }
             }
@@ -319,6 +322,12 @@ impl OpenCall {
         Attended::Waits
     }
 
+    fn came_back(&self, last: &Frame) {
+        if let Some(timings) = self.responder.timings() {
+            note_ran(timings, last.envelope.ran);
+        }
+    }
+
     fn reply(self, body: &Bytes) {
         // What the caller has not taken is not lost: it may go over the line's bound by what credit admits.
         let Self { operation, responder, items, .. } = self;
@@ -336,6 +345,16 @@ impl OpenCall {
         }
         responder.reply(Opaque::new(&operation, body).map(|reply| Box::new(reply) as _));
     }
+}
+
+/// Notes the stages of what another process did and has answered just now: `sent`, `python` and `back`, or `back` alone
+/// where it does not say when it had it in hand.
+pub fn note_ran(timings: &Timings, ran_unix_ns: Option<[u64; 2]>) {
+    if let Some([began, ended]) = ran_unix_ns {
+        timings.ended_at_unix_ns("sent", began);
+        timings.ended_at_unix_ns("python", ended);
+    }
+    timings.ended("back");
 }
 
 fn remaining_ms(context: &Context) -> u64 {

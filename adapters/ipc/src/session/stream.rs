@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use eclosion_bus::{Item, Pending, Subscription};
+use eclosion_bus::{Item, Pending, Subscription, Timings};
 use eclosion_schemas::Error;
 use eclosion_schemas::frame::{FRAME_BYTES_MAX, Frame, FrameType, HEADER_BYTES, StreamId, WireCodec};
 use eclosion_schemas::operation::Spec;
-use eclosion_schemas::{Code, codec};
+use eclosion_schemas::{Code, Stage, codec};
 
 use super::serve::{Declaration, Declared, Declaring, Kept, keep};
 use crate::ready::{ReadyStreams, StreamWaker};
@@ -33,6 +33,7 @@ pub(super) enum Source {
     Call {
         pending: Pending,
         spec: Arc<Spec>,
+        timings: Option<Timings>,
     },
     Subscription(Box<Subscription>),
     /// `service.declare`, until the addresses are given.
@@ -107,6 +108,13 @@ impl OpenStream {
         }
     }
 
+    /// Where the time of a call went that asks for it, once its answer is encoded.
+    pub(super) fn stages(&self) -> Option<Vec<Stage>> {
+        let Source::Call { timings: Some(timings), .. } = &self.source else { return None };
+        timings.ended("encoded");
+        Some(timings.stages())
+    }
+
     /// Says that it has more.
     pub(super) fn wake(&self) {
         self.waker.wake_by_ref();
@@ -133,7 +141,7 @@ impl OpenStream {
 impl Source {
     fn poll(&mut self, task: &mut Context<'_>) -> Step {
         match self {
-            Source::Call { pending, spec } => match pending.poll_next(task) {
+            Source::Call { pending, spec, .. } => match pending.poll_next(task) {
                 Poll::Pending => Step::Idle,
                 Poll::Ready(Some(Item::Item(item))) => {
                     or_error((spec.encode_item)(item.as_ref()).and_then(Body::new), Step::Item)

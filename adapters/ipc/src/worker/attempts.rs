@@ -293,6 +293,8 @@ mod tests {
             timeout_ms: None,
             lease: BTreeMap::new(),
             limits: None,
+            trace: None,
+            timings: false,
         }
     }
 

@@ -28,7 +28,8 @@ pub(super) fn read(frame: &Frame) -> Result<Outcome, Error> {
         return Err(Error::invalid("task.payload", "a part of a payload names neither digest nor stage"));
     }
     let range = |range: Option<[u64; 2]>| range.map_or((0, 0), |[from, to]| (from, to.max(from)));
-    Ok(Outcome { result, stdout: range(frame.envelope.stdout), stderr: range(frame.envelope.stderr) })
+    let (stdout, stderr) = (range(frame.envelope.stdout), range(frame.envelope.stderr));
+    Ok(Outcome { result, stdout, stderr, ran_unix_ns: frame.envelope.ran })
 }
 
 /// An item's parts ride with it: nothing hashes them, and no file of theirs would ever be sealed.
@@ -59,7 +60,8 @@ pub(super) fn returned() -> Outcome {
 }
 
 fn without_output(reason: &str, text: &str) -> Outcome {
-    Outcome { result: Err(Error::new(Code::Cancelled, reason, text)), stdout: (0, 0), stderr: (0, 0) }
+    let result = Err(Error::new(Code::Cancelled, reason, text));
+    Outcome { result, stdout: (0, 0), stderr: (0, 0), ran_unix_ns: None }
 }
 
 /// Gives every staged part its name. `staged` are the stages that the attempt may name, with their lengths.
@@ -68,12 +70,12 @@ pub(super) async fn sealed(
     staged: BTreeMap<u64, u64>,
     store: Arc<dyn BlobStore>,
 ) -> Outcome {
-    let Outcome { result, stdout, stderr } = outcome;
+    let Outcome { result, stdout, stderr, ran_unix_ns } = outcome;
     let result = match result {
         Ok(payload) => seal(payload, staged, store).await,
         Err(error) => Err(error),
     };
-    Outcome { result, stdout, stderr }
+    Outcome { result, stdout, stderr, ran_unix_ns }
 }
 
 async fn seal(

@@ -9,8 +9,9 @@
         print([ref.result() for ref in eclosion.as_completed(refs)])
 
 Reading order: ``_places`` (which socket), ``_connection`` (frames to calls and back), ``_link`` (connecting again),
-``_subscriptions`` (views that survive the kernel), ``_functions`` and ``_calls`` (functions on workers), ``_client``
-(what users hold), ``aio`` (the same for asyncio). Nothing here is imported by ``import eclosion`` itself.
+``_subscriptions`` (views that survive the kernel), ``_functions`` and ``_calls`` (functions on workers), ``_timings``
+(where time goes), ``_client`` (what users hold), ``aio`` (the same for asyncio). Nothing here is imported by
+``import eclosion`` itself.
 """
 
 from __future__ import annotations
@@ -19,5 +20,19 @@ from ._calls import Ref, as_completed
 from ._client import Client, connect, default_client
 from ._connection import Stream
 from ._subscriptions import Reset, Subscription, View
+from ._timings import CallTimings, Stage, timed
 
-__all__ = ["Client", "Ref", "Reset", "Stream", "Subscription", "View", "as_completed", "connect", "default_client"]
+__all__ = [
+    "CallTimings",
+    "Client",
+    "Ref",
+    "Reset",
+    "Stage",
+    "Stream",
+    "Subscription",
+    "View",
+    "as_completed",
+    "connect",
+    "default_client",
+    "timed",
+]

@@ -27,6 +27,7 @@ from .. import _frames as frames
 from .._errors import DeadlineExceeded, ErrorData, error, raised
 from .._frames import Channel, Disconnected, Frame
 from .._process import start_thread
+from ._timings import Timing, timing_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,13 +62,15 @@ class Exchange:
         "_outcome",
         "_settled",
         "_taken",
+        "_timing",
         "_watchers",
         "stream",
     )
 
-    def __init__(self, connection: Connection, stream: int, credit: int) -> None:
+    def __init__(self, connection: Connection, stream: int, credit: int, timing: Timing | None = None) -> None:
         self.stream = stream
         self._connection = connection
+        self._timing = timing
         self._credit = credit
         self._granted = credit
         self._taken = 0
@@ -157,10 +160,12 @@ class Exchange:
         for watcher in watchers:
             watcher()
 
-    def answer(self, outcome: bytes | ErrorData) -> None:
+    def answer(self, outcome: bytes | ErrorData, stages: list[dict[str, Any]] | None = None) -> None:
         with self._arrived:
             if self._outcome is not None:
                 return
+            if self._timing is not None:
+                self._timing.ended(stages or [])
             self._outcome = outcome
             self._arrived.notify_all()
             watchers = tuple(self._watchers)
@@ -238,8 +243,11 @@ class Connection:
             envelope["deadline_ms"] = max(0, round(deadline_s * 1000))
         if idem is not None:
             envelope["idem"] = idem
+        timing = timing_of(method)
+        if timing is not None:
+            envelope["timings"] = True
         with self._lock:
-            exchange = Exchange(self, next(self._streams), credit)
+            exchange = Exchange(self, next(self._streams), credit, timing)
             lost = self.lost
             if lost is None:
                 self._exchanges[exchange.stream] = exchange
@@ -302,7 +310,8 @@ class Connection:
             with self._lock:
                 exchange = self._exchanges.pop(frame.stream, None)
             if exchange is not None:
-                exchange.answer(frame.body if frame.kind == frames.DATA else error_of(frame))
+                outcome = frame.body if frame.kind == frames.DATA else error_of(frame)
+                exchange.answer(outcome, frame.envelope.get("stages"))
         return None
 
 

@@ -642,7 +642,17 @@ class DescribeRequest(_Wire, kw_only=True):
     name: str | None = None
 
 
+class CallOption(_Wire, kw_only=True):
+    """What rides along with any call besides its request, as `kernel.describe` tells it."""
+
+    doc: str
+    # The envelope's key.
+    name: str
+
+
 class DescribeReply(_Wire, kw_only=True):
+    # What rides along with a call of any of them, beside its request.
+    call_options: list[CallOption] = []
     # Each with name, address, role, durability, since, doc, example and the JSON Schemas of request, reply
     # and item.
     operations: list[Any]

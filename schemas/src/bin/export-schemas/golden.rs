@@ -13,7 +13,7 @@ use eclosion_schemas::frame::{Envelope, Flags, Frame, FrameError, FrameType, Lim
 use eclosion_schemas::ops::{artifact, kernel, pool, run, task};
 use eclosion_schemas::view::TaskReport;
 use eclosion_schemas::{
-    Attempt, Code, EffectId, Epoch, Error, Fence, Part, Payload, Retry, Role, RunId, Seq, WorkerId,
+    Attempt, Code, EffectId, Epoch, Error, Fence, Part, Payload, Retry, Role, RunId, Seq, Stage, WorkerId,
 };
 use serde_json::{Value, json};
 
@@ -182,7 +182,14 @@ fn calls() -> Result<Vec<(&'static str, Vec<Frame>)>> {
         with: std::collections::BTreeMap::new(),
     };
     let large = Frame::call(WORKER, "pool.call", &request)?;
+    let mut timed = Frame::call(WORKER, "kernel.ping", &kernel::Empty {})?;
+    timed.envelope.timings = Some(true);
+    let stage = |name: &str, took_ns| Stage { name: name.into(), took_ns };
+    let stages = vec![stage("queued", 5_200), stage("handled", 900), stage("answered", 400)];
+    let told = Envelope { stages: Some(stages), ..Envelope::default() };
+    let told = Frame::data(WORKER, &kernel::Empty {})?.with_envelope(told).end();
     Ok(vec![
+        ("call-timed", vec![timed, told]),
         ("call", vec![start]),
         ("subscription", subscription),
         ("pub", vec![publication]),
@@ -217,6 +224,8 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
         timeout_ms: Some(120_000),
         lease: [("cpu".to_owned(), 1), ("memory".to_owned(), 1 << 30)].into(),
         limits: task::Limits { processes: Some(4), open_files: Some(256), file_bytes: None }.any(),
+        trace: None,
+        timings: false,
     };
     let progress = TaskReport::Progress { done: 3.0, total: Some(10.0), text: "fold 3".into() };
     let metric = TaskReport::Metric { name: "loss".into(), value: 0.25, step: Some(-1) };
@@ -234,6 +243,10 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     let granted = Frame::new(FrameType::Credit, KERNEL).with_envelope(granted);
     let made = Part { stage: Some(5), bytes: 4096, codec: "npy".into(), ..Part::default() };
     let output = Payload { body: PART_ZERO.to_vec().into(), parts: vec![made] };
+    let mut timed = Frame::call(KERNEL, task::EXECUTE, &task::Execute { timings: true, ..execute.clone() })?;
+    let ran = [1_790_000_000_000_000_000, 1_790_000_000_002_500_000];
+    let ran = Envelope { stdout: Some([0, 0]), stderr: Some([0, 0]), ran: Some(ran), ..Envelope::default() };
+    let ran = Frame::data(KERNEL, &Payload::of(&1))?.with_envelope(ran).end();
     let ranges = || Envelope { stdout: Some([0, 120]), stderr: Some([7, 7]), ..Envelope::default() };
     let rung = |rung| {
         Frame::new(FrameType::Cancel, KERNEL)
@@ -249,6 +262,7 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     let opened = Frame::data(WORKER, &artifact::OpenReply { bytes: 4096 })?.with_descriptors(1).end();
     Ok(vec![
         ("call-execute", vec![Frame::call(KERNEL, task::EXECUTE, &execute)?]),
+        ("call-execute-timed", vec![timed, ran]),
         ("data-reports", vec![report(&progress)?, report(&metric)?]),
         ("call-execute-stream", vec![streaming, granted]),
         ("data-items", vec![report(&items[0])?, report(&items[1])?]),
