@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ _calls: contextvars.ContextVar[list[CallTimings] | None] = contextvars.ContextVa
 
 
 @contextlib.contextmanager
-def timed() -> Iterator[list[CallTimings]]:
+def timed() -> Generator[list[CallTimings]]:
     """See the head of this file."""
     calls: list[CallTimings] = []
     before = _calls.set(calls)
