@@ -30,7 +30,15 @@ impl Context {
     /// The kernel's own role, no trace, no cause.
     #[must_use]
     pub fn until(deadline: Instant) -> Self {
-        Self { deadline, trace: None, cause: None, idem: None, role: Role::Admin, caller: None, timings: None }
+        Self {
+            deadline,
+            trace: None,
+            cause: None,
+            idem: None,
+            role: Role::Admin,
+            caller: None,
+            timings: None,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `timings: true` at the real binary with real Python: from the command line, and as a line of JSON.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod support;
 
@@ -51,10 +51,7 @@ fn a_call_says_where_its_time_went_when_it_is_asked_to() {
 
     // What a journaled actor answers waits for the journal.
     let listed = house.json(&["call", "run.list", "{}", "--timings"]);
-    assert_eq!(
-        names(&listed["timings"]["stages"]),
-        ["queued", "handled", "journal", "answered", "encoded"]
-    );
+    assert_eq!(names(&listed["timings"]["stages"]), ["queued", "handled", "journal", "answered", "encoded"]);
 
     let described = house.json(&["describe", "run.list"]);
     assert!(described["call_options"].as_array().unwrap().iter().any(|option| option["name"] == "timings"));
@@ -66,9 +63,7 @@ fn a_client_that_speaks_lines_is_told_as_well() {
     house.say(&["up"]);
     let mut line = UnixStream::connect(house.path("run/default.sock")).unwrap();
     let body: Value = serde_json::from_str(&request(&house)).unwrap();
-    let call = |stream: u32, timings: bool| {
-        json!({"type": "call", "stream": stream, "method": "pool.call", "timings": timings, "body": body})
-    };
+    let call = |stream: u32, timings: bool| json!({"type": "call", "stream": stream, "method": "pool.call", "timings": timings, "body": body});
     writeln!(line, "{}", json!({"type": "hello", "client": "test", "api": 1})).unwrap();
     writeln!(line, "{}\n{}", call(1, true), call(3, false)).unwrap();
     let answers: Vec<Value> = BufReader::new(line)

@@ -336,7 +336,10 @@ async fn an_attempt_is_sent_at_once_and_its_outcome_comes_back() {
     scene.worker.reply(call.stream, &payload(Vec::new()));
     let (of, outcome, _safe) = scene.outcome().await;
     assert_eq!(of, fence(1));
-    assert_eq!(outcome, Outcome { result: Ok(payload(Vec::new())), stdout: (0, 10), stderr: (5, 7), ran_unix_ns: None });
+    assert_eq!(
+        outcome,
+        Outcome { result: Ok(payload(Vec::new())), stdout: (0, 10), stderr: (5, 7), ran_unix_ns: None }
+    );
 }
 
 #[tokio::test]
