@@ -20,7 +20,7 @@ use eclosion_kernel::journal::{JournalStore, Record, Stored};
 use eclosion_schemas::events::{Event, StepCommitted};
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::pool::{self, Call, CallRequest};
-use eclosion_schemas::ops::{arbitration, artifact, run};
+use eclosion_schemas::ops::{arbitration, artifact, gc, run, schedule};
 use eclosion_schemas::{Attempt, Epoch, Fence, Payload, Seq, Timestamp};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -32,17 +32,21 @@ use crate::report::{Report, Role, Row};
 
 const KILLS: usize = 15;
 const STARTS: usize = 7;
+const WORKER: &str = "worker killed → next serving";
+const KERNEL: &str = "start on 100,000 events";
 const PANICS: usize = 21;
 const EVENTS: u64 = 100_000;
 const BATCH: u64 = 1_000;
 /// What the next incarnation of an actor folds.
 const FOLDED_EVENTS_MIN: u64 = 1_000;
 /// The rows of the panics, and who panics.
-const SUBSYSTEMS: [(&str, &str); 4] = [
+const SUBSYSTEMS: [(&str, &str); 6] = [
     ("panic in /dag → next serving", run::ADDRESS),
     ("panic in /pool → next serving", pool::ADDRESS),
     ("panic in /arbitration → next serving", arbitration::ADDRESS),
     ("panic in /artifacts → next serving", artifact::ADDRESS),
+    ("panic in /scheduler → next serving", schedule::ADDRESS),
+    ("panic in /stale → next serving", gc::ADDRESS),
 ];
 const WORKER_NS_MAX: f64 = 50e6;
 const KERNEL_NS_MAX: f64 = 1e9;
@@ -53,14 +57,13 @@ pub(crate) fn run() -> Result<Report, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (worker, kernel, panics) = runtime
         .block_on(async { Ok::<_, Failure>((workers().await?, kernels().await?, panics().await?)) })?;
-    let mut met = worker.p50_ns <= WORKER_NS_MAX && kernel.p50_ns <= KERNEL_NS_MAX;
-    met &= panics.iter().all(|row| row.p50_ns <= PANIC_NS_MAX);
     let rows = [worker, kernel].into_iter().chain(panics).collect();
     let budget = "worker killed → next serving ≤ 50 ms; start on 100,000 events ≤ 1 s; \
                   panic, 1,000 events → next incarnation serving ≤ 5 ms";
-    let mut report = Report::new("b14", "recovery", budget, rows);
-    report.met = met;
-    Ok(report)
+    Ok(Report::new("b14", "recovery", budget, rows)
+        .at_most(WORKER_NS_MAX, |row| row.name == WORKER)
+        .at_most(KERNEL_NS_MAX, |row| row.name == KERNEL)
+        .at_most(PANIC_NS_MAX, |row| row.name.starts_with("panic")))
 }
 
 async fn workers() -> Result<Row, Failure> {
@@ -68,7 +71,7 @@ async fn workers() -> Result<Row, Failure> {
     let mut options = Options::new(Places::below(directory.path(), "bench"));
     (options.workers_max, options.keeper_binary) = (1, Some(binary()?));
     let kernel = Kernel::start(options).await?;
-    let mut samples = Samples::of(Role::Us, "worker killed → next serving");
+    let mut samples = Samples::of(Role::Us, WORKER);
     let mut serving = pid(&kernel).await?;
     for _ in 0..KILLS {
         samples.begin_round();
@@ -105,7 +108,7 @@ async fn pid(kernel: &Kernel) -> Result<i32, Failure> {
 async fn kernels() -> Result<Row, Failure> {
     let (places, _directories) = on_disk()?;
     fill(&places.state.join("journal"))?;
-    let mut samples = Samples::of(Role::Us, "start on 100,000 events");
+    let mut samples = Samples::of(Role::Us, KERNEL);
     for _ in 0..STARTS {
         samples.begin_round();
         let (kernel, took) = start(&places).await?;
@@ -167,6 +170,13 @@ async fn ask(kernel: &Kernel, address: &str) -> Result<(), Failure> {
         }
         arbitration::ADDRESS => {
             bus.ask::<arbitration::Status>(arbitration::StatusRequest {}).deadline(PATIENCE).await?;
+        }
+        schedule::ADDRESS => {
+            let request = schedule::ListRequest { state: None, limit: 10 };
+            bus.ask::<schedule::List>(request).deadline(PATIENCE).await?;
+        }
+        gc::ADDRESS => {
+            bus.ask::<gc::Policy>(gc::PolicyRequest {}).deadline(PATIENCE).await?;
         }
         _ => {
             let request = artifact::ListRequest { run: None, prefix: String::new(), limit: 10 };

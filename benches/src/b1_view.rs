@@ -39,16 +39,13 @@ pub(crate) fn run() -> Result<Report, Failure> {
     rows.extend(published(10_000, 10_000 / CHANGING, ["insert among 10,000", "publish among 10,000"])?);
     rows.extend(published(100_000, 100_000 / CHANGING, ["insert among 100,000", "publish among 100,000"])?);
     rows.extend(published(100_000, SCATTERED, ["insert, each in turn", "publish, each in turn"])?);
-    let slow = |row: &Row| row.name.starts_with("publish") && row.p50_ns > PUBLISH_NS_MAX;
-    let fast = !rows.iter().any(slow);
     let budget = "kept handle ≤ 2 × arc_swap load; look-up ≤ 2 × dashmap get; publish ≤ 1 µs and flat";
-    let mut report = Report::new("b1", "read and publish a view", budget, rows)
+    Ok(Report::new("b1", "read and publish a view", budget, rows)
         .ratio("kept handle", "arc_swap load", 2.0)
         .ratio("look-up and read", "dashmap get", 2.0)
         .ratio("publish among 10,000", "publish among 100", FLAT)
-        .ratio("publish among 100,000", "publish among 100", FLAT);
-    report.met &= fast;
-    Ok(report)
+        .ratio("publish among 100,000", "publish among 100", FLAT)
+        .at_most(PUBLISH_NS_MAX, |row| row.name.starts_with("publish")))
 }
 
 /// The DAG tracker's views of so many tasks, and the same entries in a dashmap.
@@ -83,7 +80,7 @@ impl Tasks {
     }
 }
 
-fn view(key: &TaskRef, seq: u64) -> TaskView {
+pub(crate) fn view(key: &TaskRef, seq: u64) -> TaskView {
     TaskView {
         run: key.run.clone(),
         task: key.task.clone(),

@@ -25,6 +25,8 @@ use crate::report::{Report, Role, Row};
 
 const SAMPLES: usize = 200;
 const HEADER_BYTES: usize = 16;
+/// A header and a text of 64 bytes: always as long.
+const ANSWER_BYTES: usize = HEADER_BYTES + 66;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run() -> Result<Report, Failure> {
@@ -39,7 +41,7 @@ pub(crate) fn run() -> Result<Report, Failure> {
 }
 
 /// What a task can hand over.
-fn text(why: Failure) -> String {
+pub(crate) fn text(why: Failure) -> String {
     why.to_string()
 }
 
@@ -49,7 +51,7 @@ async fn measured(directory: &Path) -> Result<Vec<Row>, Failure> {
     let kernel = Kernel::start(options).await?;
     // It makes the runtime that the floor takes its msgpack from.
     call(&kernel).await?;
-    let (mut raw, mut pool) = (Raw::start(&directory.join("cache/runtime"))?, Pool::start()?);
+    let (mut raw, mut pool) = (Raw::start("floor", &directory.join("cache/runtime"))?, Pool::start("peer")?);
     let mut floor = Samples::of(Role::Floor, "raw Rust → Python echo");
     let mut peer = Samples::of(Role::Peer, "ProcessPoolExecutor(1)");
     let mut us = Samples::of(Role::Us, "pool.call");
@@ -67,7 +69,7 @@ async fn measured(directory: &Path) -> Result<Vec<Row>, Failure> {
             us.add(start.elapsed(), 1);
         }
         peer.begin_round();
-        for nanos in pool.round()? {
+        for nanos in pool.round(SAMPLES)? {
             peer.add(Duration::from_nanos(nanos), 1);
         }
     }
@@ -75,11 +77,11 @@ async fn measured(directory: &Path) -> Result<Vec<Row>, Failure> {
     Ok(vec![floor.row(), peer.row(), us.row()])
 }
 
-fn arguments() -> Payload {
+pub(crate) fn arguments() -> Payload {
     Payload::of(&serde_json::json!({"value": "x".repeat(64)}))
 }
 
-async fn call(kernel: &Kernel) -> Result<(), Failure> {
+pub(crate) async fn call(kernel: &Kernel) -> Result<(), Failure> {
     let request = CallRequest {
         function: "calls:echo".into(),
         code: source().to_string_lossy().into_owned(),
@@ -99,19 +101,19 @@ fn python(role: &str) -> Command {
 }
 
 /// The floor. The loop ends with the stream.
-struct Raw {
+pub(crate) struct Raw {
     stream: UnixStream,
     frame: Vec<u8>,
     child: Child,
 }
 
 impl Raw {
-    fn start(runtime: &Path) -> Result<Self, Failure> {
+    pub(crate) fn start(role: &str, runtime: &Path) -> Result<Self, Failure> {
         let mut entries = std::fs::read_dir(runtime)?.flatten().map(|entry| entry.path());
         let msgspec =
             entries.find(|path| path.join("msgspec").is_dir()).ok_or("no msgspec in the runtime")?;
         let (mine, theirs) = StdStream::pair()?;
-        let child = python("floor").env("PYTHONPATH", msgspec).stdin(OwnedFd::from(theirs)).spawn()?;
+        let child = python(role).env("PYTHONPATH", msgspec).stdin(OwnedFd::from(theirs)).spawn()?;
         mine.set_nonblocking(true)?;
         let body = arguments().body;
         let mut frame = vec![0; HEADER_BYTES];
@@ -122,9 +124,25 @@ impl Raw {
 
     async fn echo(&mut self) -> Result<(), Failure> {
         self.stream.write_all(&self.frame).await?;
-        // A header and a text of 64 bytes: always as long.
-        let mut answer = [0; HEADER_BYTES + 66];
+        let mut answer = [0; ANSWER_BYTES];
         self.stream.read_exact(&mut answer).await?;
+        Ok(())
+    }
+
+    /// So many calls with `inflight` of them under way: what has come back is sent again.
+    pub(crate) async fn echoes(&mut self, calls: usize, inflight: usize) -> Result<(), Failure> {
+        self.stream.write_all(&self.frame.repeat(inflight)).await?;
+        let (mut sent, mut received, mut bytes) = (inflight, 0, vec![0; 64 * 1024]);
+        while received < calls * ANSWER_BYTES {
+            let read = self.stream.read(&mut bytes).await?;
+            if read == 0 {
+                return Err("the loop in Python ended".into());
+            }
+            received += read;
+            let due = (received / ANSWER_BYTES + inflight).min(calls);
+            self.stream.write_all(&self.frame.repeat(due - sent)).await?;
+            sent = due;
+        }
         Ok(())
     }
 }
@@ -137,22 +155,22 @@ impl Drop for Raw {
 }
 
 /// The peer. The loop ends with its input.
-struct Pool {
+pub(crate) struct Pool {
     child: Child,
     asks: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
 impl Pool {
-    fn start() -> Result<Self, Failure> {
-        let mut child = python("peer").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    pub(crate) fn start(role: &str) -> Result<Self, Failure> {
+        let mut child = python(role).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let answers = BufReader::new(child.stdout.take().ok_or("no output")?);
         Ok(Self { asks: child.stdin.take(), child, answers })
     }
 
     /// It blocks, and nothing else of ours runs meanwhile.
-    fn round(&mut self) -> Result<Vec<u64>, Failure> {
-        writeln!(self.asks.as_mut().ok_or("no input")?, "{SAMPLES}")?;
+    pub(crate) fn round(&mut self, calls: usize) -> Result<Vec<u64>, Failure> {
+        writeln!(self.asks.as_mut().ok_or("no input")?, "{calls}")?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
         Ok(serde_json::from_str(&line)?)

@@ -1,4 +1,5 @@
-//! `cargo measure [b2 b3 …] [--json]`: budgets, measured beside the floor and the peer of each.
+//! `cargo measure [b2 b3 …] [--json]`: budgets, measured beside the floor and the peer of each; `cargo measure cold`: what
+//! it costs to build.
 //!
 //! This file is the registry; a budget is a file of its own, named after its id.
 
@@ -7,12 +8,17 @@ mod b12_object;
 mod b13_start;
 mod b14_recovery;
 mod b15_journal;
+mod b18_cores;
 mod b1_view;
 mod b2_ask;
 mod b3_tell;
 mod b4_publish;
+mod b5_idle;
 mod b6_client;
 mod b8_call;
+mod b9_calls;
+mod cold;
+mod distribution;
 mod load;
 mod measure;
 mod report;
@@ -33,27 +39,40 @@ const REGISTRY: &[(&str, Bench)] = &[
     ("b2", b2_ask::run),
     ("b3", b3_tell::run),
     ("b4", b4_publish::run),
+    ("b5", b5_idle::run),
     ("b6", b6_client::run),
     ("b8", b8_call::run),
+    ("b9", b9_calls::run),
     ("b10", b10_dag::run),
     ("b12", b12_object::run),
     ("b13", b13_start::run),
     ("b14", b14_recovery::run),
     ("b15", b15_journal::run),
+    ("b18", b18_cores::run),
 ];
 
 fn main() -> ExitCode {
-    let (flags, ids): (Vec<String>, Vec<String>) =
-        std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
-    let known = |id: &String| REGISTRY.iter().any(|(name, _)| name == id);
-    let json = flags.iter().any(|flag| flag == "--json");
-    if flags.iter().any(|flag| flag != "--json") || !ids.iter().all(known) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        // A process of its own, for what an earlier sample in the same one would change.
+        [b5_idle::SAMPLE, who] => ended(b5_idle::sample(who).map(|line| report::say(&line))),
+        [cold::NAME] => ended(cold::run(false)),
+        [cold::NAME, "--json"] => ended(cold::run(true)),
+        words => budgets(words),
+    }
+}
+
+fn budgets(words: &[&str]) -> ExitCode {
+    let (flags, ids): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with('-'));
+    let known = |id: &&str| REGISTRY.iter().any(|(name, _)| name == id);
+    let json = flags.contains(&"--json");
+    if flags.iter().any(|flag| *flag != "--json") || !ids.iter().all(known) {
         let all: Vec<_> = REGISTRY.iter().map(|(name, _)| *name).collect();
         report::complain(&format!("usage: cargo measure [{}] [--json]", all.join("|")));
         return ExitCode::from(2);
     }
     for (name, bench) in REGISTRY {
-        if !ids.is_empty() && !ids.iter().any(|id| id == name) {
+        if !ids.is_empty() && !ids.contains(name) {
             continue;
         }
         match bench() {
@@ -66,4 +85,14 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn ended(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            report::complain(&why.to_string());
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Failure;
-use crate::report::{Role, Row};
+use crate::distribution::Distribution;
+use crate::report::{Role, Row, Unit};
 
 /// Rounds in which each candidate has its turn.
 pub(crate) const ROUNDS: usize = 21;
@@ -16,17 +17,22 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
-/// The samples of one candidate, one list of nanoseconds an operation for each round.
+/// The samples of one candidate, one list of figures an operation for each round.
 #[derive(Debug)]
 pub(crate) struct Samples {
     name: &'static str,
     role: Role,
+    unit: Unit,
     rounds: Vec<Vec<f64>>,
 }
 
 impl Samples {
     pub(crate) fn of(role: Role, name: &'static str) -> Self {
-        Self { name, role, rounds: Vec::with_capacity(ROUNDS) }
+        Self { name, role, unit: Unit::Ns, rounds: Vec::with_capacity(ROUNDS) }
+    }
+
+    pub(crate) fn of_bytes(role: Role, name: &'static str) -> Self {
+        Self { unit: Unit::Bytes, ..Self::of(role, name) }
     }
 
     pub(crate) fn begin_round(&mut self) {
@@ -35,14 +41,24 @@ impl Samples {
 
     /// `took` for `operations` in a row.
     pub(crate) fn add(&mut self, took: Duration, operations: u32) {
+        self.push(took.as_nanos() as f64 / f64::from(operations));
+    }
+
+    /// `total` of the candidate's unit for `parts` alike.
+    pub(crate) fn add_bytes(&mut self, total: u64, parts: u32) {
+        self.push(total as f64 / f64::from(parts));
+    }
+
+    fn push(&mut self, figure: f64) {
         if let Some(round) = self.rounds.last_mut() {
-            round.push(took.as_nanos() as f64 / f64::from(operations));
+            round.push(figure);
         }
     }
 
     /// Medians over the rounds; the first warms up and does not count.
     pub(crate) fn row(self) -> Row {
         let rounds: Vec<_> = self.rounds.into_iter().skip(1).map(sorted).collect();
+        let histogram = Distribution::of(rounds.iter().flatten().copied());
         let of = |share: f64| rounds.iter().map(|round| quantile(round, share)).collect::<Vec<_>>();
         let by_round = of(0.5);
         let p50s = sorted(by_round.clone());
@@ -51,12 +67,14 @@ impl Samples {
         Row {
             name: self.name,
             role: self.role,
-            p50_ns: quantile(&p50s, 0.5),
-            p50_low_ns: quantile(&p50s, 0.1),
-            p50_high_ns: quantile(&p50s, 0.9),
-            p99_ns: quantile(&sorted(of(0.99)), 0.5),
-            per_s: 1e9 / quantile(&means, 0.5),
+            unit: self.unit,
+            p50: quantile(&p50s, 0.5),
+            p50_low: quantile(&p50s, 0.1),
+            p50_high: quantile(&p50s, 0.9),
+            p99: quantile(&sorted(of(0.99)), 0.5),
+            per_s: (self.unit == Unit::Ns).then(|| 1e9 / quantile(&means, 0.5)),
             rounds: rounds.len(),
+            histogram,
             by_round,
         }
     }

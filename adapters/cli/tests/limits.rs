@@ -47,6 +47,10 @@ def write_much(path):
 def sleep():
     time.sleep(600)
 
+def pages():
+    with open("/proc/self/status") as status:
+        assert "THP_enabled:\t0" not in status.read()
+
 def within(path, after=None):
     held = [bytearray(1 << 20), [open("/dev/null") for _ in range(200)]]
     child = subprocess.run(["true"])
@@ -127,6 +131,14 @@ fn beyond_its_files_or_its_time_a_task_fails_and_its_worker_lives_on() {
     }
     let task = run(&house, "within");
     assert_eq!(text(&task["state"]), "succeeded", "the limits of others are gone: {task:#}");
+}
+
+/// The kernel's allocator turns them off for its own process, and what is turned off is inherited.
+#[test]
+fn workers_have_the_huge_pages_that_the_kernel_does_without() {
+    let house = House::with(STEPS, &[("pages", "[tasks.t]\nrun = \"steps:pages\"\n")]);
+    let task = run(&house, "pages");
+    assert_eq!(text(&task["state"]), "succeeded", "{task:#}");
 }
 
 #[test]
