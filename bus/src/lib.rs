@@ -8,16 +8,18 @@
 //! A [`Bus`] is a value: several live in one process and share nothing.
 //!
 //! Reading order: [`address`] (names), [`context`] (what rides along), [`mailbox`] (where messages wait), [`ask`]
-//! (how an answer comes back), [`bus`] (routes), [`publish`] (one to many), [`dead_letter`] and [`statistics`] (what
-//! became of everything), [`timings`] (where one ask's time went).
+//! (how an answer comes back), [`bus`] (routes), [`publish`] (one to many), [`local`] (all of it as one client),
+//! [`dead_letter`] and [`statistics`] (what became of everything), [`timings`] (where one ask's time went).
 
 pub mod address;
+mod admission;
 pub mod ask;
 pub mod bus;
 pub mod clock;
 pub mod context;
 pub mod control;
 pub mod dead_letter;
+pub mod local;
 pub mod mailbox;
 pub mod publish;
 pub mod refused;
@@ -31,6 +33,7 @@ pub use clock::{Clock, ManualClock};
 pub use context::{Context, TraceContext};
 pub use control::{Control, Probe};
 pub use dead_letter::DeadLetter;
+pub use local::LocalClient;
 pub use mailbox::{Gate, InHand, Mailbox, MailboxOptions, Message, Taken, WhenFull};
 pub use publish::{Delivery, Event, Publication, Subscription, TAIL_MAX};
 pub use refused::Refused;

@@ -5,10 +5,11 @@
 //!
 //! Reading order: [`ids`] (newtypes), [`error`] (what a refusal says), [`operation`] (the open table), [`ops`]
 //! (the kernel's operations), [`events`] (the facts in the journal), [`flow`] (flow files), [`payload`] (values
-//! between steps), [`certificate`] and [`pending`] (why), [`frame`] and [`codec`] (bytes), [`secret`], [`suggest`] (the name
-//! that was meant).
+//! between steps), [`certificate`] and [`pending`] (why), [`client`] (the one trait of all clients), [`frame`] and [`codec`]
+//! (bytes), [`secret`], [`suggest`] (the name that was meant).
 
 pub mod certificate;
+pub mod client;
 pub mod codec;
 pub mod error;
 pub mod events;

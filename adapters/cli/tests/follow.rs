@@ -5,12 +5,15 @@
 #[path = "support/binary.rs"]
 mod binary;
 
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use eclosion_client::{Client, ConnectOptions, Follow};
+use eclosion_schemas::client::{Client as _, Deliveries};
 use eclosion_schemas::ops::kernel::{Delivery, Empty, Status};
-use eclosion_schemas::ops::run::{Start, StartRequest};
+use eclosion_schemas::ops::run::{Cancel, CancelRequest, Start, StartRequest};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use binary::eclosion;
@@ -76,4 +79,72 @@ async fn a_follower_goes_on_with_the_next_kernel_behind_a_reset() {
         assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
         house.up();
     }
+}
+
+/// What a client folds of its deliveries: the last state of each subject, as of the last reset.
+#[derive(Default)]
+struct Folded {
+    states: BTreeMap<String, Value>,
+    snapshots: u32,
+}
+
+impl Folded {
+    fn hear(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Reset { .. } => self.states.clear(),
+            Delivery::Snapshot { subject, value, .. } | Delivery::Change { subject, value, .. } => {
+                self.states.insert(subject, value);
+            }
+            Delivery::SnapshotEnd {} => self.snapshots += 1,
+            Delivery::Gap { .. } => unreachable!("it keeps up"),
+            Delivery::Acknowledged { .. } => {}
+        }
+    }
+}
+
+/// What a subscriber that has just come is shown.
+async fn shown(client: &Client) -> BTreeMap<String, Value> {
+    let (mut follow, mut folded) = (client.follow("run/*/state", PATIENCE), Folded::default());
+    while folded.snapshots == 0 {
+        folded.hear(follow.next().await.unwrap());
+    }
+    folded.states
+}
+
+#[tokio::test]
+async fn a_client_that_was_away_while_the_kernel_was_killed_converges_in_one_snapshot() {
+    let house = House(tempfile::tempdir().unwrap());
+    let socket = house.0.path().join("run/default.sock");
+    house.up();
+    let client = Client::connect(&socket).await.unwrap();
+    let mut follow = client.follow("run/*/state", PATIENCE);
+    let mut folded = Folded::default();
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(client.call::<Start>(request()).await.unwrap().run);
+    }
+    while folded.states.len() < 3 {
+        folded.hear(follow.next().await.unwrap());
+    }
+    assert_eq!(folded.snapshots, 1);
+
+    // Nobody hears what happens from here on until the next kernel: one run ends, another begins, the kernel is killed.
+    let reason = "it is enough".to_owned();
+    client.call::<Cancel>(CancelRequest { run: runs[0].clone(), reason }).await.unwrap();
+    runs.push(client.call::<Start>(request()).await.unwrap().run);
+    let pid = client.call::<Status>(Empty {}).await.unwrap().pid;
+    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    assert_eq!(client.closed().await.reason, "connection.closed");
+    house.up();
+
+    let again = Client::connect(&socket).await.unwrap();
+    let expected = shown(&again).await;
+    assert_eq!(expected.len(), runs.len());
+    let converged = async {
+        while folded.snapshots < 2 || folded.states != expected {
+            folded.hear(follow.next().await.unwrap());
+        }
+    };
+    tokio::time::timeout(PATIENCE, converged).await.unwrap();
+    assert_eq!(folded.snapshots, 2, "one snapshot for each kernel, and no more");
 }

@@ -35,7 +35,28 @@ impl Default for ConnectOptions {
 }
 
 pub(crate) async fn connect(path: &Path, options: &ConnectOptions) -> Result<(Arc<Shared>, Driver), Error> {
-    match tokio::time::timeout(options.deadline, greet(path, options)).await {
+    let connected = async {
+        let stream = UnixStream::connect(path).await.map_err(|why| unreachable(path, &why))?;
+        greet(stream, path, options).await
+    };
+    in_time(connected, path, options).await
+}
+
+/// The same over a stream that is connected already.
+pub(crate) async fn over(
+    stream: UnixStream,
+    options: &ConnectOptions,
+) -> Result<(Arc<Shared>, Driver), Error> {
+    let name = Path::new("a stream that was given");
+    in_time(greet(stream, name, options), name, options).await
+}
+
+async fn in_time<T>(
+    greeted: impl Future<Output = Result<T, Error>>,
+    path: &Path,
+    options: &ConnectOptions,
+) -> Result<T, Error> {
+    match tokio::time::timeout(options.deadline, greeted).await {
         Ok(connected) => connected,
         Err(_) => {
             let text = format!("the kernel at {} did not answer in time", path.display());
@@ -44,8 +65,11 @@ pub(crate) async fn connect(path: &Path, options: &ConnectOptions) -> Result<(Ar
     }
 }
 
-async fn greet(path: &Path, options: &ConnectOptions) -> Result<(Arc<Shared>, Driver), Error> {
-    let mut stream = UnixStream::connect(path).await.map_err(|why| unreachable(path, &why))?;
+async fn greet(
+    mut stream: UnixStream,
+    path: &Path,
+    options: &ConnectOptions,
+) -> Result<(Arc<Shared>, Driver), Error> {
     let mut bytes = BytesMut::new();
     hello(options).encode(&mut bytes)?;
     let mut decoder = Decoder::new(Limits::DEFAULT);

@@ -3,9 +3,9 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
+use eclosion_schemas::client::CallOptions;
 use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId, WireCodec};
 use eclosion_schemas::{Code, Error, Timed};
 use tokio::time::{Instant, Sleep};
@@ -17,21 +17,6 @@ use crate::connection::{Ended, Next};
 const CREDIT_DEFAULT: u64 = 64;
 /// An envelope has room for this and everything else that we put into one.
 const WORDS_BYTES_MAX: usize = 8 * 1024;
-
-/// What rides along with a call.
-#[derive(Debug, Clone, Default)]
-pub struct CallOptions {
-    /// How long to wait in sum; without one 30 s, and a day for a stream, as the kernel enforces it.
-    pub deadline: Option<Duration>,
-    /// The idempotency key.
-    pub idem: Option<String>,
-    /// W3C traceparent.
-    pub trace: Option<String>,
-    /// Items under way at most; 64 unless named, 0 for a call without items.
-    pub credit: Option<u64>,
-    /// Whether the answer is to say where the time went.
-    pub timings: bool,
-}
 
 /// One call: items, then the reply. Dropping it cancels the call.
 #[derive(Debug)]

@@ -26,12 +26,19 @@ const AGAIN_MAX: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 #[must_use = "dropping it leaves"]
 pub struct Follow {
-    path: PathBuf,
-    options: ConnectOptions,
+    origin: Origin,
     filter: String,
     patience: Duration,
     hearing: Option<Subscription>,
     cursor: Cursor,
+}
+
+/// Whom to subscribe with.
+#[derive(Debug)]
+enum Origin {
+    Path(PathBuf, ConnectOptions),
+    /// There is no other to come.
+    Connection(Client),
 }
 
 /// Up to where was heard.
@@ -55,8 +62,20 @@ impl Follow {
         filter: impl Into<String>,
         patience: Duration,
     ) -> Self {
-        let (path, filter) = (path.as_ref().to_owned(), filter.into());
-        Self { path, options, filter, patience, hearing: None, cursor: Cursor::default() }
+        Self::from(Origin::Path(path.as_ref().to_owned(), options), filter.into(), patience)
+    }
+
+    /// As [`Follow::new`], where a client is connected already; over a stream that was given, it ends with the stream.
+    pub(crate) fn of(client: &Client, filter: String, patience: Duration) -> Self {
+        let origin = match client.origin() {
+            Some((path, options)) => Origin::Path(path.clone(), options.clone()),
+            None => Origin::Connection(client.clone()),
+        };
+        Self::from(origin, filter, patience)
+    }
+
+    fn from(origin: Origin, filter: String, patience: Duration) -> Self {
+        Self { origin, filter, patience, hearing: None, cursor: Cursor::default() }
     }
 
     /// The next delivery. Cancel-safe: one that was not given is given by the next call.
@@ -70,9 +89,9 @@ impl Follow {
             }
             let hearing = match &mut self.hearing {
                 Some(hearing) => hearing,
-                none => none.insert(
-                    connect(&self.path, &self.options, &self.filter, self.patience, &mut self.cursor).await?,
-                ),
+                none => {
+                    none.insert(connect(&self.origin, &self.filter, self.patience, &mut self.cursor).await?)
+                }
             };
             match hearing.next().await {
                 Some(Ok(delivery)) => {
@@ -87,8 +106,7 @@ impl Follow {
 }
 
 async fn connect(
-    path: &Path,
-    options: &ConnectOptions,
+    origin: &Origin,
     filter: &str,
     patience: Duration,
     cursor: &mut Cursor,
@@ -96,8 +114,8 @@ async fn connect(
     let until = Instant::now() + patience;
     let mut pause = AGAIN;
     loop {
-        match subscribe(path, options, filter, cursor).await {
-            Err(why) if is_loss(&why) && Instant::now() + pause < until => {
+        match subscribe(origin, filter, cursor).await {
+            Err(why) if origin.comes_back() && is_loss(&why) && Instant::now() + pause < until => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(AGAIN_MAX);
             }
@@ -106,17 +124,21 @@ async fn connect(
     }
 }
 
-async fn subscribe(
-    path: &Path,
-    options: &ConnectOptions,
-    filter: &str,
-    cursor: &mut Cursor,
-) -> Result<Subscription, Error> {
-    let client = Client::connect_with(path, options.clone()).await?;
+async fn subscribe(origin: &Origin, filter: &str, cursor: &mut Cursor) -> Result<Subscription, Error> {
+    let client = match origin {
+        Origin::Path(path, options) => Client::connect_with(path, options.clone()).await?,
+        Origin::Connection(client) => client.clone(),
+    };
     let subscribe = client.subscribe(filter);
     let (epoch, seq) = cursor.position;
     cursor.reset_due = cursor.begun && !cursor.whole;
     if cursor.whole { subscribe.start(epoch, seq).await } else { subscribe.await }
+}
+
+impl Origin {
+    fn comes_back(&self) -> bool {
+        matches!(self, Self::Path(..))
+    }
 }
 
 /// Whether the next kernel may be asked to go on.

@@ -23,6 +23,9 @@
 //! A [`Client`] deliberately does not reconnect: what was under way when a connection broke is `unknown` to the caller, who
 //! has the idempotency key and decides. A [`Follow`] does: it is a subscription that goes on with the next kernel.
 //!
+//! Both are [`eclosion_schemas::client::Client`] made for a socket: what is written against that trait runs inside the
+//! kernel's own process too.
+//!
 //! Reading order: [`connect`], [`call`], then the connection that they share.
 
 pub mod call;
@@ -33,17 +36,19 @@ pub mod follow;
 
 pub use call::{Call, StreamCall, Streaming, Subscribe};
 pub use connect::ConnectOptions;
-pub use exchange::{CallOptions, Exchange};
+pub use eclosion_schemas::client::CallOptions;
+pub use exchange::Exchange;
 pub use follow::Follow;
 
 use std::future::poll_fn;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use eclosion_schemas::frame::Envelope;
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::{Error, Role};
+use tokio::net::UnixStream;
 
 use crate::connection::Shared;
 
@@ -56,6 +61,8 @@ pub struct Client(Arc<Handle>);
 struct Handle {
     shared: Arc<Shared>,
     driver: tokio::task::AbortHandle,
+    /// Where it may connect again; nowhere over a stream that was given.
+    origin: Option<(PathBuf, ConnectOptions)>,
 }
 
 impl Drop for Handle {
@@ -77,9 +84,22 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn connect_with(path: impl AsRef<Path>, options: ConnectOptions) -> Result<Self, Error> {
-        let (shared, driver) = connect::connect(path.as_ref(), &options).await?;
+        let path = path.as_ref();
+        let (shared, driver) = connect::connect(path, &options).await?;
         let driver = tokio::spawn(driver.run()).abort_handle();
-        Ok(Self(Arc::new(Handle { shared, driver })))
+        let origin = Some((path.to_owned(), options));
+        Ok(Self(Arc::new(Handle { shared, driver, origin })))
+    }
+
+    /// Greets a kernel at the other end of a stream that is connected already, as one that was inherited. When it ends
+    /// there is nothing to connect to again.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn over(stream: UnixStream, options: ConnectOptions) -> Result<Self, Error> {
+        let (shared, driver) = connect::over(stream, &options).await?;
+        let driver = tokio::spawn(driver.run()).abort_handle();
+        Ok(Self(Arc::new(Handle { shared, driver, origin: None })))
     }
 
     /// Calls an operation; `.await` sends it and gives the reply. Items, should it stream, are passed over.
@@ -103,6 +123,10 @@ impl Client {
     /// `unavailable` when the connection is gone, `exhausted` for a request over the limits.
     pub async fn open(&self, method: &str, request: Bytes, options: CallOptions) -> Result<Exchange, Error> {
         Exchange::open(self, method, request, options).await
+    }
+
+    pub(crate) fn origin(&self) -> Option<&(PathBuf, ConnectOptions)> {
+        self.0.origin.as_ref()
     }
 
     /// What the kernel said of itself: server, instance, epoch, limits, `describe_hash`.

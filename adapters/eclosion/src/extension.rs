@@ -91,6 +91,15 @@ pub(crate) fn check_address(address: &str) -> Result<(), Error> {
     check_owner("address", address, owner)
 }
 
+/// Where an application publishes.
+///
+/// # Errors
+/// `denied` for a first word that is reserved.
+#[cfg(feature = "ipc")]
+pub(crate) fn check_subject(subject: &str) -> Result<(), Error> {
+    check_owner("subject", subject, subject.trim_start_matches('@').split('/').next().unwrap_or_default())
+}
+
 fn is_word(owner: &str) -> bool {
     !owner.is_empty()
         && owner

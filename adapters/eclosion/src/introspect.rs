@@ -4,20 +4,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use eclosion_audit::AuditActor;
-use eclosion_bus::{Bus, InHand};
+use eclosion_bus::{Bus, InHand, Publication, Subject};
 use eclosion_ipc::Traffic;
 use eclosion_kernel::clock::{Clock, SystemClock};
 use eclosion_kernel::{Builder, Handler, Kernel, Phase};
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::dead;
 use eclosion_schemas::ops::kernel::{
-    Describe, DescribeReply, Empty, Events, Ping, Processes, Status, StatusReply, Stop, TrafficCounts, Tree,
-    TreeReply,
+    Describe, DescribeReply, Empty, Events, Ping, Processes, Publish, PublishReply, PublishRequest, Status,
+    StatusReply, Stop, TrafficCounts, Tree, TreeReply,
 };
 use eclosion_schemas::timings::call_options;
 use eclosion_schemas::{Code, Error, Timestamp};
 use tokio::sync::watch;
 
+use crate::extension::check_subject;
 use crate::{history, operate, processes};
 
 /// What the actor needs of the kernel that it is part of; the kernel itself is known once it has started.
@@ -163,6 +164,10 @@ impl Introspect {
                 describe(kernel, name.as_deref())
             }
             Stop::NAME => reply::<Stop>(Empty {}),
+            Publish::NAME => message.request::<Publish>().map_or_else(
+                || Err(Error::invalid("request.type", "not a bus.publish")),
+                |request| publish(kernel, request),
+            ),
             dead::List::NAME => {
                 let limit = message.request::<dead::List>().map_or(0, |request| request.limit);
                 reply::<dead::List>(operate::letters(kernel, limit))
@@ -245,6 +250,19 @@ fn describe(kernel: &Kernel, name: Option<&str>) -> Answer {
         },
     };
     reply::<Describe>(DescribeReply { operations, call_options: call_options() })
+}
+
+/// At the last position that clients were shown, so that nobody's cursor runs ahead of what is still to come.
+fn publish(kernel: &Kernel, request: &PublishRequest) -> Answer {
+    let subject = Subject::new(&request.subject)?;
+    check_subject(&request.subject)?;
+    let (epoch, seq) = (kernel.journal().epoch(), kernel.journal().marks().synced);
+    let publication = Publication::new(epoch, seq, request.value.clone());
+    let heard = match request.keep {
+        true => kernel.bus().retain(&subject, publication)?,
+        false => kernel.bus().publish(&subject, publication),
+    };
+    reply::<Publish>(PublishReply { heard: heard as u64 })
 }
 
 fn show_letter(kernel: &Kernel, id: u64) -> Answer {

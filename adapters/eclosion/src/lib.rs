@@ -81,6 +81,7 @@ mod workers;
 #[cfg(feature = "workers")]
 pub use eclosion_arbitration::Rate;
 pub use eclosion_bus as bus;
+pub use eclosion_bus::LocalClient;
 #[cfg(feature = "client")]
 pub use eclosion_client as client;
 pub use eclosion_kernel as kernel;
@@ -90,6 +91,7 @@ pub use eclosion_process::{KeeperOptions, main as keeper_main};
 #[cfg(feature = "workers")]
 pub use eclosion_scheduler::trigger::{Plan as SchedulePlan, Zones, instant_text, parse_instant};
 pub use eclosion_schemas as schemas;
+pub use eclosion_schemas::client::Client;
 #[cfg(feature = "workers")]
 pub use eclosion_stale_manager::{Limits, RetentionOptions};
 

@@ -4,7 +4,7 @@
 //! Stop: sockets first, then actors, then the journal, synced to its end; workers go with a shutdown, and stay for the
 //! next kernel when this one is killed.
 
-use eclosion_bus::Bus;
+use eclosion_bus::{Bus, LocalClient};
 use eclosion_kernel::supervision::Escalated;
 use eclosion_schemas::Error;
 use eclosion_schemas::view::ActorRow;
@@ -47,6 +47,12 @@ impl Kernel {
     #[must_use]
     pub fn bus(&self) -> &Bus {
         self.kernel.bus()
+    }
+
+    /// The same as an attached client, for code that is to work with either.
+    #[must_use]
+    pub fn client(&self) -> LocalClient {
+        LocalClient::new(self.bus())
     }
 
     /// Every actor, as `eclosion tree` shows them.

@@ -21,6 +21,7 @@ pub fn all() -> Vec<Spec> {
         Spec::of::<Describe>(),
         Spec::of::<Stop>(),
         Spec::of::<Subscribe>(),
+        Spec::of::<Publish>(),
         Spec::of::<Events>(),
         Spec::of::<Processes>(),
     ]
@@ -211,6 +212,34 @@ operation!(Subscribe {
     durability: Call,
     doc: "Subscribes: an acknowledgement, a snapshot of retained states, then changes.",
     example: SubscribeRequest { filter: "run/**".into(), on_full: OnFull::Gap, start: None },
+});
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PublishRequest {
+    /// `desk/guest`; its first word is none of the kernel's.
+    pub subject: String,
+    #[serde(deserialize_with = "crate::codec::json::any")]
+    pub value: serde_json::Value,
+    /// It is a state: the last one is kept, and shown to later subscribers. It goes with the kernel.
+    #[serde(default)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PublishReply {
+    /// Subscribers who were there.
+    pub heard: u64,
+}
+
+operation!(Publish {
+    request: PublishRequest,
+    reply: PublishReply,
+    name: "bus.publish",
+    address: ADDRESS,
+    role: Operate,
+    durability: Call,
+    doc: "Tells all who subscribe to a subject of the application's own.",
+    example: PublishRequest { subject: "desk/guest".into(), value: "Ada".into(), keep: false },
 });
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

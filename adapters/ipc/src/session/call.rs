@@ -3,23 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eclosion_bus::{Address, Call, Context, Filter, Timings};
+use eclosion_bus::{Address, Call, Context, Timings};
+use eclosion_schemas::client::{DEADLINE_DEFAULT, DEADLINE_MAX};
 use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
 use eclosion_schemas::operation::{Operation, Spec};
-use eclosion_schemas::ops::kernel::{OnFull, Subscribe, SubscribeRequest};
+use eclosion_schemas::ops::kernel::{Subscribe, SubscribeRequest};
 use eclosion_schemas::ops::service::Declare;
-use eclosion_schemas::suggest::nearest;
-use eclosion_schemas::{Code, Epoch, Error, Retry, Seq};
+use eclosion_schemas::{Code, Error, Retry};
 
 use super::stream::{CREDIT_UNNAMED, OpenStream, Source};
 use super::{Session, stopping};
-
-/// For a call that names no deadline.
-const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
-/// The longest deadline, and that of a stream that names none.
-const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Changes that may wait for one subscriber.
-const SUBSCRIPTION_CAPACITY: usize = 1024;
 
 impl Session {
     /// # Errors
@@ -49,11 +42,8 @@ impl Session {
         if self.draining.is_some() {
             return Err(stopping());
         }
-        let spec = self.spec(call.envelope.method.as_deref().unwrap_or_default())?;
-        if !self.role.permits(spec.role) {
-            let text = format!("{} needs the role {:?}, which is not {:?}", spec.name, spec.role, self.role);
-            return Err(Error::new(Code::Denied, "call.role", text.to_lowercase()));
-        }
+        let method = call.envelope.method.as_deref().unwrap_or_default();
+        let spec = self.bus.admitted(method, self.role)?;
         self.within_limits(&spec)?;
         if call.codec != WireCodec::Msgpack {
             let text = format!("the request of {} is {:?} where msgpack is expected", spec.name, call.codec);
@@ -72,22 +62,6 @@ impl Session {
         let timings = context.timings.clone();
         let pending = self.bus.call(Call { spec: Arc::clone(&spec), address, request, context, credit });
         Ok(Source::Call { pending, spec, timings })
-    }
-
-    fn spec(&self, method: &str) -> Result<Arc<Spec>, Error> {
-        let table = self.bus.table();
-        table.get(method).map(Arc::clone).ok_or_else(|| {
-            let shown: String = method.chars().take(64).collect();
-            let error = Error::new(
-                Code::Unimplemented,
-                "operation.unknown",
-                format!("there is no operation `{shown}`"),
-            );
-            match nearest(method, table.iter().map(|spec| &*spec.name)) {
-                Some(name) => error.help(format!("did you mean {name}?")),
-                None => error.help("eclosion describe"),
-            }
-        })
     }
 
     fn within_limits(&self, spec: &Spec) -> Result<(), Error> {
@@ -115,14 +89,7 @@ impl Session {
                 format!("the request of {} is malformed: {why}", Subscribe::NAME),
             )
         })?;
-        if request.on_full == OnFull::Block {
-            let text = "a client cannot make publishers wait: on_full is gap, latest or close";
-            return Err(Error::new(Code::Denied, "subscribe.block", text));
-        }
-        let filter = Filter::new(&request.filter)?;
-        let start = request.start.as_deref().map(cursor).transpose()?;
-        let subscription = self.bus.subscribe_from(filter, request.on_full, SUBSCRIPTION_CAPACITY, start);
-        Ok(Source::Subscription(Box::new(subscription)))
+        Ok(Source::Subscription(Box::new(self.bus.subscription(&request)?)))
     }
 
     fn context(&self, spec: &Spec, envelope: Envelope) -> Context {
@@ -141,15 +108,4 @@ impl Session {
             timings: envelope.timings.unwrap_or(false).then(Timings::begin),
         }
     }
-}
-
-/// `EPOCH:SEQ`.
-fn cursor(text: &str) -> Result<(Epoch, Seq), Error> {
-    let parsed = text
-        .split_once(':')
-        .and_then(|(epoch, seq)| Some((Epoch(epoch.parse().ok()?), Seq(seq.parse().ok()?))));
-    parsed.ok_or_else(|| {
-        let shown: String = text.chars().take(64).collect();
-        Error::invalid("subscribe.start", format!("`{shown}` is no cursor EPOCH:SEQ"))
-    })
 }

@@ -73,6 +73,8 @@ from ._operations import (
     PoolStatusReply,
     PoolStatusRequest,
     ProcessesReply,
+    PublishReply,
+    PublishRequest,
     QuarantineReleaseReply,
     QuarantineReleaseRequest,
     QuarantineReply,
@@ -422,6 +424,25 @@ class AsyncAuditOperations:
         """Lists what operators did, newest first."""
         request = AuditListRequest(limit=limit)
         return await self._client.request("audit.list", request, AuditListReply, deadline_s, None, True)
+
+
+class AsyncBusOperations:
+    """`bus.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def publish(
+        self,
+        *,
+        subject: str,
+        value: Any,
+        keep: bool = False,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> PublishReply:
+        """Tells all who subscribe to a subject of the application's own."""
+        request = PublishRequest(keep=keep, subject=subject, value=value)
+        return await self._client.request("bus.publish", request, PublishReply, deadline_s, None, True)
 
 
 class AsyncCacheOperations:
@@ -1034,6 +1055,7 @@ class AsyncOperations:
         self.arbitration = AsyncArbitrationOperations(client)
         self.artifact = AsyncArtifactOperations(client)
         self.audit = AsyncAuditOperations(client)
+        self.bus = AsyncBusOperations(client)
         self.cache = AsyncCacheOperations(client)
         self.dead = AsyncDeadOperations(client)
         self.gc = AsyncGcOperations(client)

@@ -354,6 +354,19 @@ class AuditListReply(_Wire, kw_only=True):
     more: bool
 
 
+class PublishRequest(_Wire, kw_only=True):
+    # It is a state: the last one is kept, and shown to later subscribers. It goes with the kernel.
+    keep: bool = False
+    # `desk/guest`; its first word is none of the kernel's.
+    subject: str
+    value: Any
+
+
+class PublishReply(_Wire, kw_only=True):
+    # Subscribers who were there.
+    heard: int
+
+
 # What makes two steps equal, as one hash: 32 hexadecimal characters.
 CacheKey = str
 
@@ -1562,6 +1575,25 @@ class AuditOperations:
         return self._client.request("audit.list", request, AuditListReply, deadline_s, None, True)
 
 
+class BusOperations:
+    """`bus.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def publish(
+        self,
+        *,
+        subject: str,
+        value: Any,
+        keep: bool = False,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> PublishReply:
+        """Tells all who subscribe to a subject of the application's own."""
+        request = PublishRequest(keep=keep, subject=subject, value=value)
+        return self._client.request("bus.publish", request, PublishReply, deadline_s, None, True)
+
+
 class CacheOperations:
     """`cache.*`"""
 
@@ -2172,6 +2204,7 @@ class Operations:
         self.arbitration = ArbitrationOperations(client)
         self.artifact = ArtifactOperations(client)
         self.audit = AuditOperations(client)
+        self.bus = BusOperations(client)
         self.cache = CacheOperations(client)
         self.dead = DeadOperations(client)
         self.gc = GcOperations(client)
