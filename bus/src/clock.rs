@@ -117,7 +117,7 @@ impl Clock {
 
     /// A time that no kernel lives to see; the deadline of what has none.
     #[inline]
-    pub(crate) fn never(&self) -> Instant {
+    pub fn never(&self) -> Instant {
         self.0.never
     }
 }

@@ -16,6 +16,7 @@
 //! | `schedule.set` `schedule.paused` `schedule.resumed` `schedule.removed` ([`schedule`]) | scheduler | |
 //! | `tick.fired` `tick.queued` `tick.skipped` `tick.cancelling` `tick.ended` ([`schedule`]) | scheduler | |
 //! | `operator.acted` `operator.ended` | audit | |
+//! | `service.declared` `service.started` `service.ready` `service.ended` `service.stopped` `service.forgotten` ([`service`]) | services | |
 //!
 //! Stored as msgpack named maps with type and version; a field is only ever added, with a default.
 
@@ -61,6 +62,7 @@ mod artifact;
 mod gc;
 mod pool;
 pub mod schedule;
+pub mod service;
 
 pub use artifact::{ArtifactPinned, ArtifactTagged, ArtifactUnpinned, ArtifactUntagged};
 pub use gc::{

@@ -137,6 +137,10 @@ string_id!(
     ScheduleName
 );
 string_id!(
+    /// What a service that the kernel holds is called by.
+    ServiceName
+);
+string_id!(
     /// Who pays: runs of one tenant share its weight.
     Tenant
 );

@@ -51,6 +51,7 @@ fn all() -> Vec<Spec> {
         cache::all(),
         gc::all(),
         log::all(),
+        service::managed(),
         operators(),
     ];
     families.into_iter().flatten().collect()

@@ -292,9 +292,10 @@ pub struct ArtifactView {
     pub seq: Seq,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActorState {
+    #[default]
     Starting,
     Ready,
     Busy,
@@ -314,7 +315,7 @@ pub struct Latency {
 }
 
 /// One row of `eclosion tree`. `accepted = handled + dropped + expired + cancelled + dead_letters + depth + in_hand`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ActorRow {
     pub address: String,
     pub state: ActorState,

@@ -14,7 +14,7 @@
 //! behind it, of which none needs a lease, has a limit or a time-out, so that to wait there costs nothing. (2) Fences only grow.
 //! (3) One wish is answered at most once: the last wish answered for a task is remembered until its run is finished.
 //! (4) No attempt of a cancelled or finished run is started. (5) Workers alive ≤ `workers_max`,
-//! those started by hand aside.
+//! those started by hand and one for each service aside.
 //! (6) Every effect owed hangs on a worker, an environment or a wanted lease, and goes with it. (7) A worker that is
 //! stopping, cordoned or due to be recycled is given nothing. Whatever ends it between attempts or by an operator's
 //! word is *wanted*: it costs no attempt its outcome, and counts against no task. (8) No attempt of a quarantined

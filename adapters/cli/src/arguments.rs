@@ -7,6 +7,7 @@ pub(crate) mod operate;
 pub(crate) mod pool;
 pub(crate) mod rerun;
 pub(crate) mod schedule;
+pub(crate) mod service;
 
 pub(crate) mod gc;
 
@@ -109,6 +110,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         act: Option<pool::Pool>,
     },
+    /// Start, stop and list Python objects that the kernel holds, and begins again when they die.
+    #[command(subcommand)]
+    Service(service::Service),
     /// Plan, apply and take back deletions.
     #[command(subcommand)]
     Gc(gc::Gc),

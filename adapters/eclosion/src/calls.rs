@@ -34,7 +34,7 @@ use eclosion_schemas::ops::pool::{
     CALLS, Call, CallRequest, Reserve, ReserveRequest, Stream, Unreserve, UnreserveRequest,
 };
 use eclosion_schemas::ops::task::Execute;
-use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Payload, Retry, WorkerId};
+use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Payload, Retry, Role, WorkerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -84,6 +84,8 @@ struct Lease {
     worker: WorkerId,
     renewed: Instant,
     used: Instant,
+    /// A service's.
+    lasting: bool,
 }
 
 impl Handler for Calls {
@@ -91,6 +93,8 @@ impl Handler for Calls {
         let operation = message.operation;
         let request = message.request::<Call>().or_else(|| message.request::<Stream>()).cloned();
         let streams = operation == Stream::NAME;
+        // No client calls this in the role of a service: it is refused there. The kernel's own holder of services does.
+        let lasting = message.context.role == Role::Service;
         let responder = message.finish();
         let Some(request) = request else {
             let own = CALLS.parse().unwrap_or_else(|_| unreachable!("a well-formed address"));
@@ -98,7 +102,12 @@ impl Handler for Calls {
         };
         match Arc::clone(&self.0.permits).try_acquire_owned() {
             Ok(permit) => {
-                drop(tokio::spawn(self.clone().serve(request, Flow::new(responder, streams), permit)));
+                drop(tokio::spawn(self.clone().serve(
+                    request,
+                    Flow::new(responder, streams),
+                    permit,
+                    lasting,
+                )));
             }
             Err(_) => responder.reply(Err(full())),
         }
@@ -117,7 +126,13 @@ impl Calls {
         }))
     }
 
-    async fn serve(self, mut request: CallRequest, mut flow: Flow, permit: OwnedSemaphorePermit) {
+    async fn serve(
+        self,
+        mut request: CallRequest,
+        mut flow: Flow,
+        permit: OwnedSemaphorePermit,
+        lasting: bool,
+    ) {
         let environment = self.environment(&request.environment);
         let spec = request.environment.clone();
         // Until the call is over, also for one that nobody waits for any more: the worker reads there.
@@ -130,7 +145,11 @@ impl Calls {
             Err(refusal) => return flow.reply(Err(refusal)),
         };
         loop {
-            let mut lease = match self.acquire(&environment, &spec, flow.responder()).await {
+            let acquired = match lasting {
+                true => self.acquire_lasting(&environment, &spec, flow.responder()).await,
+                false => self.acquire(&environment, &spec, flow.responder()).await,
+            };
+            let mut lease = match acquired {
                 Ok(lease) => lease,
                 Err(refusal) => return flow.reply(Err(refusal)),
             };
@@ -244,7 +263,7 @@ impl Calls {
         let found = tokio::select! {
             biased;
             Ok(lease) = &mut handed => Ok(lease),
-            reserved = self.reserve(ticket, environment, spec) => reserved,
+            reserved = self.reserve(ticket, environment, spec, false) => reserved,
             () = responder.cancelled().cancelled() => Err(abandoned()),
         };
         // Between the two, one may have been handed over as well.
@@ -258,15 +277,39 @@ impl Calls {
         found
     }
 
+    /// A worker that no other call gets for as long as its process lives.
+    ///
+    /// # Errors
+    /// As [`Calls::acquire`].
+    async fn acquire_lasting(
+        &self,
+        environment: &EnvironmentId,
+        spec: &EnvironmentSpec,
+        responder: &Responder,
+    ) -> Result<Lease, Error> {
+        let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
+        let found = tokio::select! {
+            biased;
+            reserved = self.reserve(ticket, environment, spec, true) => reserved,
+            () = responder.cancelled().cancelled() => Err(abandoned()),
+        };
+        if found.is_err() {
+            self.give_back(ticket).await;
+        }
+        found
+    }
+
     async fn reserve(
         &self,
         ticket: u64,
         environment: &EnvironmentId,
         spec: &EnvironmentSpec,
+        lasting: bool,
     ) -> Result<Lease, Error> {
         let mut pause = ASK_AGAIN;
         loop {
-            let request = ReserveRequest { ticket, environment: environment.clone(), spec: spec.clone() };
+            let (environment, spec) = (environment.clone(), spec.clone());
+            let request = ReserveRequest { ticket, environment, spec, lasting };
             match self.bus()?.ask::<Reserve>(request).await {
                 Ok(reply) => {
                     if let Some(error) = reply.error {
@@ -274,7 +317,7 @@ impl Calls {
                     }
                     if let Some(worker) = reply.worker {
                         let now = Instant::now();
-                        return Ok(Lease { ticket, worker, renewed: now, used: now });
+                        return Ok(Lease { ticket, worker, renewed: now, used: now, lasting });
                     }
                 }
                 // It is restarting; the next incarnation is asked.
@@ -291,8 +334,8 @@ impl Calls {
         lease.renewed = Instant::now();
         let Ok(bus) = self.bus() else { return };
         let (environment, spec) = (environment.clone(), spec.clone());
-        if let Err(why) = bus.ask::<Reserve>(ReserveRequest { ticket: lease.ticket, environment, spec }).await
-        {
+        let request = ReserveRequest { ticket: lease.ticket, environment, spec, lasting: lease.lasting };
+        if let Err(why) = bus.ask::<Reserve>(request).await {
             tracing::warn!(worker = %lease.worker, %why, "a reservation was not renewed");
         }
     }
@@ -307,8 +350,8 @@ impl Calls {
     /// A call is over: its worker goes to the next one that waits, else it stays for a while.
     async fn put_back(&self, environment: &EnvironmentId, mut lease: Lease) {
         lease.used = Instant::now();
-        // One that is warm is not renewed, and must not lapse.
-        if lease.renewed.elapsed() > RENEW {
+        // One that is warm is not renewed, and must not lapse; and a service's worker is beyond what the pool may have.
+        if lease.lasting || lease.renewed.elapsed() > RENEW {
             return self.give_back(lease.ticket).await;
         }
         let was_cooling = {

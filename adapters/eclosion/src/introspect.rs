@@ -32,9 +32,17 @@ pub(crate) struct Own {
     pub(crate) traffic: Arc<Traffic>,
     #[cfg(feature = "workers")]
     pub(crate) host: OnceLock<crate::workers::WorkerHost>,
+    #[cfg(feature = "workers")]
+    pub(crate) services: OnceLock<ServiceViews>,
     /// What the subsystems found, as sentences.
     pub(crate) more: OnceLock<Finder>,
 }
+
+#[cfg(feature = "workers")]
+type ServiceViews = eclosion_kernel::view::Views<
+    eclosion_schemas::ServiceName,
+    eclosion_schemas::ops::service::ServiceView,
+>;
 
 /// Asked by every `kernel.status`; it must be quick.
 pub(crate) struct Finder(pub(crate) Box<dyn Fn() -> Vec<String> + Send + Sync>);
@@ -60,6 +68,8 @@ impl Own {
             traffic: Arc::default(),
             #[cfg(feature = "workers")]
             host: OnceLock::new(),
+            #[cfg(feature = "workers")]
+            services: OnceLock::new(),
             more: OnceLock::new(),
         })
     }
@@ -81,7 +91,13 @@ impl Own {
             None => None,
         };
         let workers = bus.ask::<Status>(StatusRequest {}).await?.workers;
-        Ok((keeper, workers.into_iter().map(|worker| (worker.pid, worker.worker)).collect()))
+        let services =
+            self.services().into_iter().filter_map(|service| Some((service.pid?, service.name.clone())));
+        Ok(processes::Known {
+            keeper,
+            workers: workers.into_iter().map(|worker| (worker.pid, worker.worker)).collect(),
+            services: services.collect(),
+        })
     }
 
     #[cfg(not(feature = "workers"))]
@@ -96,6 +112,11 @@ impl Own {
     /// Once, too.
     pub(crate) fn attach_workers(&self, host: &crate::workers::WorkerHost) {
         let _ = self.host.set(host.clone());
+    }
+
+    /// The services that the kernel holds.
+    fn services(&self) -> Vec<Arc<eclosion_schemas::ops::service::ServiceView>> {
+        self.services.get().map(eclosion_kernel::view::Views::snapshot).unwrap_or_default()
     }
 }
 
@@ -143,7 +164,7 @@ impl Introspect {
                 let (own, bus, responder) = (Arc::clone(&self.0), kernel.bus().clone(), message.finish());
                 tokio::spawn(async move {
                     let listed = match own.known(&bus).await {
-                        Ok((keeper, workers)) => processes::list(keeper, workers).await,
+                        Ok(known) => processes::list(known).await,
                         Err(refusal) => Err(refusal),
                     };
                     responder.reply(listed.map(|reply| Box::new(reply) as _));
@@ -158,7 +179,7 @@ impl Introspect {
         match message.operation {
             Ping::NAME => reply::<Ping>(Empty {}),
             Status::NAME => reply::<Status>(self.status(kernel)),
-            Tree::NAME => reply::<Tree>(TreeReply { actors: kernel.rows() }),
+            Tree::NAME => reply::<Tree>(TreeReply { actors: self.rows(kernel) }),
             Describe::NAME => {
                 let name = message.request::<Describe>().and_then(|request| request.name.clone());
                 describe(kernel, name.as_deref())
@@ -183,6 +204,14 @@ impl Introspect {
             },
             other => Err(eclosion_kernel::actor::unimplemented(&kernel_address(), other)),
         }
+    }
+
+    /// Every actor; services that wait or have failed are shown in their places.
+    fn rows(&self, kernel: &Kernel) -> Vec<eclosion_schemas::view::ActorRow> {
+        let rows = kernel.rows();
+        #[cfg(feature = "workers")]
+        let rows = crate::service_lives::shown(rows, &self.0.services());
+        rows
     }
 
     fn status(&self, kernel: &Kernel) -> StatusReply {

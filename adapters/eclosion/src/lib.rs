@@ -69,6 +69,8 @@ mod report;
 #[cfg(feature = "workers")]
 mod retention;
 mod running;
+#[cfg(feature = "workers")]
+mod service_lives;
 #[cfg(feature = "ipc")]
 mod services;
 #[cfg(feature = "ipc")]

@@ -3,32 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use eclosion_schemas::ops::kernel::{ProcessRow, ProcessesReply};
-use eclosion_schemas::{Code, Error, WorkerId};
+use eclosion_schemas::{Code, Error, ServiceName, WorkerId};
 use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
-/// The keeper, and the workers by their pids.
-pub(crate) type Known = (Option<u32>, BTreeMap<u32, WorkerId>);
+/// What the kernel knows of its processes.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) keeper: Option<u32>,
+    /// By their pids, as are services.
+    pub(crate) workers: BTreeMap<u32, WorkerId>,
+    pub(crate) services: BTreeMap<u32, ServiceName>,
+}
 
 /// A command line is shown up to here.
 const COMMAND_CHARS_MAX: usize = 120;
 
 /// # Errors
 /// `unavailable` where processes cannot be looked at.
-pub(crate) async fn list(
-    keeper: Option<u32>,
-    workers: BTreeMap<u32, WorkerId>,
-) -> Result<ProcessesReply, Error> {
-    let processes = tokio::task::spawn_blocking(move || look(std::process::id(), keeper, &workers))
+pub(crate) async fn list(known: Known) -> Result<ProcessesReply, Error> {
+    let processes = tokio::task::spawn_blocking(move || look(std::process::id(), &known))
         .await
         .map_err(|_| unavailable("the look at processes was cut short"))??;
     Ok(ProcessesReply { processes })
 }
 
-fn look(
-    kernel: u32,
-    keeper: Option<u32>,
-    workers: &BTreeMap<u32, WorkerId>,
-) -> Result<Vec<ProcessRow>, Error> {
+fn look(kernel: u32, known: &Known) -> Result<Vec<ProcessRow>, Error> {
     let mut system = System::new().map_err(|why| unavailable(&why.to_string()))?;
     let wanted = ProcessRefreshKind::nothing()
         .with_memory()
@@ -44,30 +43,26 @@ fn look(
         }
     }
     let mut rows = Vec::new();
-    let mut waiting: Vec<u32> = keeper.into_iter().chain([kernel]).collect();
+    let mut waiting: Vec<u32> = known.keeper.into_iter().chain([kernel]).collect();
     let mut seen = BTreeSet::new();
     while let Some(pid) = waiting.pop() {
         // The keeper is the kernel's child as long as both live, and nobody's afterwards.
         let Some(process) = system.process(Pid::from_u32(pid)).filter(|_| seen.insert(pid)) else { continue };
-        rows.push(row(pid, process, kernel, keeper, workers));
+        rows.push(row(pid, process, kernel, known));
         waiting.extend(children.get(&pid).into_iter().flatten().rev());
     }
     Ok(rows)
 }
 
-fn row(
-    pid: u32,
-    process: &Process,
-    kernel: u32,
-    keeper: Option<u32>,
-    workers: &BTreeMap<u32, WorkerId>,
-) -> ProcessRow {
+fn row(pid: u32, process: &Process, kernel: u32, known: &Known) -> ProcessRow {
     let words: Vec<_> = process.cmd().iter().map(|word| word.to_string_lossy()).collect();
     let kind = if pid == kernel {
         "kernel"
-    } else if Some(pid) == keeper {
+    } else if Some(pid) == known.keeper {
         "keeper"
-    } else if workers.contains_key(&pid) {
+    } else if known.services.contains_key(&pid) {
+        "service"
+    } else if known.workers.contains_key(&pid) {
         "worker"
     } else if words.iter().any(|word| word == "eclosion.zygote") {
         "zygote"
@@ -84,7 +79,8 @@ fn row(
         pid,
         parent: process.parent().map_or(0, Pid::as_u32),
         kind: kind.into(),
-        worker: workers.get(&pid).cloned(),
+        worker: known.workers.get(&pid).cloned(),
+        service: known.services.get(&pid).cloned(),
         command: command.chars().take(COMMAND_CHARS_MAX).collect(),
         rss_bytes: process.memory(),
         cpu_permille: u32::try_from(cpu_permille).unwrap_or(u32::MAX),

@@ -21,6 +21,7 @@ use eclosion_scheduler::SchedulerActor;
 use eclosion_schemas::events::{Event, WorkerDied, WorkerStarted};
 use eclosion_schemas::ops::pool::{Drain, DrainRequest, Status, StatusRequest};
 use eclosion_schemas::{Code, Error, Seq, WorkerId};
+use eclosion_services::ServicesActor;
 use eclosion_store_fs::FileStore;
 use tokio::sync::watch;
 
@@ -35,6 +36,7 @@ use crate::output::OutputFiles;
 use crate::places::Places;
 use crate::retention;
 use crate::running::Kernel;
+use crate::service_lives::ServiceLives;
 use crate::sockets;
 use crate::workers::{HostConfig, WorkerHost};
 
@@ -88,6 +90,9 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     let arbitration = options.arbitration();
     let ceilings = arbitration.ceilings();
     let calls = Calls::new(host.clone(), Arc::clone(&bus));
+    let lives = ServiceLives::new(socket.clone(), stop.subscribe());
+    let services = ServicesActor::new(Arc::new(lives.clone()));
+    let held = services.views();
     let ours = introspect::serve(journal.operations(table()?), &own)
         .before_sync(Arc::new(move || sync.sync()))
         .actor(artifacts)
@@ -96,6 +101,7 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
         .actor(DagActor::new().with_ceilings(ceilings))
         .actor(SchedulerActor::new())
         .actor(stale)
+        .actor(services)
         .service(eclosion_stale_manager::PASSES, move || passes.passes(Arc::clone(&passing)))
         .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
         .service(eclosion_schemas::ops::pool::CALLS, move || calls.clone())
@@ -109,6 +115,8 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     let _ = own.more.set(Finder(Box::new(move || found.read())));
     own.attach(&kernel);
     own.attach_workers(&host);
+    lives.attach(&kernel);
+    let _ = own.services.set(held);
     let welcome = Arc::new(sockets::welcome(&kernel, &places.instance));
     host.attach(&kernel, Arc::clone(&welcome));
     builds.attach(&kernel);

@@ -12,6 +12,7 @@
             self.total += amount
             return self.total
 
+``eclosion service start counter counter:Counter`` has the kernel hold it: in a worker, begun again when it dies.
 ``python -m eclosion.service counter:Counter`` serves it from this process, until the kernel stops. Each public method
 is an operation, ``counter.add``, with the schemas of its annotations; a method that yields streams its items.
 
@@ -45,6 +46,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import msgspec
 
 from . import _frames as frames
+from ._current import Current, current
 from ._errors import Refused, error
 from ._exceptions import one_line, remote_exception
 from ._frames import Channel, Disconnected, Frame
@@ -56,6 +58,8 @@ CLIENT = "eclosion-python/0.1.0"
 API = 1
 # Until the kernel has answered.
 ANSWER_S = 10.0
+# A service that has ended leaves no thread behind for longer.
+LOOK_AGAIN_S = 5.0
 
 C = TypeVar("C", bound=type[Any])
 
@@ -177,6 +181,17 @@ class Server:
         self._calls: dict[int, Call] = {}
         self._changed = threading.Condition()
         self._over = False
+        self.was_told = False
+        """The kernel said goodbye, and did not just vanish."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._over
+
+    def hang_up(self) -> None:
+        """Ends it after the call that runs."""
+        self._line.put(None)
 
     def run(self) -> None:
         """Until the connection ends."""
@@ -222,6 +237,7 @@ class Server:
                     call.credit = max(call.credit, int(frame.envelope.get("credit", 0)))
                 self._changed.notify_all()
         elif frame.kind == frames.GOAWAY:
+            self.was_told = True
             self._line.put(None)
 
     def _answer(self, call: Call) -> None:
@@ -331,8 +347,8 @@ def load(target: str) -> type[Any]:
     return found
 
 
-def run(target: str, socket: str) -> None:
-    """Makes the object and serves it, until the connection ends."""
+def serve(target: str, socket: str) -> tuple[Server, Options]:
+    """Makes the object and has its address served; its methods run in ``Server.run``."""
     cls = load(target)
     options = options_of(cls)
     methods = methods_of(cls)
@@ -351,7 +367,38 @@ def run(target: str, socket: str) -> None:
     server = Server(instance, channel, methods)
     for frame in early:
         server.take(frame)
+    return server, options
+
+
+def run(target: str, socket: str) -> None:
+    """Makes the object and serves it, until the connection ends."""
+    server, _ = serve(target, socket)
     server.run()
+
+
+def held(target: str, socket: str) -> Generator[dict[str, Any], None, None]:
+    """What the kernel has a worker run for a service that it holds: yields once, when the address is served. A method
+    that raises ``SystemExit`` ends the service; with a code that is not zero, it has failed."""
+    attempt = current()
+    server, options = serve(target, socket)
+    leaving = threading.Thread(target=_leave, args=(attempt, server), name="eclosion-service-leave", daemon=True)
+    leaving.start()
+    yield {"address": options.address, "pid": os.getpid()}
+    try:
+        server.run()
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"the service ended with {end.code!r}") from None
+        return
+    if not server.was_told and not attempt.cancelled:
+        raise RuntimeError("the kernel has hung up")
+
+
+def _leave(attempt: Current, server: Server) -> None:
+    while not server.is_over:
+        if attempt.wait_cancelled(LOOK_AGAIN_S):
+            server.hang_up()
+            return
 
 
 def main() -> int:

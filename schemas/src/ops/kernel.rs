@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation;
-use crate::ids::{EffectId, Epoch, Seq, Timestamp, WorkerId};
+use crate::ids::{EffectId, Epoch, Seq, ServiceName, Timestamp, WorkerId};
 use crate::operation::Spec;
 use crate::timings::CallOption;
 use crate::view::ActorRow;
@@ -300,10 +300,13 @@ operation!(Events {
 pub struct ProcessRow {
     pub pid: u32,
     pub parent: u32,
-    /// `kernel`, `keeper`, `zygote`, `worker`, or `child` for what one of those started.
+    /// `kernel`, `keeper`, `zygote`, `worker`, `service`, or `child` for what one of those started.
     pub kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerId>,
+    /// What it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
     pub command: String,
     pub rss_bytes: u64,
     /// Of one core, since it started.

@@ -318,6 +318,9 @@ pub struct ReserveRequest {
     pub ticket: u64,
     pub environment: EnvironmentId,
     pub spec: EnvironmentSpec,
+    /// It holds its worker for good, as a service does: the pool may have one worker more.
+    #[serde(default)]
+    pub lasting: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -342,7 +345,8 @@ operation!(Reserve {
     example: ReserveRequest {
         ticket: 1,
         environment: example_environment(),
-        spec: EnvironmentSpec::default()
+        spec: EnvironmentSpec::default(),
+        lasting: false
     },
 });
 

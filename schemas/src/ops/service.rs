@@ -1,4 +1,4 @@
-//! What a client serves itself: addresses of its own with operations of its own.
+//! What a client serves itself: addresses of its own with operations of its own. [`manage`]: the kernel holds its process.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use super::operation;
 use crate::operation::{Role, Spec};
+
+pub mod manage;
+pub use manage::*;
 
 pub(super) fn all() -> Vec<Spec> {
     vec![Spec::of::<Declare>()]

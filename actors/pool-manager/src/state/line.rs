@@ -55,6 +55,8 @@ pub(super) struct Call {
     /// The failure of its environment that stood there when it came, and that is mended for it.
     pub(super) mends: Option<Seq>,
     pub(super) until: Timestamp,
+    /// A service's: it pays for a worker beyond the most that tasks may have.
+    pub(super) lasting: bool,
 }
 
 impl Call {
@@ -239,6 +241,7 @@ impl Line {
             error: None,
             mends: failure,
             until,
+            lasting: request.lasting,
         });
         call.until = until;
         call
@@ -246,6 +249,11 @@ impl Line {
 
     pub(super) fn unreserve(&mut self, ticket: u64) {
         self.calls.remove(&ticket);
+    }
+
+    /// The most workers that there may be: `workers_max`, and one for each service.
+    pub(super) fn most(&self, workers_max: u32) -> usize {
+        workers_max as usize + self.calls.values().filter(|call| call.lasting).count()
     }
 
     pub(super) fn is_reserved(&self, worker: &WorkerId) -> bool {

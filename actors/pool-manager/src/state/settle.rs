@@ -383,7 +383,7 @@ impl Due<'_> {
     /// Starts workers for those who are still in line, makes room for them, and ends what idles.
     fn workers(&mut self, line: &Line, idle: &Idle) {
         let alive = self.state.own_workers();
-        let mut room = (self.options.workers_max as usize).saturating_sub(alive);
+        let mut room = line.most(self.options.workers_max).saturating_sub(alive);
         let mut wanted = 0;
         let mut counter = self.state.worker_counter;
         for (environment, demand) in self.demand(line, idle) {
@@ -521,7 +521,7 @@ pub(super) fn wake_at(options: &PoolOptions, state: &State, line: &Line) -> Opti
         let starts = |worker: &Worker| {
             worker.environment == *id && matches!(worker.phase, WorkerPhase::Requested { .. })
         };
-        let blocked = state.own_workers() >= options.workers_max as usize
+        let blocked = state.own_workers() >= line.most(options.workers_max)
             || environment.launch_failures == 0
             || state.workers.values().any(starts);
         (!blocked).then(|| launch_at(options, environment))

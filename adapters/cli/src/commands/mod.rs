@@ -16,6 +16,7 @@ mod result;
 mod run;
 mod runs;
 mod schedule;
+mod service;
 
 use clap::CommandFactory;
 use eclosion_schemas::Error;
@@ -57,6 +58,7 @@ pub(crate) async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Artifact(artifact) => artifact::perform(&globals()?, artifact).await,
         Command::Cache(cache) => cache::perform(&globals()?, cache).await,
         Command::Arb(arb) => arb::perform(&globals()?, arb).await,
+        Command::Service(service) => service::perform(&globals()?, service).await,
         Command::Gc(gc) => gc::perform(&globals()?, gc).await,
         Command::Pool { act } => pool::perform(&globals()?, act).await,
         Command::Describe(describe) => operation::describe(&globals()?, describe).await,

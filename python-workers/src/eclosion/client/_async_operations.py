@@ -103,6 +103,13 @@ from ._operations import (
     ScheduleTriggerReply,
     ScheduleTriggerRequest,
     ScheduleView,
+    ServiceListReply,
+    ServiceListRequest,
+    ServiceName,
+    ServiceReply,
+    ServiceSpec,
+    ServiceStartRequest,
+    ServiceStopRequest,
     ShowReply,
     ShowRequest,
     TreeReply,
@@ -1047,6 +1054,56 @@ class AsyncScheduleOperations:
         return await self._client.request("schedule.trigger", request, ScheduleTriggerReply, deadline_s, fresh_key(), False)
 
 
+class AsyncServiceOperations:
+    """`service.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def ls(
+        self,
+        *,
+        name: ServiceName | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ServiceListReply:
+        """Lists the services that the kernel holds."""
+        request = ServiceListRequest(name=name)
+        return await self._client.request("service.ls", request, ServiceListReply, deadline_s, None, True)
+
+    async def restart(
+        self,
+        *,
+        name: ServiceName,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ServiceReply:
+        """Begins the next life of a service, with its code as it is now. Its earlier deaths are forgotten."""
+        request = ServiceStopRequest(name=name, reason=reason)
+        return await self._client.request("service.restart", request, ServiceReply, deadline_s, fresh_key(), False)
+
+    async def start(
+        self,
+        *,
+        name: ServiceName,
+        spec: ServiceSpec,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ServiceReply:
+        """Starts a Python object as a service, and begins it again as its policy says, in later lives of the kernel too."""
+        request = ServiceStartRequest(name=name, spec=spec)
+        return await self._client.request("service.start", request, ServiceReply, deadline_s, fresh_key(), False)
+
+    async def stop(
+        self,
+        *,
+        name: ServiceName,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ServiceReply:
+        """Ends a service; it is not begun again before it is started or restarted."""
+        request = ServiceStopRequest(name=name, reason=reason)
+        return await self._client.request("service.stop", request, ServiceReply, deadline_s, fresh_key(), False)
+
+
 class AsyncOperations:
     """All families, each as an attribute."""
 
@@ -1064,3 +1121,4 @@ class AsyncOperations:
         self.pool = AsyncPoolOperations(client)
         self.run = AsyncRunOperations(client)
         self.schedule = AsyncScheduleOperations(client)
+        self.service = AsyncServiceOperations(client)

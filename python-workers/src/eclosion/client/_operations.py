@@ -700,6 +700,10 @@ class EventItem(_Wire, kw_only=True):
     version: int
 
 
+# What a service that the kernel holds is called by.
+ServiceName = str
+
+
 class ProcessRow(_Wire, kw_only=True):
     """A process that belongs to this kernel."""
 
@@ -707,11 +711,13 @@ class ProcessRow(_Wire, kw_only=True):
     command: str
     # Of one core, since it started.
     cpu_permille: int
-    # `kernel`, `keeper`, `zygote`, `worker`, or `child` for what one of those started.
+    # `kernel`, `keeper`, `zygote`, `worker`, `service`, or `child` for what one of those started.
     kind: str
     parent: int
     pid: int
     rss_bytes: int
+    # What it serves.
+    service: ServiceName | None = None
     worker: WorkerId | None = None
 
 
@@ -1299,6 +1305,69 @@ class ScheduleTriggerReply(_Wire, kw_only=True):
     n: int
     # `starting` or `queued`, by the overlap policy.
     state: TickState
+
+
+class ServiceListRequest(_Wire, kw_only=True):
+    # One of them; all, if none is named.
+    name: ServiceName | None = None
+
+
+# When a service that has ended is begun again. One of `never`, `always`, `on_failure`.
+RestartPolicy = str
+
+
+class ServiceSpec(_Wire, kw_only=True):
+    """What a service is made of, and when it is begun again."""
+
+    # The root of its code: what modules are imported from.
+    code: str
+    environment: EnvironmentSpec = msgspec.field(default_factory=EnvironmentSpec)
+    # `module:Class`, decorated with `@service`.
+    object: str
+    restart: RestartPolicy = "on_failure"
+    # More restarts than this within the window, and it has failed.
+    restarts_max: int = 5
+    window_ms: int = 30000
+
+
+# One of `starting`, `ready`, `backoff`, `failed`, `stopped`.
+ServiceState = str
+
+
+class ServiceView(_Wire, kw_only=True):
+    # Where it is called, while it is ready.
+    address: str | None = None
+    # When it is begun again.
+    again_at: Timestamp | None = None
+    # How its last life ended.
+    last_error: Error | None = None
+    # The n-th process of it; the first is 1.
+    life: int
+    name: ServiceName
+    pid: int | None = None
+    # Restarts inside the window that the budget counts.
+    restarts: int
+    since: Timestamp
+    spec: ServiceSpec
+    state: ServiceState
+
+
+class ServiceListReply(_Wire, kw_only=True):
+    services: list[ServiceView]
+
+
+class ServiceStopRequest(_Wire, kw_only=True):
+    name: ServiceName
+    reason: str = ""
+
+
+class ServiceReply(_Wire, kw_only=True):
+    service: ServiceView
+
+
+class ServiceStartRequest(_Wire, kw_only=True):
+    name: ServiceName
+    spec: ServiceSpec
 
 
 class ActorOperations:
@@ -2196,6 +2265,56 @@ class ScheduleOperations:
         return self._client.request("schedule.trigger", request, ScheduleTriggerReply, deadline_s, fresh_key(), False)
 
 
+class ServiceOperations:
+    """`service.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def ls(
+        self,
+        *,
+        name: ServiceName | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ServiceListReply:
+        """Lists the services that the kernel holds."""
+        request = ServiceListRequest(name=name)
+        return self._client.request("service.ls", request, ServiceListReply, deadline_s, None, True)
+
+    def restart(
+        self,
+        *,
+        name: ServiceName,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ServiceReply:
+        """Begins the next life of a service, with its code as it is now. Its earlier deaths are forgotten."""
+        request = ServiceStopRequest(name=name, reason=reason)
+        return self._client.request("service.restart", request, ServiceReply, deadline_s, fresh_key(), False)
+
+    def start(
+        self,
+        *,
+        name: ServiceName,
+        spec: ServiceSpec,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ServiceReply:
+        """Starts a Python object as a service, and begins it again as its policy says, in later lives of the kernel too."""
+        request = ServiceStartRequest(name=name, spec=spec)
+        return self._client.request("service.start", request, ServiceReply, deadline_s, fresh_key(), False)
+
+    def stop(
+        self,
+        *,
+        name: ServiceName,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> ServiceReply:
+        """Ends a service; it is not begun again before it is started or restarted."""
+        request = ServiceStopRequest(name=name, reason=reason)
+        return self._client.request("service.stop", request, ServiceReply, deadline_s, fresh_key(), False)
+
+
 class Operations:
     """All families, each as an attribute."""
 
@@ -2213,3 +2332,4 @@ class Operations:
         self.pool = PoolOperations(client)
         self.run = RunOperations(client)
         self.schedule = ScheduleOperations(client)
+        self.service = ServiceOperations(client)

@@ -126,6 +126,12 @@ impl Api {
         self.event::<events::schedule::TickSkipped>()?;
         self.event::<events::schedule::TickCancelling>()?;
         self.event::<events::schedule::TickEnded>()?;
+        self.event::<events::service::ServiceDeclared>()?;
+        self.event::<events::service::ServiceStarted>()?;
+        self.event::<events::service::ServiceReady>()?;
+        self.event::<events::service::ServiceEnded>()?;
+        self.event::<events::service::ServiceStopped>()?;
+        self.event::<events::service::ServiceForgotten>()?;
         self.event::<events::LeaseGranted>()?;
         self.event::<events::LeaseReleased>()?;
         self.event::<events::LeaseRefused>()?;

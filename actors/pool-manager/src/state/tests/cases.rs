@@ -381,7 +381,7 @@ fn a_lease_that_is_not_needed_is_given_back_granted_or_not() {
 
 fn reserve(world: &mut World, ticket: u64, environment: &str) -> pool::ReserveReply {
     let environment = environment.parse().unwrap();
-    let request = pool::ReserveRequest { ticket, environment, spec: EnvironmentSpec::default() };
+    let request = pool::ReserveRequest { ticket, environment, spec: EnvironmentSpec::default(), lasting: false };
     let reply = world.send(&Command::Reserve(request)).reply.unwrap().unwrap();
     *reply.downcast::<pool::ReserveReply>().unwrap()
 }

@@ -159,6 +159,7 @@ fn a_call_that_meets_a_drained_pool_is_told_so() {
     let (mut world, ..) = World::busy_and_idle();
     world.drain(None, false);
     let request = pool::ReserveRequest {
+        lasting: false,
         ticket: 1,
         environment: "e".parse().unwrap(),
         spec: EnvironmentSpec::default(),
