@@ -18,7 +18,7 @@ use eclosion_schemas::operation::Operation;
 use eclosion_schemas::{EffectId, Error, Role, Timed};
 
 use self::cell::Outcome;
-pub(crate) use self::cell::{AskCell, Origin};
+pub(crate) use self::cell::{AskCell, Origin, Watched};
 pub use self::cell::{CancelToken, Item};
 pub use self::responder::Responder;
 use crate::address::Address;

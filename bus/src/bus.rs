@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use dashmap::DashMap;
@@ -15,7 +15,7 @@ use eclosion_schemas::operation::{Operation, Spec, Table, Value};
 use eclosion_schemas::{Code, Epoch, Error, Seq};
 
 use crate::address::{Address, Filter, Subject};
-use crate::ask::{Ask, AskCell, Items, Origin, Pending};
+use crate::ask::{Ask, AskCell, Items, Origin, Pending, Watched};
 use crate::clock::{Clock, Tick};
 use crate::context::Context;
 use crate::control::{Control, Probe};
@@ -25,6 +25,8 @@ use crate::mailbox::{Envelope, Gate, Mailbox, MailboxOptions, Message, Shelf};
 use crate::publish::{Hub, OnFull, Publication, Subscription};
 use crate::refused::{Refused, no_responders};
 use crate::statistics::MailboxStatistics;
+use crate::timings::Timings;
+use crate::trace::{NewSpan, OpenSpan, SpanKind, Tracer};
 
 /// The bus of one kernel.
 ///
@@ -56,6 +58,7 @@ struct Shared {
     closed: Mutex<Vec<Arc<Shelf>>>,
     dead: Arc<DeadLetters>,
     hub: Hub,
+    tracer: OnceLock<Arc<dyn Tracer>>,
 }
 
 type Routes = DashMap<Address, Arc<Shelf>, BuildHasherDefault<AddressHasher>>;
@@ -91,6 +94,7 @@ impl Bus {
             closed: Mutex::default(),
             dead: Arc::default(),
             hub: Hub::default(),
+            tracer: OnceLock::new(),
         }))
     }
 
@@ -119,6 +123,17 @@ impl Bus {
         let outcome = change(&mut changed)?;
         *table = Arc::new(changed);
         Ok(outcome)
+    }
+
+    /// Asks that belong to a trace are recorded by this one from now on. The first stays.
+    pub fn trace_with(&self, tracer: Arc<dyn Tracer>) {
+        // A second one would tear traces apart.
+        let _ = self.0.tracer.set(tracer);
+    }
+
+    #[must_use]
+    pub fn tracer(&self) -> Option<&Arc<dyn Tracer>> {
+        self.0.tracer.get()
     }
 
     #[inline]
@@ -227,7 +242,12 @@ impl Bus {
         let Call { spec, address, request, context, credit } = call;
         let (now, due) = (self.0.clock.tick(), self.0.clock.tick_of(context.deadline));
         let items = Items { wanted: spec.streams, credit };
-        self.send(address.as_str(), label(&spec), context, (now, due), request, items)
+        let mut context = context;
+        let span = self.tracer().and_then(|tracer| {
+            let name = format!("{} {address}", spec.name);
+            begin(&**tracer, name, SpanKind::Server, &spec.name, address.as_str(), &mut context)
+        });
+        self.send_watched(address.as_str(), label(&spec), context, (now, due), request, (items, span))
     }
 
     /// # Errors
@@ -393,16 +413,40 @@ impl Bus {
         &self,
         to: &str,
         operation: &'static str,
+        mut context: Context,
+        ticks: (Tick, Tick),
+        request: R,
+        items: Items,
+    ) -> Pending {
+        let mut span = None;
+        if context.trace.is_some()
+            && let Some(tracer) = self.tracer()
+        {
+            let name = format!("{operation} {to}");
+            span = begin(&**tracer, name, SpanKind::Consumer, operation, to, &mut context);
+        }
+        self.send_watched(to, operation, context, ticks, request, (items, span))
+    }
+
+    #[inline]
+    fn send_watched<R: Send + 'static>(
+        &self,
+        to: &str,
+        operation: &'static str,
         context: Context,
         (now, due): (Tick, Tick),
         request: R,
-        items: Items,
+        (items, span): (Items, Option<Box<dyn OpenSpan>>),
     ) -> Pending {
         if due <= now {
             return Pending::refused(Refused::Expired(()).to_error(to));
         }
         let Some(shelf) = self.shelf(to) else { return Pending::refused(no_responders(to)) };
-        let cell = AskCell::new(shelf, items.wanted, items.credit, context.timings.clone());
+        let watched = (context.timings.is_some() || span.is_some()).then(|| {
+            let timings = context.timings.clone().unwrap_or_else(Timings::begin);
+            Box::new(Watched { timings, span: Mutex::new(span) })
+        });
+        let cell = AskCell::new(shelf, items.wanted, items.credit, watched);
         let origin = Origin::Ask(Arc::clone(&cell));
         let envelope = Envelope::new(operation, context, now, due, origin, request);
         match cell.shelf().push(envelope, |envelope| envelope as Box<Message>) {
@@ -410,6 +454,28 @@ impl Bus {
             Err(refused) => Pending::refused(refused.to_error(to)),
         }
     }
+}
+
+/// Begins the span of a message; what comes of it is below that.
+fn begin(
+    tracer: &dyn Tracer,
+    name: String,
+    kind: SpanKind,
+    operation: &str,
+    address: &str,
+    context: &mut Context,
+) -> Option<Box<dyn OpenSpan>> {
+    let attributes = [
+        ("messaging.system", "eclosion"),
+        ("messaging.operation.type", "process"),
+        ("messaging.operation.name", operation),
+        ("messaging.destination.name", address),
+        ("eclosion.caller", context.caller.as_deref().unwrap_or_default()),
+    ];
+    let attributes = if context.caller.is_some() { &attributes[..] } else { &attributes[..4] };
+    let span = tracer.begin(NewSpan { name, parent: context.trace, kind, began: None, attributes })?;
+    context.trace = Some(span.context());
+    Some(span)
 }
 
 /// What a message is called on its way: a service's own name for it is in its `Opaque` request, as a name that came

@@ -9,7 +9,7 @@
 //!
 //! Reading order: [`address`] (names), [`context`] (what rides along), [`mailbox`] (where messages wait), [`ask`]
 //! (how an answer comes back), [`bus`] (routes), [`publish`] (one to many), [`local`] (all of it as one client),
-//! [`dead_letter`] and [`statistics`] (what became of everything), [`timings`] (where one ask's time went).
+//! [`dead_letter`] and [`statistics`] (what became of everything), [`timings`] and [`trace`] (where the time of asks went).
 
 pub mod address;
 mod admission;
@@ -25,6 +25,7 @@ pub mod publish;
 pub mod refused;
 pub mod statistics;
 pub mod timings;
+pub mod trace;
 
 pub use address::{Address, Filter, InvalidName, Subject};
 pub use ask::{Ask, AskFuture, CancelToken, Item, Pending, Responder};
@@ -39,6 +40,7 @@ pub use publish::{Delivery, Event, Publication, Subscription, TAIL_MAX};
 pub use refused::Refused;
 pub use statistics::{MailboxStatistics, Quantiles};
 pub use timings::Timings;
+pub use trace::{NewSpan, OpenSpan, SpanEnd, SpanKind, TraceCounts, Tracer};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use eclosion_bus::{Address, Bus, Message, Publication, Subject};
+use eclosion_bus::{Address, Bus, Message, Publication, Subject, TraceContext};
 use eclosion_schemas::error::Error;
 use eclosion_schemas::{EffectId, Epoch, Seq};
 
@@ -78,6 +78,8 @@ pub struct Context<C> {
     pub bus: Bus,
     pub journal: Arc<Journal>,
     pub clock: Arc<dyn Clock>,
+    /// What is asked with it belongs there.
+    pub(crate) trace: Option<TraceContext>,
     pub(crate) asks: Asks<C>,
 }
 
@@ -87,8 +89,17 @@ impl<C> Clone for Context<C> {
             bus: self.bus.clone(),
             journal: Arc::clone(&self.journal),
             clock: Arc::clone(&self.clock),
+            trace: self.trace,
             asks: self.asks.clone(),
         }
+    }
+}
+
+impl<C> Context<C> {
+    /// The same; what is asked with it belongs to this trace.
+    #[must_use]
+    pub fn within(&self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self.clone() }
     }
 }
 

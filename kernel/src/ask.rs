@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eclosion_bus::Bus;
+use eclosion_bus::{Bus, TraceContext};
 use eclosion_schemas::error::{Code, Error};
 use eclosion_schemas::{EffectId, Operation};
 use tokio::sync::mpsc;
@@ -53,7 +53,7 @@ impl<C: Send + 'static> Asks<C> {
     /// One ask for all of `ids`; it is caused by the first of them.
     pub(crate) fn ask<O>(
         &self,
-        bus: &Bus,
+        (bus, trace): (&Bus, Option<TraceContext>),
         ids: Vec<EffectId>,
         request: O::Request,
         answered: impl FnOnce(Result<O::Reply, Error>) -> Option<C> + Send + 'static,
@@ -63,7 +63,7 @@ impl<C: Send + 'static> Asks<C> {
     {
         let Some(first) = ids.first().copied() else { return };
         let bus = bus.clone();
-        self.work(ids, async move { answered(until_answered::<O>(&bus, first, request).await) });
+        self.work(ids, async move { answered(until_answered::<O>(&bus, trace, first, request).await) });
     }
 
     /// What comes of `work` is a command; it is dropped once none of `ids` is owed any longer.
@@ -100,14 +100,24 @@ impl<C: Send + 'static> Asks<C> {
 }
 
 /// `Err` only for a refusal that would be the same the next time.
-async fn until_answered<O>(bus: &Bus, id: EffectId, request: O::Request) -> Result<O::Reply, Error>
+async fn until_answered<O>(
+    bus: &Bus,
+    trace: Option<TraceContext>,
+    id: EffectId,
+    request: O::Request,
+) -> Result<O::Reply, Error>
 where
     O: Operation,
     O::Request: Clone + Sync,
 {
     let mut backoff = BACKOFF;
     loop {
-        let refusal = match bus.ask::<O>(request.clone()).cause(id).deadline(DEADLINE).await {
+        let ask = bus.ask::<O>(request.clone()).cause(id).deadline(DEADLINE);
+        let ask = match trace {
+            Some(trace) => ask.trace(trace),
+            None => ask,
+        };
+        let refusal = match ask.await {
             Ok(reply) => return Ok(reply),
             Err(refusal) => refusal,
         };

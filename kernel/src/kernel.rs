@@ -513,6 +513,7 @@ fn parts<A: Actor>(actor: Arc<A>, kernel: &Kernel) -> Result<Parts<A>, Error> {
         bus: kernel.bus.clone(),
         journal: Arc::clone(&kernel.journal),
         clock: Arc::clone(&kernel.clock),
+        trace: None,
         asks: Asks::new(sender),
     };
     Ok(Parts {

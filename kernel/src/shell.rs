@@ -465,7 +465,8 @@ impl<C: Send + 'static> Context<C> {
         O: eclosion_schemas::Operation,
         O::Request: Clone + Sync,
     {
-        self.asks.ask::<O>(&self.bus, vec![id], request, |answer| answer.err().and_then(refused));
+        self.asks
+            .ask::<O>((&self.bus, self.trace), vec![id], request, |answer| answer.err().and_then(refused));
     }
 
     /// One ask for what several effects wish; it goes on until it is answered or none of them is owed any longer.
@@ -478,7 +479,7 @@ impl<C: Send + 'static> Context<C> {
         O: eclosion_schemas::Operation,
         O::Request: Clone + Sync,
     {
-        self.asks.ask::<O>(&self.bus, ids, request, |answer| answer.err().and_then(refused));
+        self.asks.ask::<O>((&self.bus, self.trace), ids, request, |answer| answer.err().and_then(refused));
     }
 
     /// The same, where the reply matters: `answered` is called with it on a task of its own.
@@ -491,7 +492,7 @@ impl<C: Send + 'static> Context<C> {
         O: eclosion_schemas::Operation,
         O::Request: Clone + Sync,
     {
-        self.asks.ask::<O>(&self.bus, vec![id], request, answered);
+        self.asks.ask::<O>((&self.bus, self.trace), vec![id], request, answered);
     }
 
     /// Performs an effect that is no plain ask, on a task of its own; dropped once the effect is no longer owed. What comes
@@ -510,7 +511,7 @@ impl<C: Send + 'static> Context<C> {
         O: eclosion_schemas::Operation,
         O::Request: Clone + Sync,
     {
-        self.asks.ask::<O>(&self.bus, ids, request, answered);
+        self.asks.ask::<O>((&self.bus, self.trace), ids, request, answered);
     }
 
     #[must_use]

@@ -91,6 +91,9 @@ pub struct RunStarted {
     /// It computes again a part of an earlier run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<Box<RerunOf>>,
+    /// W3C traceparent: what comes of the run belongs to this trace, in later lives of the kernel as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 event!(RunStarted, "run.started");
 

@@ -168,6 +168,11 @@ where
     request.ok_or_else(|| Error::internal("operation.request", format!("{} with another request", O::NAME)))
 }
 
+/// What a run belongs to, as it is recorded.
+fn trace_of(message: &Message) -> Option<String> {
+    message.context.trace.map(|trace| trace.to_string())
+}
+
 impl Actor for DagActor {
     type Core = DagTracker;
 
@@ -185,7 +190,7 @@ impl Actor for DagActor {
                 let mut start = request::<run::Start>(message)?;
                 start.idem = start.idem.or_else(|| message.context.idem.clone());
                 self.check_ceilings(&start.flow)?;
-                Command::Start(Box::new(start))
+                Command::Start(Box::new(start), trace_of(message))
             }
             run::Validate::NAME => {
                 let validate = request::<run::Validate>(message)?;
@@ -202,7 +207,7 @@ impl Actor for DagActor {
             rerun::Rerun::NAME => {
                 let mut again = request::<rerun::Rerun>(message)?;
                 again.idem = again.idem.or_else(|| message.context.idem.clone());
-                Command::Rerun(Box::new(again))
+                Command::Rerun(Box::new(again), trace_of(message))
             }
             rerun::Recorded::NAME => Command::Recorded(request::<rerun::Recorded>(message)?),
             cache::Find::NAME => Command::Find(request::<cache::Find>(message)?),
@@ -227,8 +232,10 @@ impl Actor for DagActor {
         }
         for together in wishes.chunks(WISHES_TOGETHER_MAX) {
             let ids = together.iter().map(|wish| wish.id).collect();
+            // Those of several runs are one message; each attempt goes on in its own run's trace.
+            let trace = together.iter().find_map(|wish| wish.execute.trace.as_deref()?.parse().ok());
             let request = DispatchRequest { wishes: together.to_vec() };
-            context.ask_together::<pool::Dispatch>(ids, request, refused);
+            context.within(trace).ask_together::<pool::Dispatch>(ids, request, refused);
         }
         look::perform(&looks, context);
     }

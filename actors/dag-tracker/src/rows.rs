@@ -210,12 +210,12 @@ fn encoded<T: Serialize>(value: &T) -> Option<Vec<u8>> {
 
 pub(crate) fn queries(command: &Command) -> Vec<Query> {
     match command {
-        Command::Start(request) => request.idem.iter().map(|key| key_query(key)).collect(),
+        Command::Start(request, _) => request.idem.iter().map(|key| key_query(key)).collect(),
         Command::Get(request) => of_run(&request.run),
         Command::Why(request) => of_run(&request.run),
         Command::Cancel(request) => of_run(&request.run),
         Command::List(request) => vec![list_query(request)],
-        Command::Rerun(request) => {
+        Command::Rerun(request, _) => {
             request.idem.iter().map(|key| key_query(key)).chain(of_run(&request.run)).collect()
         }
         Command::Recorded(request) => of_run(&request.run),

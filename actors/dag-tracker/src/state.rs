@@ -87,7 +87,8 @@ pub struct DagTracker;
 /// What it is asked. The replies are those of the operations.
 #[derive(Debug, Clone)]
 pub enum Command {
-    Start(Box<StartRequest>),
+    /// And the trace that it belongs to.
+    Start(Box<StartRequest>, Option<String>),
     Validate(Box<ValidateRequest>),
     Get(RunRequest),
     List(ListRequest),
@@ -96,7 +97,7 @@ pub enum Command {
     Commit(Box<CommitRequest>),
     Fail(Box<FailRequest>),
     Body(BodyRequest),
-    Rerun(Box<RerunRequest>),
+    Rerun(Box<RerunRequest>, Option<String>),
     Recorded(RunRequest),
     Find(FindRequest),
     ListCache(cache_ops::ListRequest),

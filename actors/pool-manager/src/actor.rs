@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use eclosion_bus::{Address, Message, Subject};
+use eclosion_bus::{Address, Message, Subject, TraceContext};
 use eclosion_kernel::actor::{Actor, Context, Outputs, unimplemented};
 use eclosion_kernel::journal::Record;
 use eclosion_kernel::view::Views;
@@ -117,7 +117,11 @@ impl Actor for PoolManager {
 
     fn command(&self, message: &Message) -> Result<Command, Error> {
         if let Some(request) = message.request::<Dispatch>() {
-            Ok(Command::Dispatch(request.clone()))
+            let mut request = request.clone();
+            if let Some(own) = message.context.trace {
+                request.wishes.iter_mut().for_each(|wish| below(own, &mut wish.execute.trace));
+            }
+            Ok(Command::Dispatch(request))
         } else if let Some(request) = message.request::<Withdraw>() {
             Ok(Command::Withdraw(request.clone()))
         } else if let Some(request) = message.request::<WorkerUp>() {
@@ -270,5 +274,13 @@ fn publish_worker(worker: &WorkerView, records: &[Arc<Record>], outputs: &mut Ou
     match Subject::new(format!("worker/{}/state", worker.worker)) {
         Ok(subject) => outputs.event(subject, last.seq, worker.clone()),
         Err(why) => tracing::warn!(%why, "a worker without a subject"),
+    }
+}
+
+/// An attempt belongs below the message that wished for it, if that is of the same trace.
+fn below(own: TraceContext, trace: &mut Option<String>) {
+    let wished = trace.as_deref().and_then(|trace| trace.parse::<TraceContext>().ok());
+    if wished.is_some_and(|wished| wished.trace_id == own.trace_id) {
+        *trace = Some(own.to_string());
     }
 }

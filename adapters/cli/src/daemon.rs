@@ -13,7 +13,7 @@ use eclosion_schemas::{Code, Error};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{exit, terminal};
+use crate::{exit, telemetry, terminal};
 
 /// How long attempts in hand may take to be finished after a signal.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -26,10 +26,19 @@ enum End {
     GaveUp(String),
 }
 
+/// A kernel whose spans go where the environment says.
+pub(crate) async fn start(options: Options) -> Result<Kernel, Error> {
+    let builder = Kernel::builder().options(options);
+    match telemetry::tracer() {
+        Some(tracer) => builder.tracer(tracer).start().await,
+        None => builder.start().await,
+    }
+}
+
 /// Serves until it is asked to stop.
 pub(crate) async fn serve(options: Options) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
-    let kernel = Kernel::start(options).await?;
+    let kernel = start(options).await?;
     tracing::info!(socket = %kernel.places().socket.display(), pid = std::process::id(), "ready");
     let end = tokio::select! {
         _ = kernel.stopped() => End::Asked,

@@ -1,7 +1,7 @@
 //! The binary `eclosion`: a kernel, its keeper, and the client that people use.
 //!
 //! Reading order: `arguments` (what can be said), `globals` (settings), `commands` (what each does), `session` (the way
-//! to a kernel), `daemon` (being one), `render` (what it looks like), `terminal` and `exit` (manners: data on stdout,
+//! to a kernel), `daemon` (being one), `telemetry` (spans), `render` (what it looks like), `terminal` and `exit` (manners: data on stdout,
 //! talk on stderr, nothing from outside steers the terminal, exit codes that scripts may branch on).
 //!
 //! It deliberately decides nothing: what it shows, any client can ask for over the same socket.
@@ -13,13 +13,14 @@ mod exit;
 mod globals;
 mod render;
 mod session;
+mod telemetry;
 mod terminal;
 mod values;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use eclosion_schemas::Error;
 
 use crate::arguments::Arguments;
@@ -36,9 +37,16 @@ fn main() -> ExitCode {
         return keeper(rest);
     }
     // What is wrong with the words themselves, clap says, and ends with 2; help and version end with 0.
-    let arguments = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|why| why.exit());
     let flags = arguments.flags.clone();
-    ExitCode::from(perform(arguments).unwrap_or_else(|error| {
+    let command = telemetry::begin(
+        matches.subcommand_name().unwrap_or_default(),
+        matches!(arguments.command, arguments::Command::Up(_)),
+    );
+    let outcome = perform(arguments);
+    command.end(outcome.as_ref());
+    ExitCode::from(outcome.unwrap_or_else(|error| {
         render::error::report(&error, &flags);
         exit::code_of(&error)
     }))

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::daemon;
 use crate::globals::Globals;
+use crate::telemetry;
 
 /// A kernel that has the lock and does not listen yet gets this long.
 const STARTING: Duration = Duration::from_secs(20);
@@ -25,9 +26,14 @@ pub(crate) struct Session {
     pub(crate) kernel: Option<Kernel>,
 }
 
+/// A client whose calls belong to this command.
+pub(crate) async fn connect(socket: impl AsRef<Path>) -> Result<Client, Error> {
+    Client::connect_with(socket, telemetry::connect_options()).await
+}
+
 /// A client of the kernel that listens.
 pub(crate) async fn attach(globals: &Globals) -> Result<Client, Error> {
-    Client::connect(globals.socket()?).await
+    connect(globals.socket()?).await
 }
 
 /// The process that listens there, by what the system knows of it: one that hangs cannot be asked.
@@ -38,7 +44,7 @@ pub(crate) async fn listener(socket: &Path) -> Option<i32> {
 /// A client of the kernel that listens, or else of one started here.
 pub(crate) async fn attach_or_start(globals: &Globals) -> Result<Session, Error> {
     let (options, socket) = (globals.options()?, globals.socket()?);
-    match Client::connect(&socket).await {
+    match connect(&socket).await {
         Ok(client) => return Ok(Session { client, kernel: None }),
         Err(refusal) if refusal.reason != "kernel.unreachable" || globals.names_a_running_kernel() => {
             return Err(refusal);
@@ -49,8 +55,8 @@ pub(crate) async fn attach_or_start(globals: &Globals) -> Result<Session, Error>
     daemon::log_to_file(&daemon::log_file(&options.places))?;
     globals.log();
     daemon::become_kernel();
-    match Kernel::start(options).await {
-        Ok(kernel) => Ok(Session { client: Client::connect(&socket).await?, kernel: Some(kernel) }),
+    match daemon::start(options).await {
+        Ok(kernel) => Ok(Session { client: connect(&socket).await?, kernel: Some(kernel) }),
         Err(refusal) if refusal.code == Code::Conflict => {
             let client = connect_until(&socket, Instant::now() + STARTING).await.map_err(|_| refusal)?;
             Ok(Session { client, kernel: None })
@@ -62,7 +68,7 @@ pub(crate) async fn attach_or_start(globals: &Globals) -> Result<Session, Error>
 /// Tries until somebody listens. Nothing tells a stranger that a socket is bound, so it is looked for.
 pub(crate) async fn connect_until(socket: &Path, deadline: Instant) -> Result<Client, Error> {
     loop {
-        match Client::connect(socket).await {
+        match connect(socket).await {
             Err(refusal) if refusal.reason == "kernel.unreachable" && Instant::now() < deadline => {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }

@@ -22,6 +22,8 @@ pub struct ConnectOptions {
     pub role: Option<Role>,
     /// Until the kernel has answered.
     pub deadline: Duration,
+    /// W3C traceparent of every call that names none of its own.
+    pub trace: Option<String>,
 }
 
 impl Default for ConnectOptions {
@@ -30,6 +32,7 @@ impl Default for ConnectOptions {
             client: concat!("eclosion-rust/", env!("CARGO_PKG_VERSION")).into(),
             role: None,
             deadline: Duration::from_secs(2),
+            trace: None,
         }
     }
 }

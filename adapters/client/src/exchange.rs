@@ -41,6 +41,7 @@ impl Exchange {
         options: CallOptions,
     ) -> Result<Self, Error> {
         let shared = client.shared();
+        let trace = options.trace.or_else(|| client.trace().map(str::to_owned));
         let max = shared.limits().frame_bytes as usize;
         if request.len() >= max {
             let text = format!("a request of {} bytes is over the limit of {max}", request.len());
@@ -49,7 +50,7 @@ impl Exchange {
             );
         }
         // What would not fit is found out here, where there is a caller to tell.
-        let words = [Some(method), options.idem.as_deref(), options.trace.as_deref()];
+        let words = [Some(method), options.idem.as_deref(), trace.as_deref()];
         if words.into_iter().flatten().map(str::len).sum::<usize>() > WORDS_BYTES_MAX {
             let text = format!("method, key and trace are longer than {WORDS_BYTES_MAX} bytes");
             return Err(Error::invalid("frame.envelope_size", text));
@@ -63,7 +64,7 @@ impl Exchange {
             deadline_ms: options.deadline.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
             credit: (credit > 0).then_some(credit),
             idem: options.idem,
-            trace: options.trace,
+            trace,
             timings: options.timings.then_some(true),
             ..Envelope::default()
         });

@@ -50,7 +50,7 @@ use eclosion_schemas::operation::Operation;
 use eclosion_schemas::{Error, Role};
 use tokio::net::UnixStream;
 
-use crate::connection::Shared;
+use crate::connection::{Driver, Shared};
 
 /// One connection to a kernel. It closes with its last clone and the last call made through it.
 #[derive(Debug, Clone)]
@@ -63,6 +63,7 @@ struct Handle {
     driver: tokio::task::AbortHandle,
     /// Where it may connect again; nowhere over a stream that was given.
     origin: Option<(PathBuf, ConnectOptions)>,
+    trace: Option<Box<str>>,
 }
 
 impl Drop for Handle {
@@ -86,9 +87,7 @@ impl Client {
     pub async fn connect_with(path: impl AsRef<Path>, options: ConnectOptions) -> Result<Self, Error> {
         let path = path.as_ref();
         let (shared, driver) = connect::connect(path, &options).await?;
-        let driver = tokio::spawn(driver.run()).abort_handle();
-        let origin = Some((path.to_owned(), options));
-        Ok(Self(Arc::new(Handle { shared, driver, origin })))
+        Ok(Self::driven(shared, driver, options.trace.clone(), Some((path.to_owned(), options))))
     }
 
     /// Greets a kernel at the other end of a stream that is connected already, as one that was inherited. When it ends
@@ -98,8 +97,7 @@ impl Client {
     /// As [`Client::connect`].
     pub async fn over(stream: UnixStream, options: ConnectOptions) -> Result<Self, Error> {
         let (shared, driver) = connect::over(stream, &options).await?;
-        let driver = tokio::spawn(driver.run()).abort_handle();
-        Ok(Self(Arc::new(Handle { shared, driver, origin: None })))
+        Ok(Self::driven(shared, driver, options.trace, None))
     }
 
     /// Calls an operation; `.await` sends it and gives the reply. Items, should it stream, are passed over.
@@ -144,6 +142,20 @@ impl Client {
     /// Returns once the connection is gone, and why.
     pub async fn closed(&self) -> Error {
         poll_fn(|task| self.shared().poll_closed(task)).await
+    }
+
+    fn trace(&self) -> Option<&str> {
+        self.0.trace.as_deref()
+    }
+
+    fn driven(
+        shared: Arc<Shared>,
+        driver: Driver,
+        trace: Option<String>,
+        origin: Option<(PathBuf, ConnectOptions)>,
+    ) -> Self {
+        let driver = tokio::spawn(driver.run()).abort_handle();
+        Self(Arc::new(Handle { shared, driver, origin, trace: trace.map(String::into_boxed_str) }))
     }
 
     fn shared(&self) -> &Arc<Shared> {

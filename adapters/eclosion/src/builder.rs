@@ -8,8 +8,9 @@
 use std::path::Path;
 #[cfg(any(feature = "sqlite", feature = "ipc"))]
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use eclosion_bus::Bus;
+use eclosion_bus::{Bus, Tracer};
 use eclosion_kernel::core::Core;
 use eclosion_kernel::journal::Projection;
 use eclosion_kernel::{Actor, Handler};
@@ -37,6 +38,7 @@ pub struct Builder {
     pub(crate) options: Option<crate::Options>,
     /// The journal is in memory, whatever else is on the disk.
     pub(crate) is_ephemeral: bool,
+    tracer: Option<Arc<dyn Tracer>>,
     additions: Vec<Addition>,
     projections: Vec<Projection>,
     refused: Option<Error>,
@@ -53,6 +55,7 @@ impl Default for Builder {
             #[cfg(feature = "workers")]
             options: None,
             is_ephemeral: false,
+            tracer: None,
             additions: Vec::new(),
             projections: Vec::new(),
             refused: None,
@@ -91,6 +94,13 @@ impl Builder {
     #[cfg(feature = "workers")]
     pub fn options(mut self, options: crate::Options) -> Self {
         self.options = Some(options);
+        self
+    }
+
+    /// Asks that belong to a trace, runs and attempts are recorded by this one; `eclosion-telemetry` has one for OTLP. Without
+    /// it a trace context is carried on as it came, and nothing is recorded.
+    pub fn tracer(mut self, tracer: Arc<dyn Tracer>) -> Self {
+        self.tracer = Some(tracer);
         self
     }
 
@@ -195,6 +205,17 @@ impl Builder {
         kernel: eclosion_kernel::Builder,
     ) -> Result<eclosion_kernel::Builder, Error> {
         additions.into_iter().try_fold(kernel, |kernel, addition| addition(kernel))
+    }
+
+    /// Before anything is performed: what a killed kernel owed belongs to its traces, too.
+    pub(crate) fn trace(tracer: Option<Arc<dyn Tracer>>, kernel: &eclosion_kernel::Kernel) {
+        if let Some(tracer) = tracer {
+            kernel.bus().trace_with(tracer);
+        }
+    }
+
+    pub(crate) fn take_tracer(&mut self) -> Option<Arc<dyn Tracer>> {
+        self.tracer.take()
     }
 
     pub(crate) fn take_additions(&mut self) -> Vec<Addition> {

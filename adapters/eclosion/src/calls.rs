@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use eclosion_bus::{Bus, InHand, Responder};
+use eclosion_bus::{Bus, InHand, Responder, TraceContext};
 use eclosion_dag_tracker::environment_id;
 use eclosion_kernel::Handler;
 use eclosion_kernel::actor::unimplemented;
@@ -88,13 +88,24 @@ struct Lease {
     lasting: bool,
 }
 
+/// What counts of who calls.
+#[derive(Clone, Copy)]
+struct Caller {
+    /// The kernel's holder of services, for as long as the service lives.
+    lasting: bool,
+    trace: Option<TraceContext>,
+}
+
 impl Handler for Calls {
     async fn handle(&mut self, message: InHand) {
         let operation = message.operation;
         let request = message.request::<Call>().or_else(|| message.request::<Stream>()).cloned();
         let streams = operation == Stream::NAME;
-        // No client calls this in the role of a service: it is refused there. The kernel's own holder of services does.
-        let lasting = message.context.role == Role::Service;
+        let caller = Caller {
+            // No client calls this in the role of a service: it is refused there. The kernel's own holder of services does.
+            lasting: message.context.role == Role::Service,
+            trace: message.context.trace,
+        };
         let responder = message.finish();
         let Some(request) = request else {
             let own = CALLS.parse().unwrap_or_else(|_| unreachable!("a well-formed address"));
@@ -102,12 +113,8 @@ impl Handler for Calls {
         };
         match Arc::clone(&self.0.permits).try_acquire_owned() {
             Ok(permit) => {
-                drop(tokio::spawn(self.clone().serve(
-                    request,
-                    Flow::new(responder, streams),
-                    permit,
-                    lasting,
-                )));
+                let flow = Flow::new(responder, streams);
+                drop(tokio::spawn(self.clone().serve(request, caller, flow, permit)));
             }
             Err(_) => responder.reply(Err(full())),
         }
@@ -129,9 +136,9 @@ impl Calls {
     async fn serve(
         self,
         mut request: CallRequest,
+        caller: Caller,
         mut flow: Flow,
         permit: OwnedSemaphorePermit,
-        lasting: bool,
     ) {
         let environment = self.environment(&request.environment);
         let spec = request.environment.clone();
@@ -140,12 +147,13 @@ impl Calls {
             Ok(held) => held,
             Err(refusal) => return flow.reply(Err(refusal)),
         };
-        let execute = match self.execute(request, flow.responder().timings().is_some()) {
+        let timed = flow.responder().timings().is_some();
+        let execute = match self.execute(request, caller.trace, timed) {
             Ok(execute) => execute,
             Err(refusal) => return flow.reply(Err(refusal)),
         };
         loop {
-            let acquired = match lasting {
+            let acquired = match caller.lasting {
                 true => self.acquire_lasting(&environment, &spec, flow.responder()).await,
                 false => self.acquire(&environment, &spec, flow.responder()).await,
             };
@@ -205,7 +213,12 @@ impl Calls {
         }
     }
 
-    fn execute(&self, request: CallRequest, timings: bool) -> Result<Execute, Error> {
+    fn execute(
+        &self,
+        request: CallRequest,
+        trace: Option<TraceContext>,
+        timings: bool,
+    ) -> Result<Execute, Error> {
         let fence = self.0.host.call_fence()?;
         let arguments = arguments::of(&request)?;
         Ok(Execute {
@@ -222,7 +235,7 @@ impl Calls {
             timeout_ms: None,
             lease: BTreeMap::new(),
             limits: None,
-            trace: None,
+            trace: trace.map(|trace| trace.to_string()),
             timings,
         })
     }

@@ -94,6 +94,8 @@ async fn metrics(own: &Own, kernel: &Kernel, facts: Arc<Mutex<Facts>>) -> String
     let mut up = BTreeMap::new();
     process(own, kernel, &mut text);
     journal(kernel, &mut text);
+    traffic(own, &mut text);
+    spans(kernel, &mut text);
     let reader = kernel.clone();
     // It may have much to read.
     let counted = tokio::task::spawn_blocking(move || {
@@ -142,6 +144,22 @@ fn journal(kernel: &Kernel, text: &mut Text) {
     }
     let help = "1 once a write or sync has failed: the kernel is read-only until it is started again.";
     text.family("eclosion_journal_poisoned", Gauge, help).sample(&[], kernel.journal().poisoned().is_some());
+}
+
+fn traffic(own: &Own, text: &mut Text) {
+    let help = "Calls and subscriptions of clients that have not ended.";
+    text.family("eclosion_client_streams", Gauge, help).sample(&[], own.traffic.streams());
+    let help = "Items that open streams may send before their clients grant more.";
+    text.family("eclosion_client_credit_items", Gauge, help).sample(&[], own.traffic.credit());
+}
+
+/// Only where somebody records spans.
+fn spans(kernel: &Kernel, text: &mut Text) {
+    let Some(counts) = kernel.bus().tracer().map(|tracer| tracer.counts()) else { return };
+    let help = "Spans that have ended, by what became of them.";
+    let mut family = text.family("eclosion_spans_total", Counter, help);
+    family.sample(&[("outcome", "exported")], counts.exported);
+    family.sample(&[("outcome", "dropped")], counts.dropped);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a time in milliseconds is far below 2^53")]

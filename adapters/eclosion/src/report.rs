@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eclosion_bus::Bus;
+use eclosion_bus::{Bus, TraceContext};
 use eclosion_schemas::{Code, Error, Operation};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -19,9 +19,30 @@ where
     O: Operation,
     O::Request: Clone,
 {
+    until_heard_within::<O>(bus, None, request).await
+}
+
+/// The same; what comes of it belongs to this trace.
+///
+/// # Errors
+/// As [`until_heard`].
+pub(crate) async fn until_heard_within<O>(
+    bus: &Bus,
+    trace: Option<TraceContext>,
+    request: O::Request,
+) -> Result<O::Reply, Error>
+where
+    O: Operation,
+    O::Request: Clone,
+{
     let mut backoff = BACKOFF;
     loop {
-        let refusal = match bus.ask::<O>(request.clone()).deadline(DEADLINE).await {
+        let ask = bus.ask::<O>(request.clone()).deadline(DEADLINE);
+        let ask = match trace {
+            Some(trace) => ask.trace(trace),
+            None => ask,
+        };
+        let refusal = match ask.await {
             Ok(reply) => return Ok(reply),
             Err(refusal) => refusal,
         };

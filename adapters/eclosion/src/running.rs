@@ -100,7 +100,7 @@ const PROJECTIONS: &[eclosion_kernel::journal::Projection] = &[];
 impl Kernel {
     /// Without the subsystems.
     pub(crate) async fn bare(mut builder: Builder) -> Result<Self, Error> {
-        let additions = builder.take_additions();
+        let (additions, tracer) = (builder.take_additions(), builder.take_tracer());
         let stop = watch::Sender::new(false);
         #[cfg(feature = "sqlite")]
         let kernel = builder.journal(builder.state().as_deref(), false, PROJECTIONS)?;
@@ -115,6 +115,7 @@ impl Kernel {
             (crate::introspect::serve(kernel.operations(table), &own), own)
         };
         let kernel = Builder::extend(additions, kernel)?.start().await?;
+        Builder::trace(tracer, &kernel);
         #[cfg(feature = "ipc")]
         {
             own.attach(&kernel);

@@ -62,7 +62,7 @@ pub(crate) struct House {
 
 /// Starts, and returns once the socket is bound and survivors were taken over.
 pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
-    let additions = builder.take_additions();
+    let (additions, tracer) = (builder.take_additions(), builder.take_tracer());
     let (options, socket, temporary) = grounds(&mut builder)?;
     let places = options.places.clone();
     places.make()?;
@@ -110,6 +110,7 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
             files: outputs.clone(),
         });
     let kernel = Builder::extend(additions, ours)?.start().await?;
+    Builder::trace(tracer, &kernel);
     // Set once, here: the actors were made before the kernel that they are part of.
     let _ = (bus.set(kernel.bus().clone()), itself.set(kernel.clone()));
     let _ = own.more.set(Finder(Box::new(move || found.read())));

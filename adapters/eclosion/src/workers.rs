@@ -26,6 +26,7 @@ pub(crate) mod calls;
 mod limits;
 mod outcomes;
 mod processes;
+mod spans;
 mod table;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use eclosion_artifact_store::BlobStore;
-use eclosion_bus::Address;
+use eclosion_bus::{Address, Tracer};
 use eclosion_environments::Environments;
 use eclosion_ipc::Welcome;
 use eclosion_ipc::arena::Objects;
@@ -110,6 +111,11 @@ impl WorkerHost {
             looking: Mutex::default(),
             reporting: watch::Sender::new(0),
         }))
+    }
+
+    /// Who records spans, once the kernel has started.
+    fn tracer(&self) -> Option<&Arc<dyn Tracer>> {
+        self.0.kernel.get()?.bus().tracer()
     }
 
     /// Once the kernel has started: what happens is reported to its actors from now on.

@@ -17,6 +17,7 @@ use crate::locked;
 use crate::mailbox::Shelf;
 use crate::refused::Refused;
 use crate::timings::Timings;
+use crate::trace::{OpenSpan, SpanEnd};
 
 const RESOLVED: u8 = 1;
 const TRIPPED: u8 = 2;
@@ -37,10 +38,19 @@ pub(crate) type Outcome = Result<Value, Box<Error>>;
 #[derive(Debug)]
 pub(crate) struct AskCell {
     shelf: Arc<Shelf>,
-    timings: Option<Timings>,
+    /// Absent unless somebody looks on.
+    watched: Option<Box<Watched>>,
     /// Changed only under the lock, so a store will do.
     flags: AtomicU8,
     slot: Mutex<Slot>,
+}
+
+/// What those who look on are told.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) timings: Timings,
+    /// Ends with the answer.
+    pub(crate) span: Mutex<Option<Box<dyn OpenSpan>>>,
 }
 
 #[derive(Debug, Default)]
@@ -72,11 +82,11 @@ impl AskCell {
         shelf: Arc<Shelf>,
         streams: bool,
         granted: Option<u64>,
-        timings: Option<Timings>,
+        watched: Option<Box<Watched>>,
     ) -> Arc<Self> {
         let rare = streams.then(|| Box::new(Rare { streams, granted, ..Rare::default() }));
         let slot = Mutex::new(Slot { outcome: None, asker: None, rare });
-        Arc::new(Self { shelf, timings, flags: AtomicU8::new(0), slot })
+        Arc::new(Self { shelf, watched, flags: AtomicU8::new(0), slot })
     }
 
     /// Where the message was sent.
@@ -88,14 +98,14 @@ impl AskCell {
     /// A stage of it has ended, if anybody wants to know.
     #[inline]
     pub(crate) fn ended(&self, stage: &'static str) {
-        if let Some(timings) = &self.timings {
-            timings.ended(stage);
+        if let Some(watched) = &self.watched {
+            watched.timings.ended(stage);
         }
     }
 
     #[inline]
     pub(crate) fn timings(&self) -> Option<&Timings> {
-        self.timings.as_ref()
+        self.watched.as_ref().map(|watched| &watched.timings)
     }
 
     #[inline]
@@ -126,8 +136,10 @@ impl AskCell {
                 // `outcome` ends here, outside the lock.
                 return;
             }
-            // Before the asker can look.
-            self.ended("answered");
+            if let Some(watched) = &self.watched {
+                // Before the asker can look.
+                watched.answered(&outcome);
+            }
             slot.outcome = Some(outcome);
             self.raise(RESOLVED);
             (slot.asker.take(), slot.producers())
@@ -253,6 +265,16 @@ impl AskCell {
         }
         remember(&mut slot.rare.get_or_insert_default().watchers, task.waker());
         Poll::Pending
+    }
+}
+
+impl Watched {
+    fn answered(&self, outcome: &Outcome) {
+        self.timings.ended("answered");
+        if let Some(span) = locked(&self.span).take() {
+            let error = outcome.as_ref().err().map(|error| &**error);
+            span.end(SpanEnd { error, stages: &self.timings.stages(), ended: None });
+        }
     }
 }
 

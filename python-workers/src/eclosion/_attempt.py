@@ -55,6 +55,7 @@ def current_of(
         seed=execute.seed,
         timeout_s=execute.timeout_ms / 1000 if execute.timeout_ms else None,
         lease=execute.lease,
+        trace=execute.trace,
         scratch_root=scratch_root,
         report=report,
     )

@@ -40,6 +40,7 @@ class Current:
         seed: int = 0,
         timeout_s: float | None = None,
         lease: dict[str, int] | None = None,
+        trace: str | None = None,
         scratch_root: pathlib.Path | None = None,
         report: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
@@ -57,6 +58,8 @@ class Current:
         """What the attempt holds: ``cpu`` in cores, ``memory`` in bytes."""
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         """When the kernel cancels the attempt, on the clock of ``time.monotonic()``; None: never."""
+        self.trace = trace
+        """The W3C traceparent of the attempt: what is traced with it as parent stands below it. None: nobody traces."""
         self._scratch_root = scratch_root
         self._report = report
         self._lock = threading.Lock()
@@ -152,6 +155,11 @@ def current() -> Current:
         _local = Current()
         atexit.register(_local.clean)
     return _local
+
+
+def active() -> Current | None:
+    """The attempt that runs now, if this is one. For runtimes."""
+    return _active
 
 
 def activate(attempt: Current | None) -> None:

@@ -91,7 +91,9 @@ fn no_adapter_uses_another_but_the_facade_and_the_binary() {
         match name.as_str() {
             "eclosion" => {}
             "eclosion-cli" => {
-                let allowed = |needed: &&&String| ["eclosion", "eclosion-client"].contains(&needed.as_str());
+                let allowed = |needed: &&&String| {
+                    ["eclosion", "eclosion-client", "eclosion-telemetry"].contains(&needed.as_str())
+                };
                 assert!(others.iter().all(|needed| allowed(&needed)), "{name} uses {others:?}");
             }
             _ => assert!(others.is_empty(), "{name} uses {others:?}"),
@@ -103,9 +105,18 @@ fn no_adapter_uses_another_but_the_facade_and_the_binary() {
 fn heavy_and_outside_things_stay_in_the_leaves() {
     for (name, found) in crates() {
         let leaf = matches!(layer(&found.folder), "adapters" | "tests" | "benches");
-        for heavy in
-            ["rusqlite", "clap", "interprocess", "sysinfo", "indicatif", "comfy-table", "rustix", "libc"]
-        {
+        for heavy in [
+            "rusqlite",
+            "opentelemetry",
+            "opentelemetry_sdk",
+            "clap",
+            "interprocess",
+            "sysinfo",
+            "indicatif",
+            "comfy-table",
+            "rustix",
+            "libc",
+        ] {
             assert!(leaf || !found.all_needs.contains(heavy), "{name} must not depend on {heavy}");
         }
     }

@@ -83,7 +83,7 @@ impl World {
             no_cache: false,
         };
         self.after(PATIENCE_US, Event::Client(ClientEvent::Start(number)));
-        self.ask_dag(number, Command::Start(Box::new(request)), ReplyTo::Start(number));
+        self.ask_dag(number, Command::Start(Box::new(request), None), ReplyTo::Start(number));
     }
 
     fn ask_dag(&mut self, number: usize, command: Command, reply_to: ReplyTo) {

@@ -73,6 +73,7 @@ impl World {
             idem: None,
             no_cache: false,
             rerun_of: None,
+            trace: None,
         });
     }
 

@@ -25,7 +25,7 @@ const ERROR_BYTES_MAX: usize = 24 * 1024;
 
 pub(super) fn decide(state: &State, reads: &Reads, command: &Command) -> Result<Decision, Error> {
     match command {
-        Command::Start(request) => start(state, reads, request),
+        Command::Start(request, trace) => start(state, reads, request, trace.as_deref()),
         Command::Validate(request) => validate(request),
         Command::Get(request) => view::get(state, reads, request).map(Decision::reply),
         Command::List(request) => Ok(Decision::reply(view::list(state, reads, request))),
@@ -34,7 +34,7 @@ pub(super) fn decide(state: &State, reads: &Reads, command: &Command) -> Result<
         Command::Commit(request) => Ok(commit(state, request)),
         Command::Fail(request) => Ok(fail(state, request)),
         Command::Body(request) => body(state, request).map(Decision::reply),
-        Command::Rerun(request) => rerun::rerun(state, reads, request),
+        Command::Rerun(request, trace) => rerun::rerun(state, reads, request, trace.as_deref()),
         Command::Recorded(request) => rerun::recorded_reply(state, reads, request),
         Command::Find(request) => Ok(reuse::find(reads, request)),
         Command::ListCache(request) => Ok(reuse::list(state, reads, request)),
@@ -49,7 +49,12 @@ fn validate(request: &ValidateRequest) -> Result<Decision, Error> {
     Ok(Decision::reply(ValidateReply { tasks: plan.tasks(), content: plan.content().to_owned() }))
 }
 
-fn start(state: &State, reads: &Reads, request: &StartRequest) -> Result<Decision, Error> {
+fn start(
+    state: &State,
+    reads: &Reads,
+    request: &StartRequest,
+    trace: Option<&str>,
+) -> Result<Decision, Error> {
     let plan = Plan::compile(&request.flow, &request.set)?;
     if let Some(key) = &request.idem
         && let Some((run, content)) = known_key(state, reads, key)
@@ -75,6 +80,7 @@ fn start(state: &State, reads: &Reads, request: &StartRequest) -> Result<Decisio
         idem: request.idem.clone(),
         no_cache: request.no_cache,
         rerun_of: None,
+        trace: trace.map(str::to_owned),
     };
     let equal = equal_before(state, plan.content());
     Ok(Decision::reply(StartReply { run, attached: false, equal }).event(started))

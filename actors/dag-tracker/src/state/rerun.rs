@@ -28,7 +28,12 @@ use crate::{rows, view};
 /// Of a record, beside flow, parameters and the names in it.
 const HEAD_BYTES: usize = 1_024;
 
-pub(super) fn rerun(state: &State, reads: &Reads, request: &RerunRequest) -> Result<Decision, Error> {
+pub(super) fn rerun(
+    state: &State,
+    reads: &Reads,
+    request: &RerunRequest,
+    trace: Option<&str>,
+) -> Result<Decision, Error> {
     let older;
     let source = match state.run(&request.run) {
         Some(run) => run,
@@ -74,6 +79,7 @@ pub(super) fn rerun(state: &State, reads: &Reads, request: &RerunRequest) -> Res
         idem: request.idem.clone(),
         no_cache: false,
         rerun_of: Some(Box::new(rerun_of)),
+        trace: trace.map(str::to_owned),
     };
     check_size(&event)?;
     Ok(Decision::reply(RerunReply { run: Some(run), attached: false, steps }).event(event))

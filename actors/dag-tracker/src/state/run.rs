@@ -50,6 +50,8 @@ pub(crate) struct Run {
     /// Nothing is taken from the cache.
     pub no_cache: bool,
     pub rerun_of: Option<Box<RerunOf>>,
+    /// The trace that its attempts belong to.
+    pub trace: Option<String>,
     pub cache: CacheCounts,
     pub seq: Seq,
 }
@@ -228,6 +230,7 @@ impl Run {
             result: None,
             no_cache: started.no_cache,
             rerun_of: started.rerun_of.clone(),
+            trace: started.trace.clone(),
             cache: CacheCounts::default(),
             seq,
         }

@@ -96,7 +96,7 @@ impl World {
 
     fn start(&mut self, flow: &FlowSpec) -> RunId {
         let request = self.request(flow);
-        self.ask::<StartReply>(Command::Start(Box::new(request))).expect("starts").run
+        self.ask::<StartReply>(Command::Start(Box::new(request), None)).expect("starts").run
     }
 
     fn request(&self, flow: &FlowSpec) -> StartRequest {

@@ -44,7 +44,7 @@ impl Run {
             timeout_ms: task.timeout_ms,
             lease: task.lease.clone(),
             limits: task.limits,
-            trace: None,
+            trace: self.trace.clone(),
             timings: false,
         })
     }

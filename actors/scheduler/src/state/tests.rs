@@ -103,6 +103,7 @@ impl World {
                 idem: Some(key),
                 no_cache: false,
                 rerun_of: None,
+                trace: None,
             });
             started.push(run);
         }

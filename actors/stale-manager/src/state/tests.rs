@@ -97,6 +97,7 @@ impl World {
             idem: None,
             no_cache: false,
             rerun_of: None,
+            trace: None,
         });
     }
 

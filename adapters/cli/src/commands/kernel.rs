@@ -55,7 +55,7 @@ pub(super) async fn up(globals: &Globals, up: &arguments::Up) -> Result<u8, Erro
 /// A client of a kernel in the background, started now if there is none.
 pub(super) async fn start(globals: &Globals, accept_loss: bool) -> Result<(Client, bool), Error> {
     let places = globals.places()?;
-    match Client::connect(&places.socket).await {
+    match session::connect(&places.socket).await {
         Ok(client) => return Ok((client, false)),
         Err(refusal) if refusal.reason != "kernel.unreachable" => return Err(refusal),
         Err(_) => {}
@@ -89,7 +89,7 @@ fn spawn(globals: &Globals, places: &Places, accept_loss: bool) -> Result<Child,
 async fn ready(places: &Places, child: &mut Child) -> Result<Client, Error> {
     let deadline = Instant::now() + START;
     loop {
-        if let Ok(client) = Client::connect(&places.socket).await
+        if let Ok(client) = session::connect(&places.socket).await
             && let Ok(status) = client.call::<Status>(Empty {}).await
             && status.state != "starting"
         {
@@ -143,7 +143,7 @@ fn ended(places: &Places, status: std::process::ExitStatus) -> Error {
 
 pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8, Error> {
     let socket = globals.socket()?;
-    let client = match Client::connect(&socket).await {
+    let client = match session::connect(&socket).await {
         Err(why) if why.reason == "kernel.silent" => {
             return Err(match session::listener(&socket).await {
                 Some(pid) => why.help(format!("kill -9 {pid}; the next `eclosion up` goes on with its runs")),
@@ -164,7 +164,7 @@ pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8
     client.call::<Stop>(Empty {}).await?;
     let deadline = Instant::now() + START;
     // The socket's file goes last; a connection may end earlier.
-    while socket.exists() && Client::connect(&socket).await.is_ok() || alive(status.pid) {
+    while socket.exists() && session::connect(&socket).await.is_ok() || alive(status.pid) {
         if Instant::now() >= deadline {
             return Err(Error::deadline("the kernel's end").help(format!("kill {}", status.pid)));
         }

@@ -12,6 +12,7 @@ use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
 
 use super::limits::bounds_of;
 use super::processes::SIGKILL;
+use super::spans::WorkSpan;
 use super::table::Entry;
 use super::{WorkerHost, lock};
 
@@ -31,16 +32,17 @@ impl Launcher for WorkerHost {
         tokio::spawn(async move { host.spawn(worker, environment, python, spec).await });
     }
 
-    fn execute(&self, worker: &WorkerId, execute: Execute) {
+    fn execute(&self, worker: &WorkerId, mut execute: Execute) {
         let about = (TaskRef::new(execute.run.clone(), execute.task.clone()), execute.attempt);
         let bounds = bounds_of(&execute);
+        let span = WorkSpan::begin(self.tracer(), &mut execute, worker);
         let (link, early) = {
             let mut workers = lock(&self.0.workers);
             let Some(entry) = workers.get_mut(worker) else { return };
             if entry.known.has(execute.fence) {
-                (None, entry.learn(execute.fence, &about, bounds))
+                (None, entry.learn(execute.fence, &about, bounds, span))
             } else {
-                entry.take(execute.fence, &about, bounds);
+                entry.take(execute.fence, &about, bounds, span);
                 self.watch(worker, entry);
                 (entry.link.clone(), None)
             }
@@ -53,8 +55,8 @@ impl Launcher for WorkerHost {
                 // Its end, which is on its way, takes the attempt along.
                 tracing::warn!(%worker, %refusal, "an attempt was not taken");
             }
-        } else if let Some((outcome, safe)) = early {
-            self.deliver(worker, about, execute.fence, outcome, safe);
+        } else if let Some((outcome, safe, span)) = early {
+            self.deliver(worker, about, execute.fence, (outcome, span), safe);
         }
     }
 

@@ -7,6 +7,7 @@
 //! (2) A line has at most one outcome. (3) Progress and metrics are lossy: with too many unread, the oldest goes. Items of
 //! a generator are not: no more of them come than the caller has granted.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
@@ -18,6 +19,7 @@ use eclosion_schemas::view::TaskReport;
 use eclosion_schemas::{Attempt, Code, Error, Fence, Payload, Retry, RunId, TaskId, WorkerId};
 use tokio::sync::Notify;
 
+use super::spans::WorkSpan;
 use super::{WorkerHost, lock};
 use crate::output::Part;
 
@@ -58,6 +60,7 @@ pub(crate) enum Word {
 pub(super) struct AtWorker {
     worker: WorkerId,
     line: Arc<CallLine>,
+    span: WorkSpan,
 }
 
 impl CallLine {
@@ -124,16 +127,21 @@ impl WorkerHost {
         care: Care,
     ) -> Result<Arc<CallLine>, Error> {
         let line = Arc::new(CallLine::default());
+        let mut execute = Cow::Borrowed(execute);
+        let span = match &execute.trace {
+            Some(_) => WorkSpan::begin(self.tracer(), execute.to_mut(), worker),
+            None => WorkSpan::default(),
+        };
         let link = {
             let workers = lock(&self.0.workers);
             let link = workers.get(worker).and_then(|entry| entry.link.clone());
             let link = link.ok_or_else(|| gone(worker, "it is gone"))?;
             // Under both locks: whoever removes the worker finds its calls.
-            let at_worker = AtWorker { worker: worker.clone(), line: Arc::clone(&line) };
+            let at_worker = AtWorker { worker: worker.clone(), line: Arc::clone(&line), span };
             lock(&self.0.calls).insert(execute.fence, at_worker);
             link
         };
-        if let Err(refusal) = link.execute(execute, care) {
+        if let Err(refusal) = link.execute(&execute, care) {
             lock(&self.0.calls).remove(&execute.fence);
             return Err(refusal);
         }
@@ -164,8 +172,10 @@ impl WorkerHost {
     }
 
     pub(super) fn call_concluded(&self, fence: Fence, outcome: Outcome) {
-        let Some(AtWorker { worker, line }) = lock(&self.0.calls).remove(&fence) else { return };
+        let Some(AtWorker { worker, line, span }) = lock(&self.0.calls).remove(&fence) else { return };
         let Outcome { result, stdout, stderr, ran_unix_ns } = outcome;
+        // What comes of it is the caller's.
+        let _ = span.end(result.as_ref().err(), ran_unix_ns);
         line.conclude(result, ran_unix_ns);
         // So that what a call printed is not taken for the next attempt's.
         if stdout.0 < stdout.1 || stderr.0 < stderr.1 {
@@ -183,7 +193,9 @@ impl WorkerHost {
             .map(|(_, call)| call)
             .collect();
         for call in died {
-            call.line.conclude(Err(gone(worker, &death.to_string())), None);
+            let died = gone(worker, &death.to_string());
+            let _ = call.span.end(Some(&died), None);
+            call.line.conclude(Err(died), None);
         }
     }
 }

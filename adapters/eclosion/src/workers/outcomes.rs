@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use eclosion_bus::{Publication, Subject};
+use eclosion_bus::{Publication, Subject, TraceContext};
 use eclosion_ipc::worker::{Acknowledged, LinkEnd, Outcome, WorkerHello, WorkerReports};
 use eclosion_kernel::Kernel;
 use eclosion_pool_manager::Launcher;
@@ -12,10 +12,11 @@ use eclosion_schemas::view::{TaskItem, TaskReport};
 use eclosion_schemas::{Attempt, Error, Fence, TaskRef, WorkerId};
 use tokio::sync::oneshot;
 
+use super::spans::WorkSpan;
 use super::table::{AtWorker, Safe};
 use super::{WorkerHost, lock};
 use crate::output::Part;
-use crate::report::until_heard;
+use crate::report::{until_heard, until_heard_within};
 
 /// What one worker's link says.
 pub(super) struct Reports {
@@ -117,14 +118,14 @@ impl WorkerReports for Reports {
 impl WorkerHost {
     /// An attempt has its outcome. Of one that is over already, nobody wants to know.
     pub(super) fn concluded(&self, worker: &WorkerId, fence: Fence, outcome: Outcome, safe: Safe) {
-        let about = {
+        let (about, span) = {
             let mut workers = lock(&self.0.workers);
             let Some(entry) = workers.get_mut(worker) else { return };
             match entry.attempts.remove(&fence) {
-                Some(AtWorker { about: Some(about), .. }) => about,
-                Some(AtWorker { about: None, bounds, .. }) => {
+                Some(AtWorker { about: Some(about), span, .. }) => (about, span),
+                Some(AtWorker { about: None, bounds, span, .. }) => {
                     let early = Some((outcome, safe));
-                    entry.attempts.insert(fence, AtWorker { about: None, early, bounds });
+                    entry.attempts.insert(fence, AtWorker { about: None, early, bounds, span });
                     return;
                 }
                 None => return,
@@ -132,7 +133,7 @@ impl WorkerHost {
         };
         match outcome.is_returned() {
             true => self.idle(worker, fence),
-            false => self.deliver(worker, about, fence, outcome, safe),
+            false => self.deliver(worker, about, fence, (outcome, span), safe),
         }
     }
 
@@ -142,18 +143,19 @@ impl WorkerHost {
         worker: &WorkerId,
         (task, attempt): (TaskRef, Attempt),
         fence: Fence,
-        outcome: Outcome,
+        (outcome, span): (Outcome, WorkSpan),
         safe: Safe,
     ) {
         let Ok(kernel) = self.kernel().cloned() else { return };
-        let Outcome { result, stdout, stderr, .. } = outcome;
+        let Outcome { result, stdout, stderr, ran_unix_ns } = outcome;
+        let trace = span.end(result.as_ref().err(), ran_unix_ns);
         let part = Part { run: task.run.clone(), task: task.task.clone(), attempt, stdout, stderr };
         if let Err(why) = self.0.config.outputs.record(worker, &part) {
             tracing::warn!(%worker, %why, "which part of the output is whose cannot be recorded");
         }
         let (host, worker) = (self.clone(), worker.clone());
         tokio::spawn(async move {
-            let heard = conclude(&kernel, &worker, task, fence, result).await;
+            let heard = conclude((&kernel, trace), &worker, task, fence, result).await;
             if matches!(heard, Ok(CommitReply::Stale)) {
                 host.idle(&worker, fence);
             }
@@ -169,7 +171,7 @@ impl WorkerHost {
 }
 
 async fn conclude(
-    kernel: &Kernel,
+    (kernel, trace): (&Kernel, Option<TraceContext>),
     worker: &WorkerId,
     task: TaskRef,
     fence: Fence,
@@ -180,7 +182,7 @@ async fn conclude(
         Ok(output) => {
             let commit =
                 CommitRequest { run: run.clone(), task: task.clone(), fence, worker: worker.clone(), output };
-            match until_heard::<Commit>(kernel.bus(), commit).await {
+            match until_heard_within::<Commit>(kernel.bus(), trace, commit).await {
                 Ok(reply) => return Ok(reply),
                 // It cannot be committed as it is (too large, say): that is the attempt's failure.
                 Err(refusal) => refusal,
@@ -188,5 +190,6 @@ async fn conclude(
         }
         Err(error) => error,
     };
-    until_heard::<Fail>(kernel.bus(), FailRequest { run, task, fence, worker, error: refusal }).await
+    let fail = FailRequest { run, task, fence, worker, error: refusal };
+    until_heard_within::<Fail>(kernel.bus(), trace, fail).await
 }

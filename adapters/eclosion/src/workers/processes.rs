@@ -233,6 +233,11 @@ impl WorkerHost {
         let Exit { death, peak_rss_bytes } =
             exit.unwrap_or_else(|| Exit { death: unseen(), peak_rss_bytes: None });
         self.calls_died(worker, &death);
+        let lost = Error::new(Code::Unavailable, "worker.died", death.to_string());
+        for attempt in entry.attempts.into_values() {
+            // Nothing of it is committed.
+            let _ = attempt.span.end(Some(&lost), None);
+        }
         let request = WorkerDownRequest {
             worker: worker.clone(),
             death,

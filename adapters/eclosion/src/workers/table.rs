@@ -9,6 +9,8 @@ use eclosion_schemas::certificate::Death;
 use eclosion_schemas::{Attempt, EnvironmentId, Fence, TaskRef};
 use tokio::sync::{oneshot, watch};
 
+use super::spans::WorkSpan;
+
 /// One worker that is alive, or about to be.
 pub(super) struct Entry {
     pub(super) link: Option<WorkerHandle>,
@@ -41,6 +43,7 @@ pub(super) struct AtWorker {
     pub(super) early: Option<(Outcome, Safe)>,
     /// What its tree may take up meanwhile.
     pub(super) bounds: Bounds,
+    pub(super) span: WorkSpan,
 }
 
 #[derive(Clone, Debug)]
@@ -68,9 +71,9 @@ impl Entry {
         self.attempts.contains_key(&fence)
     }
 
-    pub(super) fn take(&mut self, fence: Fence, about: &(TaskRef, Attempt), bounds: Bounds) {
+    pub(super) fn take(&mut self, fence: Fence, about: &(TaskRef, Attempt), bounds: Bounds, span: WorkSpan) {
         self.known.note(fence);
-        self.attempts.insert(fence, AtWorker { about: Some(about.clone()), early: None, bounds });
+        self.attempts.insert(fence, AtWorker { about: Some(about.clone()), early: None, bounds, span });
     }
 
     /// What a survivor's attempt is about. Gives its outcome, if that came first.
@@ -79,13 +82,15 @@ impl Entry {
         fence: Fence,
         about: &(TaskRef, Attempt),
         bounds: Bounds,
-    ) -> Option<(Outcome, Safe)> {
+        span: WorkSpan,
+    ) -> Option<(Outcome, Safe, WorkSpan)> {
         let attempt = self.attempts.get_mut(&fence).filter(|attempt| attempt.about.is_none())?;
         attempt.about = Some(about.clone());
         attempt.bounds = bounds;
-        let early = attempt.early.take()?;
-        self.attempts.remove(&fence);
-        Some(early)
+        attempt.span = span;
+        let (outcome, safe) = attempt.early.take()?;
+        let span = self.attempts.remove(&fence)?.span;
+        Some((outcome, safe, span))
     }
 
     /// A survivor's attempts that are over: their outcomes were heard by an earlier kernel.

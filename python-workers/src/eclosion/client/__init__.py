@@ -10,8 +10,8 @@
 
 Reading order: ``_places`` (which socket), ``_connection`` (frames to calls and back), ``_link`` (connecting again),
 ``_subscriptions`` (views that survive the kernel), ``_functions`` and ``_calls`` (functions on workers), ``_timings``
-(where time goes), ``_client`` (what users hold), ``aio`` (the same for asyncio). Nothing here is imported by
-``import eclosion`` itself.
+(where time goes), ``_traces`` (what calls belong to), ``_client`` (what users hold), ``aio`` (the same for asyncio).
+Nothing here is imported by ``import eclosion`` itself.
 """
 
 from __future__ import annotations

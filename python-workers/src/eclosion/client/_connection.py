@@ -28,6 +28,7 @@ from .._errors import DeadlineExceeded, ErrorData, error, raised
 from .._frames import Channel, Disconnected, Frame
 from .._process import start_thread
 from ._timings import Timing, timing_of
+from ._traces import traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,6 +244,9 @@ class Connection:
             envelope["deadline_ms"] = max(0, round(deadline_s * 1000))
         if idem is not None:
             envelope["idem"] = idem
+        trace = traceparent()
+        if trace is not None:
+            envelope["trace"] = trace
         timing = timing_of(method)
         if timing is not None:
             envelope["timings"] = True

@@ -212,7 +212,7 @@ fn who_is_exempt_or_refreshed_or_unhashed_is_not_looked_for() {
     assert_eq!(world.task(&run, "a").cache.map(|cache| cache.state), Some(CacheState::Unhashed));
 
     let request = StartRequest { no_cache: true, ..world.request(&kept(1)) };
-    let run = world.ask::<StartReply>(Command::Start(Box::new(request))).expect("starts").run;
+    let run = world.ask::<StartReply>(Command::Start(Box::new(request), None)).expect("starts").run;
     world.succeed(&run, "a", &"anew");
     world.succeed(&run, "b", &"anew");
     assert_eq!(world.task(&run, "a").cache.map(|cache| cache.state), Some(CacheState::Refreshed));

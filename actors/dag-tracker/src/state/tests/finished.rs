@@ -79,10 +79,10 @@ fn a_key_is_known_after_its_run_has_left_the_memory() {
         idem: Some("k".into()),
         no_cache: false,
     };
-    let first: StartReply = world.ask(Command::Start(Box::new(request.clone()))).expect("starts");
+    let first: StartReply = world.ask(Command::Start(Box::new(request.clone()), None)).expect("starts");
     world.succeed(&first.run, "a", &1);
     many(&mut world, FINISHED_RUNS_MAX);
-    let again: StartReply = world.ask(Command::Start(Box::new(request))).expect("known");
+    let again: StartReply = world.ask(Command::Start(Box::new(request), None)).expect("known");
     assert_eq!((again.run, again.attached), (first.run, true));
 }
 

@@ -58,7 +58,7 @@ fn from(run: &RunId, task: &str) -> RerunRequest {
 
 impl World {
     fn rerun(&mut self, request: &RerunRequest) -> Result<RerunReply, Error> {
-        self.ask(Command::Rerun(Box::new(request.clone())))
+        self.ask(Command::Rerun(Box::new(request.clone()), None))
     }
 
     /// Everything that is wished for succeeds, but for what is to fail; gives what was computed, sorted.
@@ -255,7 +255,7 @@ fn parameters_of_the_old_run_hold_unless_they_are_set_again() {
     let mut world = World::new();
     let set = BTreeMap::from([("rows".to_owned(), json!(7))]);
     let request = StartRequest { set, ..world.request(&diamond()) };
-    let first = world.ask::<StartReply>(Command::Start(Box::new(request))).expect("starts").run;
+    let first = world.ask::<StartReply>(Command::Start(Box::new(request), None)).expect("starts").run;
     world.finish(&first, &[]);
     let set = BTreeMap::from([("k".to_owned(), json!(8))]);
     let (run, computed) = world.rerun_to_the_end(&RerunRequest { set, ..of(&first) });

@@ -18,7 +18,7 @@ fn request(flow: &FlowSpec) -> StartRequest {
 }
 
 fn start(world: &mut World, request: StartRequest) -> Result<StartReply, Error> {
-    world.ask(Command::Start(Box::new(request)))
+    world.ask(Command::Start(Box::new(request), None))
 }
 
 #[test]
