@@ -114,6 +114,7 @@ fn started() -> Result<RunStarted, Failure> {
         idem: None,
         no_cache: true,
         rerun_of: None,
+        trace: None,
     })
 }
 
@@ -280,7 +281,7 @@ impl Operation for Complete {
             StartRequest { flow, set: BTreeMap::new(), tenant: None, new: true, idem: None, no_cache: true };
         // Another number for each run: its name is made of it.
         let reads = Reads::new(Epoch(1), self.fences);
-        self.core.send(&reads, &DagCommand::Start(Box::new(request)))?;
+        self.core.send(&reads, &DagCommand::Start(Box::new(request), None))?;
         let wishes = self.core.owed().filter_map(|(_, effect)| match effect {
             DagEffect::Dispatch(wish) => Some((**wish).clone()),
             _ => None,
