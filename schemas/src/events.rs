@@ -12,6 +12,7 @@
 //! | `worker.requested` `worker.started` `worker.attached` `worker.stopping` `worker.died` `environment.requested` `environment.ready` `environment.failed` | pool manager | DAG tracker, arbitration |
 //! | `gc.pass_due` `gc.collected` `gc.moved` `gc.purging` `gc.restoring` `gc.restored` `gc.erased` `gc.passed` | stale manager | DAG tracker, artifact store, pool manager |
 //! | `lease.granted` `lease.released` `lease.refused` | arbitration | pool manager |
+//! | `lease.taken` `lease.renewed` | arbitration | |
 //! | `artifact.pinned` `artifact.unpinned` `artifact.tagged` `artifact.untagged` | artifact store | stale manager |
 //! | `schedule.set` `schedule.paused` `schedule.resumed` `schedule.removed` ([`schedule`]) | scheduler | |
 //! | `tick.fired` `tick.queued` `tick.skipped` `tick.cancelling` `tick.ended` ([`schedule`]) | scheduler | |
@@ -32,12 +33,12 @@ use crate::certificate::DeathCertificate;
 use crate::error::Error;
 use crate::flow::{EnvironmentSpec, FlowSpec, Priority};
 use crate::ids::{
-    Attempt, EffectId, EnvironmentId, Fence, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant, Timestamp,
-    WorkerId,
+    Attempt, EffectId, EnvironmentId, Fence, LeaseId, LeaseKey, RunId, Seq, TaskId, TaskRef, Tenant,
+    Timestamp, WorkerId,
 };
 use crate::ops::audit::Act;
 use crate::payload::Payload;
-use crate::view::{CacheCounts, RunState, TaskState};
+use crate::view::{CacheCounts, ClientView, RunState, TaskState};
 
 pub use cache::{
     CacheDropped, CacheNote, DroppedEntry, Ingredients, MissCause, RerunOf, StepMissed, StepReused,
@@ -320,13 +321,33 @@ pub struct LeaseGranted {
 }
 event!(LeaseGranted, "lease.granted");
 
-/// Released without an attempt of its own having ended: the wish was withdrawn.
+/// Released without an attempt of its own having ended: the wish was withdrawn, or a client gave it back or left.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseReleased {
     pub lease: LeaseId,
     pub reason: String,
 }
 event!(LeaseReleased, "lease.released");
+
+/// A client has got what it asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseTaken {
+    pub lease: LeaseId,
+    pub key: LeaseKey,
+    pub tenant: Tenant,
+    pub amounts: BTreeMap<String, u64>,
+    /// Who, what for, until when.
+    pub client: ClientView,
+}
+event!(LeaseTaken, "lease.taken");
+
+/// A client's lease ends later than was said before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseRenewed {
+    pub lease: LeaseId,
+    pub until: Timestamp,
+}
+event!(LeaseRenewed, "lease.renewed");
 
 /// A wish for a lease ended without one: it can never fit, or it was taken back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

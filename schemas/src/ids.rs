@@ -125,6 +125,10 @@ string_id!(
     LeaseId
 );
 string_id!(
+    /// What a client calls its own claim to a lease by: who knows it may take it up again, or give it back.
+    LeaseKey
+);
+string_id!(
     /// The hash of what an environment is made from.
     EnvironmentId
 );

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod dead;
 pub mod gc;
 pub mod kernel;
+pub mod lease;
 pub mod log;
 pub mod pool;
 pub mod rerun;
@@ -46,6 +47,7 @@ fn all() -> Vec<Spec> {
         task::all(),
         pool::all(),
         arbitration::all(),
+        lease::all(),
         artifact::all(),
         schedule::all(),
         cache::all(),

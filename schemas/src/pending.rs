@@ -1,5 +1,7 @@
 //! Why something waits: the pending reason. It names actual holders.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +11,27 @@ use crate::ids::{EnvironmentId, LeaseId, TaskId, TaskRef, Timestamp, WorkerId};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Holder {
     pub lease: LeaseId,
-    pub task: TaskRef,
+    /// Absent where a client holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskRef>,
+    /// The client that holds it, and what for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerId>,
     pub amount: u64,
     pub since: Timestamp,
+}
+
+/// Who holds it, in a word.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.task, &self.client) {
+            (Some(task), _) => task.fmt(f),
+            (None, Some(client)) => f.write_str(client),
+            (None, None) => self.lease.fmt(f),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,6 +1,7 @@
 //! What readers see: of a run, a task, a worker, a lease, an actor.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -269,10 +270,39 @@ pub struct EnvironmentView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseView {
     pub lease: LeaseId,
-    pub task: TaskRef,
+    /// Absent where a client holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskRef>,
     pub tenant: Tenant,
     pub amounts: BTreeMap<String, u64>,
     pub since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientView>,
+}
+
+/// A client that holds a lease, or waits for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ClientView {
+    /// As it named itself, with its pid.
+    pub name: String,
+    /// What for, in its own words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub purpose: String,
+    /// It ends then, unless it is renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// It ends with the session that holds it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bound: bool,
+}
+
+impl fmt::Display for ClientView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.purpose.as_str() {
+            "" => f.write_str(&self.name),
+            purpose => write!(f, "{}: {purpose}", self.name),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

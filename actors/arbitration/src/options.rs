@@ -8,6 +8,9 @@ use eclosion_schemas::ops::arbitration::{LOCK_WHOLE, Scarce};
 
 use crate::rate::Rate;
 
+/// The default of [`ArbitrationOptions::lease_grace_ms`].
+pub const LEASE_GRACE_MS: u64 = 5_000;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArbitrationOptions {
     /// `cpu` in thousandths of a core, `memory` in bytes; anything else that can be counted. Locks need no mention.
@@ -19,6 +22,8 @@ pub struct ArbitrationOptions {
     pub aging_ms: u64,
     /// A wish that has waited this long for something scarce gets what becomes free of it, before smaller ones.
     pub patience_ms: u64,
+    /// How long a client that held a lease by its session may take to come back.
+    pub lease_grace_ms: u64,
     /// Wishes held; above it they are refused and made again later.
     pub wishes_max: usize,
     /// Of one tenant, so that nobody takes all the places.
@@ -34,6 +39,7 @@ impl ArbitrationOptions {
             weights: BTreeMap::new(),
             aging_ms: 30_000,
             patience_ms: 5_000,
+            lease_grace_ms: LEASE_GRACE_MS,
             wishes_max: 65_536,
             wishes_of_tenant_max: 32_768,
         }

@@ -6,6 +6,8 @@
 //!            └── wish taken back ──► lease.released            └── or its run finished before it was used
 //! ```
 //!
+//! Clients wish and wait in the same line, by the same rules; how theirs begin and end is in [`client`].
+//!
 //! Invariants: (1) The sum of the leases never exceeds what there is, resource by resource. (2) A lease is granted whole
 //! or not at all. (3) An attempt that was given up but still computes (timed out, cancelled) keeps its lease until its
 //! worker has let go: the memory is in use whatever was decided. (4) Every wish ends by exactly one of `lease.granted`
@@ -28,25 +30,30 @@ use eclosion_kernel::core::{AnyEvent, Core, Decision, Reads};
 use eclosion_kernel::journal::Record;
 use eclosion_schemas::error::{Code, Error, Retry};
 use eclosion_schemas::events::{
-    AttemptStarted, AttemptStopped, Event, LeaseGranted, LeaseRefused, LeaseReleased, RunCancelling,
-    RunFinished, RunStarted, StepCommitted, StepFailed, WorkerDied,
+    AttemptStarted, AttemptStopped, Event, LeaseGranted, LeaseRefused, LeaseReleased, LeaseRenewed,
+    LeaseTaken, RunCancelling, RunFinished, RunStarted, StepCommitted, StepFailed, WorkerDied,
 };
 use eclosion_schemas::ops::arbitration::{AcquireRequest, ReleaseRequest, never};
+use eclosion_schemas::ops::lease::{ReleaseRequest as GiveBack, RenewRequest};
 use eclosion_schemas::ops::pool::Taken;
 use eclosion_schemas::{
     EffectId, Epoch, Fence, LeaseId, RunId, TaskId, TaskRef, Tenant, Timestamp, WorkerId,
 };
 
+use crate::desk::{Leave, Look, WishRequest};
 use crate::options::ArbitrationOptions;
 use crate::rate::Bucket;
 
+pub(crate) mod client;
 mod fold;
 mod pace;
 mod queue;
 mod settle;
+mod wish;
 
 pub use queue::Queue;
 pub(crate) use settle::next;
+pub(crate) use wish::{Claimant, Client, Lease, LeaseHolder, Wish, WishId};
 
 /// See the head of this file.
 #[derive(Debug, Clone)]
@@ -59,6 +66,12 @@ pub enum Command {
     Acquire(AcquireRequest),
     Release(ReleaseRequest),
     Status,
+    /// Of clients.
+    Wish(WishRequest),
+    Look(Look),
+    Leave(Leave),
+    Renew(RenewRequest),
+    GiveBack(GiveBack),
 }
 
 /// It owes nothing to anybody: what it decides is folded by those who wait for it.
@@ -71,7 +84,7 @@ pub struct State {
     pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     /// The same by the wish that each answers.
-    pub(crate) by_wish: BTreeMap<EffectId, LeaseId>,
+    pub(crate) by_wish: BTreeMap<WishId, LeaseId>,
     /// The same by the attempt that holds each.
     pub(crate) by_fence: BTreeMap<Fence, LeaseId>,
     /// Sums over the leases: of all, and of each tenant.
@@ -85,6 +98,7 @@ pub struct State {
     pub(crate) counter: u64,
     /// Leases that came to an end, ever.
     pub(crate) freed: u64,
+    pub(crate) clients: client::ClientLeases,
     /// Raised whenever a run is cancelled or finished: wishes may have become pointless.
     pub(crate) ends: u64,
     outstanding: BTreeMap<EffectId, Effect>,
@@ -96,16 +110,6 @@ pub(crate) struct Run {
     pub(crate) cancelling: bool,
     /// The last wish answered for each task; a message about an older one comes late.
     pub(crate) answered: BTreeMap<TaskId, EffectId>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Lease {
-    pub(crate) task: TaskRef,
-    pub(crate) tenant: Tenant,
-    pub(crate) amounts: BTreeMap<String, u64>,
-    pub(crate) since: Timestamp,
-    pub(crate) wish: EffectId,
-    pub(crate) held_by: Option<(Fence, WorkerId)>,
 }
 
 #[derive(Debug, Clone)]
@@ -152,11 +156,14 @@ impl Core for Arbitration {
     type Command = Command;
     type Effect = Effect;
 
-    const DECIDES: &'static [&'static str] = &[LeaseGranted::KIND, LeaseReleased::KIND, LeaseRefused::KIND];
+    const DECIDES: &'static [&'static str] =
+        &[LeaseGranted::KIND, LeaseReleased::KIND, LeaseRefused::KIND, LeaseTaken::KIND, LeaseRenewed::KIND];
     const FOLDS: &'static [&'static str] = &[
         LeaseGranted::KIND,
         LeaseReleased::KIND,
         LeaseRefused::KIND,
+        LeaseTaken::KIND,
+        LeaseRenewed::KIND,
         RunStarted::KIND,
         RunCancelling::KIND,
         RunFinished::KIND,
@@ -171,7 +178,7 @@ impl Core for Arbitration {
         &self,
         state: &State,
         queue: &mut Queue,
-        _: &Reads,
+        reads: &Reads,
         command: &Command,
         now: Timestamp,
     ) -> Result<Decision, Error> {
@@ -179,6 +186,11 @@ impl Core for Arbitration {
             Command::Acquire(request) => acquire(&self.options, state, queue, request, now),
             Command::Release(request) => Ok(release(state, queue, request)),
             Command::Status => Ok(Decision::reply(crate::view::status(&self.options, state, queue, now))),
+            Command::Wish(request) => client::wish(&self.options, state, queue, reads, request, now),
+            Command::Look(request) => Ok(client::look(state, queue, request)),
+            Command::Leave(request) => Ok(client::leave(state, queue, request, now)),
+            Command::Renew(request) => client::renew(state, request, now),
+            Command::GiveBack(request) => client::give_back(state, queue, request),
         }
     }
 
@@ -194,7 +206,7 @@ impl Core for Arbitration {
         &state.outstanding
     }
 
-    /// Patience that runs out only keeps others back; by time alone only rates become possible again.
+    /// Patience that runs out only keeps others back; by time alone rates become possible again, and clients' leases end.
     fn wake_at(&self, _: &State, queue: &Queue) -> Option<Timestamp> {
         queue.wake_at
     }
@@ -212,7 +224,7 @@ fn acquire(
     now: Timestamp,
 ) -> Result<Decision, Error> {
     let taken = Decision::reply(Taken {});
-    if state.is_answered(&request.task, request.wish) || queue.contains(request.wish) {
+    if state.is_answered(&request.task, request.wish) || queue.contains(&WishId::Task(request.wish)) {
         return Ok(taken);
     }
     let refused = |error| LeaseRefused { task: request.task.clone(), wish: request.wish, error };
@@ -224,7 +236,7 @@ fn acquire(
         return Ok(taken.event(refused(impossible)));
     }
     admit(options, state, queue, &request.tenant, now)?;
-    queue.insert(request.clone(), options.aging_ms);
+    queue.insert(request.clone().into(), options.aging_ms);
     Ok(taken)
 }
 
@@ -259,19 +271,19 @@ fn impossible(options: &ArbitrationOptions, amounts: &BTreeMap<String, u64>) -> 
 /// Always leads to an event, because the pool manager owes the return until it has seen one.
 fn release(state: &State, queue: &mut Queue, request: &ReleaseRequest) -> Decision {
     let taken = Decision::reply(Taken {});
-    let (wish, reason) = (request.wish, request.reason.clone());
+    let (wish, reason) = (WishId::Task(request.wish), request.reason.clone());
     let lease = state.by_wish.get(&wish).and_then(|id| Some((id, state.leases.get(id)?)));
     match lease {
-        Some((id, lease)) if lease.held_by.is_none() => {
+        Some((id, lease)) if lease.held_by().is_none() => {
             taken.event(LeaseReleased { lease: id.clone(), reason })
         }
         // It is in use, and is released when its worker lets go.
         Some(_) => taken,
         None => {
-            let Some(task) = request.task.clone().or_else(|| queue.task(wish)) else { return taken };
-            queue.remove(wish);
+            let Some(task) = request.task.clone().or_else(|| queue.task(&wish)) else { return taken };
+            queue.remove(&wish);
             let error = Error::new(Code::Cancelled, "arbitration.withdrawn", reason);
-            taken.event(LeaseRefused { task, wish, error })
+            taken.event(LeaseRefused { task, wish: request.wish, error })
         }
     }
 }

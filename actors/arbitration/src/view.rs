@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use eclosion_schemas::Timestamp;
 use eclosion_schemas::ops::arbitration::{
-    AcquireRequest, LOCK_WHOLE, LockStatus, RateStatus, Scarce, StatusReply, TenantShare, Waiting,
+    LOCK_WHOLE, LockStatus, RateStatus, Scarce, StatusReply, TenantShare, Waiting,
 };
 use eclosion_schemas::pending::{Holder, PendingReason};
-use eclosion_schemas::view::LeaseView;
+use eclosion_schemas::view::{ClientView, LeaseView};
 
 use crate::options::ArbitrationOptions;
-use crate::state::{Queue, State};
+use crate::state::{Claimant, Client, Queue, State, Wish};
 
 /// Wishes that are shown with their reasons, oldest first.
 pub const WAITING_SHOWN_MAX: usize = 100;
@@ -26,9 +26,10 @@ pub fn status(options: &ArbitrationOptions, state: &State, queue: &Queue, now: T
         waiting: queue
             .by_age()
             .take(WAITING_SHOWN_MAX)
-            .map(|request| Waiting {
-                task: request.task.clone(),
-                reasons: reasons(options, state, request, now),
+            .map(|wish| Waiting {
+                task: wish.task().cloned(),
+                client: client(&wish.whose),
+                reasons: reasons(options, state, wish, now),
             })
             .collect(),
         tenants: tenants(options, state, queue),
@@ -46,12 +47,19 @@ pub fn leases(state: &State) -> Vec<LeaseView> {
         .iter()
         .map(|(id, lease)| LeaseView {
             lease: id.clone(),
-            task: lease.task.clone(),
+            task: lease.task().cloned(),
             tenant: lease.tenant.clone(),
             amounts: lease.amounts.clone(),
             since: lease.since,
+            client: lease.client().cloned(),
         })
         .collect()
+}
+
+/// A client that waits: its time has not begun.
+fn client(whose: &Claimant) -> Option<ClientView> {
+    let Claimant::Client(Client { name, purpose, bound, .. }) = whose else { return None };
+    Some(ClientView { name: name.clone(), purpose: purpose.clone(), until: None, bound: *bound })
 }
 
 fn free(options: &ArbitrationOptions, state: &State, now: Timestamp) -> BTreeMap<String, u64> {
@@ -91,20 +99,20 @@ fn rates(options: &ArbitrationOptions, state: &State, now: Timestamp) -> Vec<Rat
 
 /// Everything of which less is free than it needs, with those who hold it. If there is enough of everything, it waits
 /// for its turn: then the first thing it needs is named with all its holders.
-fn reasons(
+pub(crate) fn reasons(
     options: &ArbitrationOptions,
     state: &State,
-    request: &AcquireRequest,
+    wish: &Wish,
     now: Timestamp,
 ) -> Vec<PendingReason> {
     let reason = |(key, needs): (&String, &u64)| reason(options, state, key, *needs, now);
-    let lacks: Vec<_> = request
+    let lacks: Vec<_> = wish
         .amounts
         .iter()
         .filter(|(key, needs)| state.free(options, key, now) < **needs)
         .map(reason)
         .collect();
-    if lacks.is_empty() { request.amounts.iter().take(1).map(reason).collect() } else { lacks }
+    if lacks.is_empty() { wish.amounts.iter().take(1).map(reason).collect() } else { lacks }
 }
 
 fn reason(
@@ -146,8 +154,9 @@ fn holders(state: &State, resource: &str) -> Vec<Holder> {
             let amount = *lease.amounts.get(resource)?;
             Some(Holder {
                 lease: id.clone(),
-                task: lease.task.clone(),
-                worker: lease.held_by.as_ref().map(|(_, worker)| worker.clone()),
+                task: lease.task().cloned(),
+                client: lease.client().map(ToString::to_string),
+                worker: lease.held_by().map(|(_, worker)| worker.clone()),
                 amount,
                 since: lease.since,
             })
@@ -162,7 +171,7 @@ fn holders(state: &State, resource: &str) -> Vec<Holder> {
 fn tenants(options: &ArbitrationOptions, state: &State, queue: &Queue) -> Vec<TenantShare> {
     let mut names: Vec<_> =
         state.running.keys().chain(state.used_by.keys()).chain(options.weights.keys()).collect();
-    names.extend(queue.by_age().map(|request| &request.tenant));
+    names.extend(queue.by_age().map(|wish| &wish.tenant));
     names.sort();
     names.dedup();
     let share = |tenant: &eclosion_schemas::Tenant| TenantShare {

@@ -42,6 +42,7 @@ pub struct DagActor {
     views: RunViews,
     /// The most that one attempt can ever get, by arbitration's keys; none: not known here.
     ceilings: Option<BTreeMap<String, u64>>,
+    core: DagTracker,
     /// Known once the kernel adopts: nothing is published before that could have to be forgotten.
     reach: OnceLock<Reach>,
 }
@@ -64,6 +65,12 @@ impl DagActor {
     #[must_use]
     pub fn with_ceilings(self, ceilings: BTreeMap<String, u64>) -> Self {
         Self { ceilings: Some(ceilings), ..self }
+    }
+
+    /// How many runs may be unfinished together.
+    #[must_use]
+    pub fn with_unfinished_max(self, unfinished_max: usize) -> Self {
+        Self { core: DagTracker { unfinished_max }, ..self }
     }
 
     fn check_ceilings(&self, flow: &FlowSpec) -> Result<(), Error> {
@@ -181,7 +188,7 @@ impl Actor for DagActor {
     }
 
     fn core(&self) -> DagTracker {
-        DagTracker
+        self.core
     }
 
     fn command(&self, message: &Message) -> Result<Command, Error> {

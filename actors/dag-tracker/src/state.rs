@@ -31,6 +31,7 @@
     reason = "no clock, no chance, no order out of a hash"
 )]
 
+mod admission;
 mod decide;
 mod fan_out;
 mod fold;
@@ -69,7 +70,7 @@ use crate::cache::Entries;
 pub const FINISHED_RUNS_MAX: usize = 256;
 /// Task instances of finished runs in memory; the newest finished run always stays.
 pub const FINISHED_INSTANCES_MAX: usize = 16_384;
-/// Runs that have not finished.
+/// Runs that have not finished, unless something else is set.
 pub const UNFINISHED_RUNS_MAX: usize = 1_024;
 /// Workers that may be lost under a task before it is quarantined (P-EXEC-5).
 pub const LOST_WORKERS_MAX: u32 = 3;
@@ -81,8 +82,17 @@ const TOUCHED_RECORDS_MAX: usize = 256;
 const DUE_MAX: usize = 1_024;
 
 /// The core; everything it knows is in [`State`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DagTracker;
+#[derive(Debug, Clone, Copy)]
+pub struct DagTracker {
+    /// Runs that have not finished; one more is refused, and told when to come again.
+    pub unfinished_max: usize,
+}
+
+impl Default for DagTracker {
+    fn default() -> Self {
+        Self { unfinished_max: UNFINISHED_RUNS_MAX }
+    }
+}
 
 /// What it is asked. The replies are those of the operations.
 #[derive(Debug, Clone)]
@@ -274,9 +284,9 @@ impl Core for DagTracker {
         _volatile: &mut (),
         reads: &Reads,
         command: &Command,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<Decision, Error> {
-        decide::decide(state, reads, command)
+        decide::decide(&admission::Door { unfinished_max: self.unfinished_max, now }, state, reads, command)
     }
 
     fn settle(&self, state: &State, _volatile: &mut (), _reads: &Reads, now: Timestamp) -> Vec<AnyEvent> {

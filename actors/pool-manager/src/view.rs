@@ -195,5 +195,5 @@ fn waiting(
         reasons.push(PendingReason::Worker { busy, max: options.workers_max, ahead });
     }
     let task = TaskRef::new(wish.execute.run.clone(), wish.execute.task.clone());
-    Waiting { task, reasons }
+    Waiting { task: Some(task), client: None, reasons }
 }

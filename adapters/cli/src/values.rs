@@ -50,6 +50,13 @@ pub(crate) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 /// `500ms`, `10s`, `5m`, `2h`, `1d`, and several of them: `1h30m`.
+/// `NAME=AMOUNT`
+pub(crate) fn counted(text: &str) -> Result<(String, u64), String> {
+    let parsed =
+        text.split_once('=').and_then(|(name, amount)| Some((name.to_owned(), amount.parse().ok()?)));
+    parsed.ok_or_else(|| format!("`{text}` is not a name and a whole number, such as licences=2"))
+}
+
 pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
     let malformed = || format!("`{text}` is not a duration such as 10m, 1h30m or 500ms");
     let (mut rest, mut sum) = (text, 0_u64);

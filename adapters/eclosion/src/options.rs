@@ -30,6 +30,10 @@ pub struct Options {
     /// What tasks that ask for it may hold together.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
+    /// Runs that have not finished; one more is refused, and told when to come again.
+    pub unfinished_runs_max: u32,
+    /// How long a client that held a lease by its session may take to come back.
+    pub lease_grace_ms: u64,
     /// How often something may be used by all tasks together.
     pub rates: BTreeMap<String, Rate>,
     /// What else tasks may hold together, by name: bytes, or anything that is counted.
@@ -64,6 +68,8 @@ impl Options {
             recycle_rss_bytes: 0,
             cpu_millis: u64::from(cores) * 1000,
             memory_bytes: machine::memory_bytes(),
+            lease_grace_ms: config::LEASE_GRACE_MS_DEFAULT,
+            unfinished_runs_max: config::UNFINISHED_RUNS_MAX_DEFAULT,
             rates: BTreeMap::new(),
             resources: BTreeMap::new(),
             grace_ms: config::GRACE_MS_DEFAULT,
@@ -94,6 +100,8 @@ impl Options {
             recycle_rss_bytes: settings.whole(&config::RECYCLE_RSS_BYTES)?,
             cpu_millis: settings.whole(&config::CPU_MILLIS)?,
             memory_bytes: settings.whole(&config::MEMORY_BYTES)?,
+            lease_grace_ms: settings.whole(&config::LEASE_GRACE_MS)?,
+            unfinished_runs_max: count(&config::UNFINISHED_RUNS_MAX)?,
             rates: config::rates(settings)?,
             resources: config::resources(settings)?,
             grace_ms: settings.whole(&config::GRACE_MS)?,
@@ -119,7 +127,8 @@ impl Options {
     pub(crate) fn arbitration(&self) -> ArbitrationOptions {
         let mut options = ArbitrationOptions::new(self.cpu_millis, self.memory_bytes);
         options.capacity.extend(self.resources.clone());
-        ArbitrationOptions { rates: self.rates.clone(), ..options }
+        let lease_grace_ms = self.lease_grace_ms;
+        ArbitrationOptions { rates: self.rates.clone(), lease_grace_ms, ..options }
     }
 
     pub(crate) fn environments(&self) -> EnvironmentOptions {

@@ -89,6 +89,8 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     let reader = artifacts.clone();
     let arbitration = options.arbitration();
     let ceilings = arbitration.ceilings();
+    let arbitration = ArbitrationActor::new(arbitration);
+    let (leases, asking) = (arbitration.clone(), Arc::clone(&bus));
     let calls = Calls::new(host.clone(), Arc::clone(&bus));
     let lives = ServiceLives::new(socket.clone(), stop.subscribe());
     let services = ServicesActor::new(Arc::new(lives.clone()));
@@ -96,14 +98,17 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     let ours = introspect::serve(journal.operations(table()?), &own)
         .before_sync(Arc::new(move || sync.sync()))
         .actor(artifacts)
-        .actor(ArbitrationActor::new(arbitration))
+        .actor(arbitration)
         .actor(PoolManager::new(options.pool(), Arc::new(host.clone()), Arc::new(builds.clone())))
-        .actor(DagActor::new().with_ceilings(ceilings))
+        .actor(
+            DagActor::new().with_ceilings(ceilings).with_unfinished_max(options.unfinished_runs_max as usize),
+        )
         .actor(SchedulerActor::new())
         .actor(stale)
         .actor(services)
         .service(eclosion_stale_manager::PASSES, move || passes.passes(Arc::clone(&passing)))
         .service(eclosion_artifact_store::FILES, move || reader.files(Arc::clone(&reading)))
+        .service(eclosion_arbitration::DESK, move || leases.desk(Arc::clone(&asking)))
         .service(eclosion_schemas::ops::pool::CALLS, move || calls.clone())
         .service(eclosion_schemas::ops::log::ADDRESS, move || Logs {
             bus: Arc::clone(&logs),

@@ -843,9 +843,12 @@ class Holder(_Wire, kw_only=True):
     """Who holds what a waiting task needs."""
 
     amount: int
+    # The client that holds it, and what for.
+    client: str | None = None
     lease: LeaseId
     since: Timestamp
-    task: TaskRef
+    # Absent where a client holds it.
+    task: TaskRef | None = None
     worker: WorkerId | None = None
 
 

@@ -13,7 +13,7 @@ use crate::flow::Priority;
 use crate::ids::{EffectId, TaskRef, Tenant, Timestamp};
 use crate::operation::Spec;
 use crate::pending::{Holder, PendingReason};
-use crate::view::LeaseView;
+use crate::view::{ClientView, LeaseView};
 
 pub const ADDRESS: &str = "/arbitration";
 
@@ -163,7 +163,7 @@ pub struct StatusReply {
     /// How many wishes wait in all; those shown are the oldest.
     #[serde(default)]
     pub waiting_count: u64,
-    /// Whose turn it would be if there were enough of everything, in order.
+    /// Which tasks' turn it would be if there were enough of everything, in order.
     #[serde(default)]
     pub next: Vec<TaskRef>,
 }
@@ -190,8 +190,23 @@ pub struct RateStatus {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Waiting {
-    pub task: TaskRef,
+    /// Absent where a client waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientView>,
     pub reasons: Vec<PendingReason>,
+}
+
+/// Who waits, in a word.
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.task, &self.client) {
+            (Some(task), _) => task.fmt(f),
+            (None, Some(client)) => client.fmt(f),
+            (None, None) => f.write_str("somebody"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -18,11 +18,30 @@ pub(super) fn apply(options: &ArbitrationOptions, state: &mut State, record: &Re
             }
         }),
         RunFinished::KIND => with(record, |event| run_finished(state, event)),
-        LeaseGranted::KIND => with(record, |event| granted(options, state, event, record.at)),
+        LeaseGranted::KIND => with(record, |event: &LeaseGranted| {
+            answered(state, &event.task, event.wish);
+            let holder = LeaseHolder::Task { task: event.task.clone(), held_by: None };
+            let (tenant, amounts) = (event.tenant.clone(), event.amounts.clone());
+            let wish = WishId::Task(event.wish);
+            hold(options, state, &event.lease, Lease { holder, tenant, amounts, since: record.at, wish });
+        }),
+        LeaseTaken::KIND => with(record, |event: &LeaseTaken| {
+            state.clients.taken(&event.lease, &event.client);
+            let holder = LeaseHolder::Client(event.client.clone());
+            let (tenant, amounts) = (event.tenant.clone(), event.amounts.clone());
+            let wish = WishId::Client(event.key.clone());
+            hold(options, state, &event.lease, Lease { holder, tenant, amounts, since: record.at, wish });
+        }),
+        LeaseRenewed::KIND => with(record, |event| renewed(state, event)),
         LeaseRefused::KIND => {
             with(record, |event: &LeaseRefused| answered(state, &event.task, event.wish));
         }
-        LeaseReleased::KIND => with(record, |event: &LeaseReleased| free(state, &event.lease)),
+        LeaseReleased::KIND => with(record, |event: &LeaseReleased| {
+            if state.leases.get(&event.lease).is_some_and(|lease| lease.client().is_some()) {
+                state.clients.ended(&event.lease, &event.reason);
+            }
+            free(state, &event.lease);
+        }),
         AttemptStarted::KIND => with(record, |event| attempt_started(state, event)),
         AttemptStopped::KIND => with(record, |event: &AttemptStopped| let_go(state, event.fence)),
         StepCommitted::KIND => with(record, |event: &StepCommitted| let_go(state, event.fence)),
@@ -49,16 +68,15 @@ fn answered(state: &mut State, task: &TaskRef, wish: EffectId) {
     }
 }
 
-fn granted(options: &ArbitrationOptions, state: &mut State, event: &LeaseGranted, at: Timestamp) {
-    answered(state, &event.task, event.wish);
+fn hold(options: &ArbitrationOptions, state: &mut State, id: &LeaseId, lease: Lease) {
     state.counter += 1;
-    let used_by = state.used_by.entry(event.tenant.clone()).or_default();
-    for (resource, amount) in &event.amounts {
+    let used_by = state.used_by.entry(lease.tenant.clone()).or_default();
+    for (resource, amount) in &lease.amounts {
         if Scarce::of(resource).is_rate() {
             // A rate that is not limited any more is forgotten.
             if let Some((name, rate)) = options.rate(resource) {
                 let bucket = state.rates.entry(name.to_owned());
-                bucket.or_insert_with(|| Bucket::full(rate, at)).take(rate, *amount, at);
+                bucket.or_insert_with(|| Bucket::full(rate, lease.since)).take(rate, *amount, lease.since);
             }
             continue;
         }
@@ -66,18 +84,17 @@ fn granted(options: &ArbitrationOptions, state: &mut State, event: &LeaseGranted
         *used_by.entry(resource.clone()).or_default() += amount;
     }
     if used_by.is_empty() {
-        state.used_by.remove(&event.tenant);
+        state.used_by.remove(&lease.tenant);
     }
-    state.by_wish.insert(event.wish, event.lease.clone());
-    let lease = Lease {
-        task: event.task.clone(),
-        tenant: event.tenant.clone(),
-        amounts: event.amounts.clone(),
-        since: at,
-        wish: event.wish,
-        held_by: None,
-    };
-    state.leases.insert(event.lease.clone(), lease);
+    state.by_wish.insert(lease.wish.clone(), id.clone());
+    state.leases.insert(id.clone(), lease);
+}
+
+fn renewed(state: &mut State, event: &LeaseRenewed) {
+    let lease = state.leases.get_mut(&event.lease).map(|lease| &mut lease.holder);
+    if let Some(LeaseHolder::Client(client)) = lease {
+        state.clients.renewed(&event.lease, client.until.replace(event.until), event.until);
+    }
 }
 
 fn attempt_started(state: &mut State, event: &AttemptStarted) {
@@ -86,9 +103,10 @@ fn attempt_started(state: &mut State, event: &AttemptStarted) {
     *state.running.entry(run.tenant.clone()).or_default() += 1;
     state.attempts.insert(event.fence, attempt);
     if let Some(id) = &event.lease
-        && let Some(lease) = state.leases.get_mut(id)
+        && let Some(LeaseHolder::Task { held_by, .. }) =
+            state.leases.get_mut(id).map(|lease| &mut lease.holder)
     {
-        lease.held_by = Some((event.fence, event.worker.clone()));
+        *held_by = Some((event.fence, event.worker.clone()));
         state.by_fence.insert(event.fence, id.clone());
     }
 }
@@ -119,8 +137,8 @@ fn worker_died(state: &mut State, event: &WorkerDied) {
 fn run_finished(state: &mut State, event: &RunFinished) {
     state.ends += 1;
     state.runs.remove(&event.run);
-    let unused =
-        state.leases.iter().filter(|(_, lease)| lease.task.run == event.run && lease.held_by.is_none());
+    let is_of_run = |lease: &Lease| lease.task().is_some_and(|task| task.run == event.run);
+    let unused = state.leases.iter().filter(|(_, lease)| is_of_run(lease) && lease.held_by().is_none());
     for lease in unused.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
         free(state, &lease);
     }
@@ -130,8 +148,11 @@ fn free(state: &mut State, id: &LeaseId) {
     let Some(lease) = state.leases.remove(id) else { return };
     state.freed += 1;
     state.by_wish.remove(&lease.wish);
-    if let Some((fence, _)) = lease.held_by {
-        state.by_fence.remove(&fence);
+    if let Some((fence, _)) = lease.held_by() {
+        state.by_fence.remove(fence);
+    }
+    if let Some(client) = lease.client() {
+        state.clients.freed(id, client);
     }
     subtract(&mut state.used, &lease.amounts);
     if let Some(used_by) = state.used_by.get_mut(&lease.tenant) {

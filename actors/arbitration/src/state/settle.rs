@@ -20,38 +20,34 @@ pub(super) fn settle(
 ) -> Vec<AnyEvent> {
     for wish in std::mem::take(&mut queue.answered) {
         if state.by_wish.contains_key(&wish) {
-            queue.remove(wish);
+            queue.remove(&wish);
         }
+    }
+    for wish in queue.attendance.forgotten(now) {
+        queue.remove(&wish);
     }
     if queue.ends_seen != state.ends {
         queue.ends_seen = state.ends;
-        queue.retain(|request| state.wants(&request.task.run));
+        queue.retain(|wish| wish.task().is_none_or(|task| state.wants(&task.run)));
     }
     queue.pace.note(state.freed, now);
-    queue.wake_at = None;
-    if queue.is_empty() {
-        return Vec::new();
+    let ended = client::due(options, state, &mut queue.attendance, now);
+    queue.wake_at = client::wake_at(options, state, &queue.attendance);
+    if queue.is_empty() || !ended.is_empty() {
+        return ended;
     }
     let mut round = Round::new(options, state, queue, now);
     let mut events: Vec<AnyEvent> = Vec::new();
     while events.len() < GRANTS_MAX
-        && let Some(request) = round.next()
+        && let Some(wish) = round.next()
     {
         let counter = state.counter + 1 + events.len() as u64;
-        events.push(
-            LeaseGranted {
-                lease: lease_id(epoch, counter),
-                task: request.task.clone(),
-                tenant: request.tenant.clone(),
-                amounts: request.amounts.clone(),
-                wish: request.wish,
-            }
-            .into(),
-        );
+        events.push(wish.granted(lease_id(epoch, counter), now));
     }
     queue.answered = round.granted;
     if events.is_empty() {
-        queue.wake_at = next_refill(options, state, queue, now);
+        let refill = next_refill(options, state, queue, now);
+        queue.wake_at = queue.wake_at.into_iter().chain(refill).min();
     }
     events
 }
@@ -67,7 +63,7 @@ fn next_refill(
     ready.filter(|at| *at > now).min()
 }
 
-/// Whose turn it would be if there were enough of everything, in order: as many as one round grants.
+/// Which tasks' turn it would be if there were enough of everything, in order: as many as one round grants.
 pub(crate) fn next(
     options: &ArbitrationOptions,
     state: &State,
@@ -76,13 +72,8 @@ pub(crate) fn next(
 ) -> Vec<TaskRef> {
     let mut round = Round::new(options, state, queue, now);
     round.unlimited = true;
-    let mut tasks = Vec::new();
-    while tasks.len() < GRANTS_MAX
-        && let Some(request) = round.next()
-    {
-        tasks.push(request.task.clone());
-    }
-    tasks
+    let wishes = std::iter::from_fn(|| round.next()).take(GRANTS_MAX);
+    wishes.filter_map(|wish| wish.task().cloned()).collect()
 }
 
 /// One pass over those who wait, with what it has already given away.
@@ -100,8 +91,8 @@ struct Round<'a> {
     /// Amounts that did not fit: nothing is given back in a round.
     unfit: BTreeSet<&'a BTreeMap<String, u64>>,
     /// Kept for whoever has waited longer than patience: nobody else gets below it.
-    kept: Option<&'a AcquireRequest>,
-    granted: Vec<EffectId>,
+    kept: Option<&'a Wish>,
+    granted: Vec<WishId>,
     /// As if there were enough of everything.
     unlimited: bool,
 }
@@ -116,7 +107,7 @@ struct Looked {
 impl<'a> Round<'a> {
     fn new(options: &'a ArbitrationOptions, state: &'a State, queue: &'a Queue, now: Timestamp) -> Self {
         let oldest = queue.by_age().next();
-        let kept = oldest.filter(|request| now.since_ms(request.since) >= options.patience_ms);
+        let kept = oldest.filter(|wish| now.since_ms(wish.since) >= options.patience_ms);
         Self {
             options,
             state,
@@ -133,7 +124,7 @@ impl<'a> Round<'a> {
     }
 
     /// The next wish that is granted, and accounted for.
-    fn next(&mut self) -> Option<&'a AcquireRequest> {
+    fn next(&mut self) -> Option<&'a Wish> {
         if let Some(kept) = self.kept
             && self.fits(kept)
         {
@@ -142,31 +133,35 @@ impl<'a> Round<'a> {
         }
         loop {
             let (tenant, rank) = self.turn()?;
-            let request = self.queue.get(rank.2)?;
-            let is_granted = self.granted.contains(&request.wish);
-            let is_known = !is_granted && self.unfit.contains(&request.amounts);
-            let grant = !is_granted && !is_known && self.fits(request) && self.spares(request);
-            let looked = self.looked.entry(tenant).or_insert(Looked { rank, skipped: 0, different: 0 });
+            let wish = self.queue.get(&rank.2)?;
+            let is_granted = self.granted.contains(&wish.id);
+            let is_known = !is_granted && self.unfit.contains(&wish.amounts);
+            let grant = !is_granted && !is_known && self.fits(wish) && self.spares(wish);
+            let looked = self.looked.entry(tenant).or_insert_with(|| Looked {
+                rank: rank.clone(),
+                skipped: 0,
+                different: 0,
+            });
             looked.rank = rank;
             if grant {
-                return Some(self.grant(request));
+                return Some(self.grant(wish));
             }
             looked.skipped += 1;
             if !is_known && !is_granted {
                 looked.different += 1;
-                self.unfit.insert(&request.amounts);
+                self.unfit.insert(&wish.amounts);
             }
         }
     }
 
-    fn grant(&mut self, request: &'a AcquireRequest) -> &'a AcquireRequest {
-        let added = self.added.entry(&request.tenant).or_default();
-        for (resource, amount) in &request.amounts {
+    fn grant(&mut self, wish: &'a Wish) -> &'a Wish {
+        let added = self.added.entry(&wish.tenant).or_default();
+        for (resource, amount) in &wish.amounts {
             *added.entry(resource).or_default() += amount;
             *self.given.entry(resource).or_default() += amount;
         }
-        self.granted.push(request.wish);
-        request
+        self.granted.push(wish.id.clone());
+        wish
     }
 
     fn free(&self, resource: &str) -> u64 {
@@ -177,14 +172,14 @@ impl<'a> Round<'a> {
         self.state.free(self.options, resource, self.now).saturating_sub(given)
     }
 
-    fn fits(&self, request: &AcquireRequest) -> bool {
-        request.amounts.iter().all(|(resource, amount)| *amount <= self.free(resource))
+    fn fits(&self, wish: &Wish) -> bool {
+        wish.amounts.iter().all(|(resource, amount)| *amount <= self.free(resource))
     }
 
     /// Whether granting it leaves alone what is kept for another.
-    fn spares(&self, request: &AcquireRequest) -> bool {
-        let Some(kept) = self.kept.filter(|kept| kept.wish != request.wish) else { return true };
-        request.amounts.iter().all(|(resource, amount)| {
+    fn spares(&self, wish: &Wish) -> bool {
+        let Some(kept) = self.kept.filter(|kept| kept.id != wish.id) else { return true };
+        wish.amounts.iter().all(|(resource, amount)| {
             let needed = kept.amounts.get(resource).copied().unwrap_or_default();
             needed == 0 || *amount == 0 || self.free(resource) >= needed.saturating_add(*amount)
         })
@@ -197,12 +192,12 @@ impl<'a> Round<'a> {
                 None => ranks.first(),
                 Some(looked) if looked.different > LOOK_BEHIND_MAX || looked.skipped > LOOK_MAX => None,
                 Some(Looked { rank, .. }) => {
-                    ranks.range((std::ops::Bound::Excluded(*rank), std::ops::Bound::Unbounded)).next()
+                    ranks.range((std::ops::Bound::Excluded(rank), std::ops::Bound::Unbounded)).next()
                 }
             }?;
-            Some((self.share(tenant), *rank, tenant))
+            Some((self.share(tenant), rank, tenant))
         });
-        next.min().map(|(_, rank, tenant)| (tenant, rank))
+        next.min().map(|(_, rank, tenant)| (tenant, rank.clone()))
     }
 
     /// The largest part of any resource that the tenant holds, for its weight; in millionths.

@@ -11,9 +11,10 @@ use eclosion_schemas::ops::run::{
 use eclosion_schemas::ops::task::{BodyReply, BodyRequest, CommitReply, CommitRequest, FailRequest};
 use eclosion_schemas::payload::INLINE_BYTES_MAX;
 use eclosion_schemas::view::{RunState, TaskState};
-use eclosion_schemas::{Code, Error, Fence, Payload, Retry, RunId, TaskId, Tenant, Timestamp, WorkerId};
+use eclosion_schemas::{Code, Error, Fence, Payload, RunId, TaskId, Tenant, Timestamp, WorkerId};
 
-use super::{Command, DUE_MAX, Instance, Phase, Run, State, UNFINISHED_RUNS_MAX, rerun, reuse};
+use super::admission::Door;
+use super::{Command, DUE_MAX, Instance, Phase, Run, State, rerun, reuse};
 use crate::content;
 use crate::plan::Plan;
 use crate::{rows, view, why};
@@ -23,9 +24,14 @@ const PARTS_BYTES_MAX: usize = 24 * 1024;
 /// Above this an error loses what can be lost.
 const ERROR_BYTES_MAX: usize = 24 * 1024;
 
-pub(super) fn decide(state: &State, reads: &Reads, command: &Command) -> Result<Decision, Error> {
+pub(super) fn decide(
+    door: &Door,
+    state: &State,
+    reads: &Reads,
+    command: &Command,
+) -> Result<Decision, Error> {
     match command {
-        Command::Start(request, trace) => start(state, reads, request, trace.as_deref()),
+        Command::Start(request, trace) => start(door, state, reads, request, trace.as_deref()),
         Command::Validate(request) => validate(request),
         Command::Get(request) => view::get(state, reads, request).map(Decision::reply),
         Command::List(request) => Ok(Decision::reply(view::list(state, reads, request))),
@@ -34,7 +40,7 @@ pub(super) fn decide(state: &State, reads: &Reads, command: &Command) -> Result<
         Command::Commit(request) => Ok(commit(state, request)),
         Command::Fail(request) => Ok(fail(state, request)),
         Command::Body(request) => body(state, request).map(Decision::reply),
-        Command::Rerun(request, trace) => rerun::rerun(state, reads, request, trace.as_deref()),
+        Command::Rerun(request, trace) => rerun::rerun(door, state, reads, request, trace.as_deref()),
         Command::Recorded(request) => rerun::recorded_reply(state, reads, request),
         Command::Find(request) => Ok(reuse::find(reads, request)),
         Command::ListCache(request) => Ok(reuse::list(state, reads, request)),
@@ -50,6 +56,7 @@ fn validate(request: &ValidateRequest) -> Result<Decision, Error> {
 }
 
 fn start(
+    door: &Door,
     state: &State,
     reads: &Reads,
     request: &StartRequest,
@@ -66,7 +73,7 @@ fn start(
     {
         return Ok(Decision::reply(StartReply { run: run.clone(), attached: true, equal: None }));
     }
-    room_for_another(state)?;
+    door.admit(state)?;
     let run = fresh_id(state, reads);
     let tenant = request.tenant.clone().map_or_else(default_tenant, Ok)?;
     let started = RunStarted {
@@ -84,16 +91,6 @@ fn start(
     };
     let equal = equal_before(state, plan.content());
     Ok(Decision::reply(StartReply { run, attached: false, equal }).event(started))
-}
-
-pub(super) fn room_for_another(state: &State) -> Result<(), Error> {
-    if state.unfinished() < UNFINISHED_RUNS_MAX {
-        return Ok(());
-    }
-    let message = format!("{UNFINISHED_RUNS_MAX} runs have not finished");
-    Err(Error::new(Code::Exhausted, "run.too_many", message)
-        .retry(Retry::After { after_ms: 1_000 })
-        .help("eclosion runs ls; wait, or cancel some: eclosion runs cancel RUN"))
 }
 
 /// Who wants nothing out of the cache is not content with a run that takes things from there.

@@ -20,7 +20,8 @@ use eclosion_schemas::{Code, Error, Retry, RunId, TaskId};
 use serde_json::Value;
 
 use super::State;
-use super::decide::{fresh_id, known_key, other_content, room_for_another};
+use super::admission::Door;
+use super::decide::{fresh_id, known_key, other_content};
 use super::run::{Instance, Phase, Run};
 use crate::plan::{Each, Plan, Source, Task};
 use crate::{rows, view};
@@ -29,6 +30,7 @@ use crate::{rows, view};
 const HEAD_BYTES: usize = 1_024;
 
 pub(super) fn rerun(
+    door: &Door,
     state: &State,
     reads: &Reads,
     request: &RerunRequest,
@@ -63,7 +65,7 @@ pub(super) fn rerun(
     if steps.iter().all(|step| step.fate == RerunFate::Taken) {
         return Err(complete(&request.run));
     }
-    room_for_another(state)?;
+    door.admit(state)?;
     let taken = steps.iter().filter(|step| step.fate != RerunFate::Computed);
     let (run, from) = (request.run.clone(), request.from.clone());
     let rerun_of = RerunOf { run, from, taken: taken.map(|step| step.task.clone()).collect() };

@@ -41,7 +41,7 @@ impl World {
     fn new() -> Self {
         let store = MemoryStore::default();
         let journal = Journal::new(store.open(), Some(store.reader()));
-        let (engine, collected) = (Engine::new(DagTracker), BTreeSet::new());
+        let (engine, collected) = (Engine::new(DagTracker::default()), BTreeSet::new());
         Self { store, journal, engine, now: Timestamp(1_000), fences: 0, entropy: 0, collected }
     }
 
@@ -49,7 +49,7 @@ impl World {
         self.entropy += 1;
         self.write();
         let mut reads = Reads::new(self.journal.epoch(), self.entropy);
-        for query in DagTracker.queries(&command) {
+        for query in DagTracker::default().queries(&command) {
             let reader = self.store.reader();
             let rows = match &query {
                 Query::Get { table, key } => {
@@ -258,7 +258,7 @@ impl World {
         self.write();
         let (digest, owed) = (self.engine.digest(), self.engine.outstanding().clone());
         self.journal = Journal::new(self.store.open(), Some(self.store.reader()));
-        self.engine = Engine::new(DagTracker);
+        self.engine = Engine::new(DagTracker::default());
         self.engine.recover(&self.journal).expect("recovers");
         assert_eq!(self.engine.digest(), digest, "replay gives the same state");
         assert_eq!(self.engine.outstanding(), &owed);

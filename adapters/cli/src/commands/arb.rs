@@ -1,8 +1,9 @@
-//! What tasks share: resources, locks and rates; who holds them, and who waits for whom.
+//! What tasks and clients share: resources, locks and rates; who holds them, and who waits for whom.
 
-use eclosion_schemas::Error;
 use eclosion_schemas::ops::arbitration::{LOCK_WHOLE, Scarce, Status, StatusReply, StatusRequest};
+use eclosion_schemas::ops::lease::ReleaseRequest;
 use eclosion_schemas::view::LeaseView;
+use eclosion_schemas::{Error, Timestamp};
 
 use crate::arguments::arb::Arb;
 use crate::exit;
@@ -11,14 +12,28 @@ use crate::render::{self, table};
 use crate::session;
 use crate::terminal::{document, print, talk};
 
+mod lease;
+
 pub(super) async fn perform(globals: &Globals, arb: Arb) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
+    let arb = match arb {
+        Arb::Acquire(request) if request.command.is_empty() => {
+            return lease::acquire(globals, &client, *request).await;
+        }
+        Arb::Acquire(request) => return lease::hold(globals, client, *request).await,
+        Arb::Renew { lease, ttl } => return lease::renew(globals, &client, lease, ttl).await,
+        Arb::Release { lease, key, reason, dry_run } => {
+            return lease::release(globals, &client, ReleaseRequest { lease, reason, key, dry_run }).await;
+        }
+        looks => looks,
+    };
     let status = client.call::<Status>(StatusRequest {}).await?;
     match arb {
         Arb::Status => overview(globals, &status),
         Arb::Leases => leases(globals, &status.leases),
         Arb::Waiting { dry_run: false } => waiting(globals, &status),
-        Arb::Waiting { dry_run: true } => next(globals, &status),
+        // The rest was answered above.
+        _ => next(globals, &status),
     }?;
     Ok(exit::OK)
 }
@@ -39,7 +54,7 @@ fn overview(globals: &Globals, status: &StatusReply) -> Result<(), Error> {
     });
     let locks = status.locks.iter().map(|lock| {
         let how = if lock.shared { "shared" } else { "alone" };
-        let holders: Vec<_> = lock.holders.iter().map(|holder| holder.task.to_string()).collect();
+        let holders: Vec<_> = lock.holders.iter().map(|holder| holder.to_string()).collect();
         vec![format!("lock {}", lock.lock), "-".into(), how.into(), format!("held by {}", holders.join(", "))]
     });
     let rows: Vec<_> = counted.chain(rates).chain(locks).collect();
@@ -62,13 +77,28 @@ fn leases(globals: &Globals, leases: &[LeaseView]) -> Result<(), Error> {
         let since = format!("{} ago", render::duration(now.since_ms(lease.since)));
         vec![
             lease.lease.to_string(),
-            lease.task.to_string(),
+            holder(lease),
             lease.tenant.to_string(),
             held.join(", "),
             since,
+            ends(lease, now),
         ]
     });
-    print(&table(&["lease", "task", "tenant", "holds", "since"], rows))
+    print(&table(&["lease", "holder", "tenant", "holds", "since", "ends"], rows))
+}
+
+fn holder(lease: &LeaseView) -> String {
+    let task = lease.task.as_ref().map(ToString::to_string);
+    task.or_else(|| Some(lease.client.as_ref()?.to_string())).unwrap_or_default()
+}
+
+fn ends(lease: &LeaseView, now: Timestamp) -> String {
+    let Some(client) = &lease.client else { return "with its attempt".into() };
+    match (client.until, client.bound) {
+        (Some(until), true) => format!("in {}, or with its session", render::duration(until.since_ms(now))),
+        (Some(until), false) => format!("in {}", render::duration(until.since_ms(now))),
+        (None, _) => "with its session".into(),
+    }
 }
 
 fn in_words(key: &str, amount: u64) -> String {
@@ -87,7 +117,7 @@ fn waiting(globals: &Globals, status: &StatusReply) -> Result<(), Error> {
     }
     for waiting in &status.waiting {
         for reason in &waiting.reasons {
-            print(&format!("{} {}", waiting.task, render::run::pending(reason)))?;
+            print(&format!("{waiting} {}", render::run::pending(reason)))?;
         }
     }
     match status.waiting_count - status.waiting.len() as u64 {

@@ -155,7 +155,7 @@ fn remarks(pool: &StatusReply) {
     }
     for waiting in &pool.pending {
         for reason in &waiting.reasons {
-            talk(&format!("{} {}", waiting.task, render::run::pending(reason)));
+            talk(&format!("{waiting} {}", render::run::pending(reason)));
         }
     }
     // Those that had nothing in hand ended because they were told to.

@@ -149,7 +149,8 @@ pub(super) async fn why(globals: &Globals, why: arguments::Why) -> Result<u8, Er
 /// The DAG tracker knows that a task is ready; what it waits for is arbitration's to say.
 fn add_reasons(tasks: &mut [TaskView], waiting: Vec<arbitration::Waiting>) {
     for waiting in waiting {
-        let of_wish = |task: &&mut TaskView| task.run == waiting.task.run && task.task == waiting.task.task;
+        let Some(wished) = waiting.task else { continue };
+        let of_wish = |task: &&mut TaskView| task.run == wished.run && task.task == wished.task;
         if let Some(task) = tasks.iter_mut().find(of_wish) {
             task.pending.extend(waiting.reasons);
         }

@@ -3,10 +3,11 @@
 use std::io::{IsTerminal, Write};
 
 use eclosion_schemas::error::RemoteException;
-use eclosion_schemas::{Code, Error};
+use eclosion_schemas::{Code, Error, Retry};
 
 use crate::arguments::Flags;
 use crate::exit;
+use crate::render::duration;
 use crate::terminal::{clean, colors, document};
 
 /// Of a chain of exceptions.
@@ -58,6 +59,9 @@ pub(crate) fn text(error: &Error) -> String {
     lines.extend(error.causes.iter().flat_map(|cause| cause.lines()).map(|line| format!("  {line}")));
     if let Some(remote) = &error.remote {
         lines.extend(exception(remote).into_iter().map(|line| format!("  {line}")));
+    }
+    if let Retry::After { after_ms } = error.retry {
+        lines.push(format!("try again in {}", duration(after_ms)));
     }
     if let Some(help) = &error.help {
         lines.push(format!("help: {help}"));

@@ -129,10 +129,8 @@ pub(crate) fn pending(reason: &PendingReason) -> String {
         PendingReason::Drained { reason } => format!("waits: the pool is {reason}"),
         PendingReason::Resource { resource, needs, free, capacity, holders } => {
             let amount = |count: u64| amount(resource, count);
-            let holders: Vec<_> = holders
-                .iter()
-                .map(|holder| format!("{} holds {}", holder.task, amount(holder.amount)))
-                .collect();
+            let holders: Vec<_> =
+                holders.iter().map(|holder| format!("{holder} holds {}", amount(holder.amount))).collect();
             let held = if holders.is_empty() { String::new() } else { format!("; {}", holders.join(", ")) };
             let (needs, free, capacity) = (amount(*needs), amount(*free), amount(*capacity));
             format!("waits for {resource}: needs {needs}, {free} of {capacity} are free{held}")
@@ -160,7 +158,7 @@ fn held_by(holders: &[Holder]) -> String {
         .iter()
         .map(|holder| {
             let worker = holder.worker.as_ref().map(|worker| format!(" on {worker}")).unwrap_or_default();
-            format!("{}{worker} since {}", holder.task, duration(now().since_ms(holder.since)))
+            format!("{holder}{worker} since {}", duration(now().since_ms(holder.since)))
         })
         .collect();
     if names.is_empty() { String::new() } else { format!("; held by {}", names.join(", ")) }

@@ -15,6 +15,8 @@ pub(crate) const WORKERS_MIN_DEFAULT: u32 = 0;
 pub(crate) const IDLE_MS_DEFAULT: u64 = 60_000;
 pub(crate) const CANCEL_GRACE_MS_DEFAULT: u64 = 5_000;
 pub(crate) const GRACE_MS_DEFAULT: u64 = 60_000;
+pub(crate) const UNFINISHED_RUNS_MAX_DEFAULT: u32 = 1_024;
+pub(crate) const LEASE_GRACE_MS_DEFAULT: u64 = 5_000;
 pub(crate) const BUILD_TIMEOUT_MS_DEFAULT: u64 = 600_000;
 
 pub static INSTANCE: Setting = Setting {
@@ -63,6 +65,14 @@ pub static CACHE_DIR: Setting = Setting {
     default: Preset::Derived("$XDG_CACHE_HOME/eclosion"),
     variable: "ECLOSION_CACHE_DIR",
     doc: "Built environments and the Python runtime; all instances share it.",
+};
+
+pub static UNFINISHED_RUNS_MAX: Setting = Setting {
+    key: "kernel.unfinished_runs_max",
+    kind: Kind::Whole { min: 1, max: 1_000_000 },
+    default: Preset::Whole(UNFINISHED_RUNS_MAX_DEFAULT as u64),
+    variable: "ECLOSION_UNFINISHED_RUNS_MAX",
+    doc: "Runs that have not finished; one more is refused, and told when a place is likely to be free.",
 };
 
 pub static WORKERS_MAX: Setting = Setting {
@@ -154,6 +164,14 @@ pub static MEMORY_BYTES: Setting = Setting {
     doc: "What tasks that ask for memory may hold together.",
 };
 
+pub static LEASE_GRACE_MS: Setting = Setting {
+    key: "arbitration.lease_grace_ms",
+    kind: Kind::Whole { min: 0, max: WEEK_MS },
+    default: Preset::Whole(LEASE_GRACE_MS_DEFAULT),
+    variable: "ECLOSION_LEASE_GRACE_MS",
+    doc: "How long a client that held a lease by its session may take to come back before the lease ends.",
+};
+
 pub static RATES: Setting = Setting {
     key: "rates.*",
     kind: Kind::Text,
@@ -171,13 +189,14 @@ pub static RESOURCES: Setting = Setting {
 };
 
 /// In the order in which they are shown.
-pub static TABLE: [&Setting; 34] = [
+pub static TABLE: [&Setting; 36] = [
     &INSTANCE,
     &LISTEN,
     &SOCKET,
     &STATE_DIR,
     &RUNTIME_DIR,
     &CACHE_DIR,
+    &UNFINISHED_RUNS_MAX,
     &WORKERS_MAX,
     &WORKERS_MIN,
     &IDLE_MS,
@@ -189,6 +208,7 @@ pub static TABLE: [&Setting; 34] = [
     &BUILD_TIMEOUT_MS,
     &CPU_MILLIS,
     &MEMORY_BYTES,
+    &LEASE_GRACE_MS,
     &RATES,
     &RESOURCES,
     &retention::INTERVAL_MS,

@@ -19,12 +19,15 @@ from __future__ import annotations
 from ._calls import Ref, as_completed
 from ._client import Client, connect, default_client
 from ._connection import Stream
+from ._leases import Lease, LeaseLost
 from ._subscriptions import Reset, Subscription, View
 from ._timings import CallTimings, Stage, timed
 
 __all__ = [
     "CallTimings",
     "Client",
+    "Lease",
+    "LeaseLost",
     "Ref",
     "Reset",
     "Stage",

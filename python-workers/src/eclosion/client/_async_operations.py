@@ -67,6 +67,15 @@ from ._operations import (
     GcTrashRequest,
     Item,
     ItemKind,
+    LeaseEnded,
+    LeaseHeld,
+    LeaseKey,
+    LeaseReleaseReply,
+    LeaseReleaseRequest,
+    LeaseRenewReply,
+    LeaseRenewRequest,
+    LeaseRequest,
+    LeaseStanding,
     Line,
     LineageReply,
     LogReadReply,
@@ -136,11 +145,13 @@ from .._schemas import (
     Error,
     FlowSpec,
     KernelStatusReply,
+    LeaseId,
     LogReadRequest,
     OpenReply,
     OpenRequest,
     Payload,
     Piece,
+    Priority,
     RunGetReply,
     RunId,
     RunRequest,
@@ -698,6 +709,73 @@ class AsyncKernelOperations:
         return await self._client.request("kernel.tree", request, TreeReply, deadline_s, None, True)
 
 
+class AsyncLeaseOperations:
+    """`lease.*`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def acquire(
+        self,
+        *,
+        key: LeaseKey | None = None,
+        locks: List[str] | None = None,
+        priority: Priority | None = None,
+        purpose: str = "",
+        rates: Dict[str, int] | None = None,
+        resources: Dict[str, int] | None = None,
+        tenant: Tenant | None = None,
+        ttl_ms: int | None = None,
+        wait_ms: int | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> LeaseHeld:
+        """Waits for a lease that ends by itself after ttl_ms, unless it is renewed or given back before."""
+        request = LeaseRequest(key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        return await self._client.request("lease.acquire", request, LeaseHeld, deadline_s, fresh_key(), False)
+
+    def hold(
+        self,
+        *,
+        key: LeaseKey | None = None,
+        locks: List[str] | None = None,
+        priority: Priority | None = None,
+        purpose: str = "",
+        rates: Dict[str, int] | None = None,
+        resources: Dict[str, int] | None = None,
+        tenant: Tenant | None = None,
+        ttl_ms: int | None = None,
+        wait_ms: int | None = None,
+        credit: int = CREDIT,
+    ) -> AsyncStream[LeaseStanding, LeaseEnded]:
+        """Waits for a lease and holds it for as long as the stream is open. The same key takes it up again within the grace."""
+        request = LeaseRequest(key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        return self._client.request_stream("lease.hold", request, LeaseStanding, LeaseEnded, fresh_key(), credit)
+
+    async def release(
+        self,
+        *,
+        lease: LeaseId,
+        dry_run: bool = False,
+        key: LeaseKey | None = None,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> LeaseReleaseReply:
+        """Gives a client's lease back. Without its key it is an operator who takes it away: that is in the audit record."""
+        request = LeaseReleaseRequest(dry_run=dry_run, key=key, lease=lease, reason=reason)
+        return await self._client.request("lease.release", request, LeaseReleaseReply, deadline_s, fresh_key(), False)
+
+    async def renew(
+        self,
+        *,
+        lease: LeaseId,
+        ttl_ms: int,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> LeaseRenewReply:
+        """Lets a client's lease end later. What has ended cannot be renewed."""
+        request = LeaseRenewRequest(lease=lease, ttl_ms=ttl_ms)
+        return await self._client.request("lease.renew", request, LeaseRenewReply, deadline_s, fresh_key(), False)
+
+
 class AsyncLogOperations:
     """`log.*`"""
 
@@ -1117,6 +1195,7 @@ class AsyncOperations:
         self.dead = AsyncDeadOperations(client)
         self.gc = AsyncGcOperations(client)
         self.kernel = AsyncKernelOperations(client)
+        self.lease = AsyncLeaseOperations(client)
         self.log = AsyncLogOperations(client)
         self.pool = AsyncPoolOperations(client)
         self.run = AsyncRunOperations(client)

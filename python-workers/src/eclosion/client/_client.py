@@ -19,6 +19,7 @@ from ..task import Task
 from ._calls import Calls, Ref
 from ._connection import CREDIT, DEADLINE_S, PATIENCE_S, Stream, fresh_key
 from ._functions import Roots, Target
+from ._leases import Leases
 from ._link import Link
 from ._operations import Operations
 from ._places import socket_path
@@ -42,6 +43,7 @@ class Client(Operations):
 
     def __init__(self, path: str, role: str | None, environment: EnvironmentSpec | None, reconnect_s: float) -> None:
         super().__init__(self)
+        self.lease: Leases = Leases(self)
         self.reconnect_s = reconnect_s
         self.environment = environment or EnvironmentSpec(python=sys.executable)
         """Of the workers that functions are sent to: by default this interpreter with its packages."""

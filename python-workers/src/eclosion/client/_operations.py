@@ -40,6 +40,7 @@ from .._schemas import (
     Payload,
     PendingReason,
     Piece,
+    Priority,
     Role,
     RunGetReply,
     RunId,
@@ -105,11 +106,26 @@ class ArbitrationStatusRequest(_Wire, kw_only=True):
     pass
 
 
+class ClientView(_Wire, kw_only=True):
+    """A client that holds a lease, or waits for one."""
+
+    # It ends with the session that holds it.
+    bound: bool = False
+    # As it named itself, with its pid.
+    name: str
+    # What for, in its own words.
+    purpose: str = ""
+    # It ends then, unless it is renewed.
+    until: Timestamp | None = None
+
+
 class LeaseView(_Wire, kw_only=True):
     amounts: dict[str, int]
+    client: ClientView | None = None
     lease: LeaseId
     since: Timestamp
-    task: TaskRef
+    # Absent where a client holds it.
+    task: TaskRef | None = None
     tenant: Tenant
 
 
@@ -139,8 +155,10 @@ class TenantShare(_Wire, kw_only=True):
 
 
 class Waiting(_Wire, kw_only=True):
+    client: ClientView | None = None
     reasons: list[PendingReason]
-    task: TaskRef
+    # Absent where a client waits.
+    task: TaskRef | None = None
 
 
 class ArbitrationStatusReply(_Wire, kw_only=True):
@@ -149,7 +167,7 @@ class ArbitrationStatusReply(_Wire, kw_only=True):
     leases: list[LeaseView]
     # Locks that are held or waited for.
     locks: list[LockStatus] = []
-    # Whose turn it would be if there were enough of everything, in order.
+    # Which tasks' turn it would be if there were enough of everything, in order.
     next: list[TaskRef] = []
     rates: list[RateStatus] = []
     # Weight and use of each tenant.
@@ -784,6 +802,88 @@ class ActorRow(_Wire, kw_only=True):
 class TreeReply(_Wire, kw_only=True):
     # Parents before their children.
     actors: list[ActorRow]
+
+
+# What a client calls its own claim to a lease by: who knows it may take it up again, or give it back.
+LeaseKey = str
+
+
+class LeaseRequest(_Wire, kw_only=True):
+    """What is wished for; granted whole or not at all."""
+
+    # Names this claim, so that the same request again gets the same lease. The call's idempotency key, if
+    # there is none.
+    key: LeaseKey | None = None
+    # As a task names them: `"db"` alone, `"db:shared"` with others who share it.
+    locks: list[str] = []
+    priority: Priority | None = None
+    # Shown to who waits for it.
+    purpose: str = ""
+    # Tokens.
+    rates: dict[str, int] = {}
+    # Anything counted; `cpu` in thousandths of a core, `memory` in bytes.
+    resources: dict[str, int] = {}
+    tenant: Tenant | None = None
+    # It ends after this, unless it is renewed. `lease.acquire` needs it.
+    ttl_ms: int | None = None
+    # How long to wait for it; until the deadline of the call, if nothing is said.
+    wait_ms: int | None = None
+
+
+class LeaseHeld(_Wire, kw_only=True):
+    """A lease that is held."""
+
+    # Larger than that of any lease before it: what is written under a lock can refuse who held it earlier.
+    fence: Fence
+    # Who has it may give it back as its holder.
+    key: LeaseKey
+    lease: LeaseId
+    since: Timestamp
+    until: Timestamp | None = None
+
+
+class LeaseEnded(_Wire, kw_only=True):
+    """It ended while its holder was there."""
+
+    lease: LeaseId
+    reason: str
+
+
+class LeaseStanding(_Wire, kw_only=True):
+    """How it stands with a hold. The first item that has `held` says that it begins."""
+
+    held: LeaseHeld | None = None
+    # Why it waits: who holds what it needs.
+    reasons: list[PendingReason] = []
+
+
+class LeaseReleaseRequest(_Wire, kw_only=True):
+    dry_run: bool = False
+    # Of its holder. Without it this is an operator's act, and recorded as that.
+    key: LeaseKey | None = None
+    lease: LeaseId
+    reason: str = ""
+
+
+class LeaseReleaseReply(_Wire, kw_only=True):
+    # Its number in the audit record.
+    act: int | None = None
+    done: bool
+    # Who holds it, and what for.
+    holder: str
+    lease: LeaseId
+    # How many wait for something of it.
+    waiting: int
+
+
+class LeaseRenewRequest(_Wire, kw_only=True):
+    lease: LeaseId
+    # From now on.
+    ttl_ms: int
+
+
+class LeaseRenewReply(_Wire, kw_only=True):
+    until: Timestamp
 
 
 class LogReadReply(_Wire, kw_only=True):
@@ -1909,6 +2009,73 @@ class KernelOperations:
         return self._client.request("kernel.tree", request, TreeReply, deadline_s, None, True)
 
 
+class LeaseOperations:
+    """`lease.*`"""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def acquire(
+        self,
+        *,
+        key: LeaseKey | None = None,
+        locks: List[str] | None = None,
+        priority: Priority | None = None,
+        purpose: str = "",
+        rates: Dict[str, int] | None = None,
+        resources: Dict[str, int] | None = None,
+        tenant: Tenant | None = None,
+        ttl_ms: int | None = None,
+        wait_ms: int | None = None,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> LeaseHeld:
+        """Waits for a lease that ends by itself after ttl_ms, unless it is renewed or given back before."""
+        request = LeaseRequest(key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        return self._client.request("lease.acquire", request, LeaseHeld, deadline_s, fresh_key(), False)
+
+    def hold(
+        self,
+        *,
+        key: LeaseKey | None = None,
+        locks: List[str] | None = None,
+        priority: Priority | None = None,
+        purpose: str = "",
+        rates: Dict[str, int] | None = None,
+        resources: Dict[str, int] | None = None,
+        tenant: Tenant | None = None,
+        ttl_ms: int | None = None,
+        wait_ms: int | None = None,
+        credit: int = CREDIT,
+    ) -> Stream[LeaseStanding, LeaseEnded]:
+        """Waits for a lease and holds it for as long as the stream is open. The same key takes it up again within the grace."""
+        request = LeaseRequest(key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        return self._client.request_stream("lease.hold", request, LeaseStanding, LeaseEnded, fresh_key(), credit)
+
+    def release(
+        self,
+        *,
+        lease: LeaseId,
+        dry_run: bool = False,
+        key: LeaseKey | None = None,
+        reason: str = "",
+        deadline_s: float | None = DEADLINE_S,
+    ) -> LeaseReleaseReply:
+        """Gives a client's lease back. Without its key it is an operator who takes it away: that is in the audit record."""
+        request = LeaseReleaseRequest(dry_run=dry_run, key=key, lease=lease, reason=reason)
+        return self._client.request("lease.release", request, LeaseReleaseReply, deadline_s, fresh_key(), False)
+
+    def renew(
+        self,
+        *,
+        lease: LeaseId,
+        ttl_ms: int,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> LeaseRenewReply:
+        """Lets a client's lease end later. What has ended cannot be renewed."""
+        request = LeaseRenewRequest(lease=lease, ttl_ms=ttl_ms)
+        return self._client.request("lease.renew", request, LeaseRenewReply, deadline_s, fresh_key(), False)
+
+
 class LogOperations:
     """`log.*`"""
 
@@ -2328,6 +2495,7 @@ class Operations:
         self.dead = DeadOperations(client)
         self.gc = GcOperations(client)
         self.kernel = KernelOperations(client)
+        self.lease = LeaseOperations(client)
         self.log = LogOperations(client)
         self.pool = PoolOperations(client)
         self.run = RunOperations(client)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from .._errors import Unreachable, raised
+from ._async_leases import AsyncLeases
 from ._async_operations import AsyncOperations
 from ._client import RECONNECT_S, Client, decoder
 from ._connection import CREDIT, DEADLINE_S, PATIENCE_S, Exchange, error_lost, fresh_key
@@ -170,7 +171,13 @@ class AsyncClient(AsyncOperations):
 
     def __init__(self, client: Client) -> None:
         super().__init__(self)
+        self.lease: AsyncLeases = AsyncLeases(self)
         self._client = client
+
+    @property
+    def reconnect_s(self) -> float:
+        """How long a kernel that is gone is waited for."""
+        return self._client.reconnect_s
 
     async def connection(self) -> Connection:
         """A connection that was alive a moment ago; a new one is made outside of the loop."""

@@ -134,6 +134,8 @@ impl Api {
         self.event::<events::service::ServiceForgotten>()?;
         self.event::<events::LeaseGranted>()?;
         self.event::<events::LeaseReleased>()?;
+        self.event::<events::LeaseTaken>()?;
+        self.event::<events::LeaseRenewed>()?;
         self.event::<events::LeaseRefused>()?;
         self.event::<events::ArtifactPinned>()?;
         self.event::<events::ArtifactUnpinned>()?;

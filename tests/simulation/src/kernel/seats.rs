@@ -85,7 +85,7 @@ impl Simulated for DagTracker {
     const WHO: Who = Who::Dag;
 
     fn core(_: &World) -> Self {
-        DagTracker
+        DagTracker::default()
     }
 
     fn seat(kernel: &mut Kernel) -> &mut Seat<Self> {

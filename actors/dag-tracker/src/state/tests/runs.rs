@@ -162,6 +162,48 @@ fn unfinished_runs_are_limited() {
     assert_eq!((error.code, error.reason.as_str()), (Code::Exhausted, "run.too_many"));
 }
 
+/// Two runs are all that may be inside.
+fn full_house() -> (World, [RunId; 2]) {
+    let mut world = World::new();
+    world.engine = Engine::new(DagTracker { unfinished_max: 2 });
+    let runs = [world.start(&single(|task| task)), world.start(&single(|task| task))];
+    (world, runs)
+}
+
+fn told_ms(world: &mut World) -> u64 {
+    let request = StartRequest { new: true, ..request(&single(|task| task)) };
+    let error = start(world, request).expect_err("no room");
+    assert_eq!((error.code, error.reason.as_str()), (Code::Exhausted, "run.too_many"));
+    match error.retry {
+        Retry::After { after_ms } => after_ms,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_is_refused_a_run_is_told_how_long_a_place_takes_at_the_present_pace() {
+    let (mut world, [first, second]) = full_house();
+    assert_eq!(told_ms(&mut world), 1_000, "nothing is known yet");
+    let begun = world.now;
+    world.cancel(&first);
+    world.start(&single(|task| task));
+    world.now = begun.plus_ms(4_000);
+    world.cancel(&second);
+    world.start(&single(|task| task));
+    assert_eq!(told_ms(&mut world), 2_000, "two have ended in four seconds");
+    world.now = begun.plus_ms(3_600_000);
+    assert_eq!(told_ms(&mut world), 60_000, "a house at a halt is not asked ever faster");
+}
+
+#[test]
+fn a_place_that_is_free_is_given_to_the_next_who_comes() {
+    let (mut world, [first, _]) = full_house();
+    told_ms(&mut world);
+    world.cancel(&first);
+    world.start(&single(|task| task));
+    told_ms(&mut world);
+}
+
 #[test]
 fn a_run_that_nobody_knows_is_refused_with_the_likely_one() {
     let mut world = World::new();
