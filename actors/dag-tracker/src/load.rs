@@ -17,9 +17,10 @@ const TEXT_BYTES_MAX: usize = 256 * 1024;
 pub fn from_toml(text: &str, file: &str) -> Result<FlowSpec, Error> {
     check_size(text, file)?;
     toml::from_str(text).map_err(|why| {
-        let position = why.span().map(|span| position(text, &span));
+        // What is nested too deeply has no place but the whole document.
+        let place = why.span().map_or((1, 1), |span| position(text, &span));
         let reason = if toml::from_str::<toml::Table>(text).is_err() { "flow.syntax" } else { "flow.schema" };
-        refusal(reason, file, position, why.message())
+        refusal(reason, file, place, why.message())
     })
 }
 
@@ -33,7 +34,7 @@ pub fn from_json(text: &str, file: &str) -> Result<FlowSpec, Error> {
         let reason = if why.is_data() { "flow.schema" } else { "flow.syntax" };
         let shown = why.to_string();
         let message = shown.rsplit_once(" at line ").map_or(shown.as_str(), |(message, _)| message);
-        refusal(reason, file, Some((why.line(), why.column())), message)
+        refusal(reason, file, (why.line(), why.column()), message)
     })
 }
 
@@ -55,8 +56,8 @@ fn position(text: &str, span: &Range<usize>) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-fn refusal(reason: &str, file: &str, position: Option<(usize, usize)>, message: &str) -> Error {
-    let place = position.map_or_else(|| file.to_owned(), |(line, column)| format!("{file}:{line}:{column}"));
+fn refusal(reason: &str, file: &str, (line, column): (usize, usize), message: &str) -> Error {
+    let place = format!("{file}:{line}:{column}");
     let message = message.trim_end().replace('\n', "; ");
     let (message, help) = match unknown_key(&message) {
         Some((key, known)) => (format!("there is no key `{key}`"), hint(key, known.iter().copied())),

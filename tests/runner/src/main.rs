@@ -6,6 +6,7 @@
 //! cargo t python     pytest in python-workers
 //! cargo t lint       rustfmt, clippy, features, ruff, basedpyright, drift of generated files
 //! cargo crash N      N seeded rounds of killing; `cargo crash --seed S` repeats one
+//! cargo t fuzz T 10m changed inputs for a decoder, for as long; the tests do the same for seconds
 //! ```
 //!
 //! What Python needs is a virtual environment under `target/`, made from `python-workers/requirements-test.txt` and
@@ -29,8 +30,9 @@ fn main() -> ExitCode {
         Some("python") => run(&workspace, &[python::tests()]),
         Some("lint") => run(&workspace, &lints()),
         Some("crash") => run(&workspace, &[crash(&arguments[1..])]),
+        Some("fuzz") => run(&workspace, &[fuzz(&arguments[1..])]),
         Some(other) => {
-            eprintln!("unknown: {other}; one of: rust, python, lint, crash, or nothing for all tests");
+            eprintln!("unknown: {other}; one of: rust, python, lint, crash, fuzz, or nothing for all tests");
             ExitCode::from(2)
         }
     }
@@ -61,6 +63,16 @@ fn crash(arguments: &[String]) -> Step {
         workspace.cargo(&["build", "--locked", "--package", "eclosion-cli", "--features", "chaos"])
             && workspace.keep("debug/eclosion", "debug/eclosion-chaos")
             && workspace.cargo(&command)
+    })
+}
+
+/// What the tests do for seconds, for as long as it is told.
+fn fuzz(arguments: &[String]) -> Step {
+    let arguments = arguments.to_vec();
+    Step::new("changed inputs", move |workspace| {
+        let mut command = vec!["run", "--locked", "--quiet", "--package", "eclosion-fuzz", "--"];
+        command.extend(arguments.iter().map(String::as_str));
+        workspace.cargo(&command)
     })
 }
 
