@@ -227,12 +227,14 @@ class Judge:
         return found
 
     def crowds(self) -> None:
-        """A crowd proves something only if attempts waited at one worker, and behind one that blocks."""
-        behind = 0
+        """Crowds prove something only if attempts waited at one worker, and behind one that blocks. Not in each of them: on
+        a machine with much to do tasks are not quick for a while."""
+        most = behind = 0
         for crowd in self.about["crowds"]:
-            most, returned = self.crowd(crowd["run"])
-            self.claim(most >= 2, f"run {crowd['run']} was no crowd: nothing waited at a worker")
+            waited, returned = self.crowd(crowd["run"])
+            most = max(most, waited)
             behind += returned if crowd["blocks"] else 0
+        self.claim(most >= 2 or not self.about["crowds"], "no run was a crowd: nothing waited at a worker")
         self.claim(behind > 0 or not self.about["crowds"], "nothing was given back by a worker that blocked")
 
     def crowd(self, run: str) -> tuple[int, int]:
