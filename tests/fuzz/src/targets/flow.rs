@@ -11,7 +11,7 @@ use crate::memory::Bound;
 pub(super) fn target() -> Target {
     Target {
         name: "flow",
-        cases: 3_000,
+        cases: 1_500,
         // A parsed document keeps each piece with its place.
         bound: Bound { each: 1024, base: 1 << 20 },
         corpus: || {

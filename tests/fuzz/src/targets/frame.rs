@@ -10,7 +10,7 @@ use crate::memory::Bound;
 pub(super) fn target() -> Target {
     Target {
         name: "frame",
-        cases: 20_000,
+        cases: 10_000,
         // The bytes in the buffer, in a frame, in an unfinished message and encoded again; envelopes are small structs.
         bound: Bound { each: 96, base: 64 * 1024 },
         corpus: || [corpus::golden_frames(), corpus::kept("frame")].concat(),
