@@ -19,7 +19,7 @@
 //! 2. *synced*: the WAL was synced after the commit, and then the mark was written. The mark never runs ahead of a sync;
 //!    its own sync follows within milliseconds, because it is not what makes a record durable: it is there to notice a
 //!    disk that loses later what it had.
-//! 3. Opening goes lock → chain → mark → sync of the tail → epoch raised and synced. Damage is refused and left as it
+//! 3. Opening goes lock → chain → mark → tail written again and synced → epoch raised and synced. Damage is refused and left as it
 //!    is, with a copy beside it; [`Options::accept_loss`] goes on from the last record that is whole.
 //! 4. A failed write, sync, mark or checkpoint is never tried again: everything is refused from then on.
 //!
@@ -28,7 +28,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -228,6 +228,20 @@ fn lengthen(mut wal: &File) -> std::io::Result<()> {
     std::io::copy(&mut std::io::repeat(0).take(missing), &mut wal).map(drop)
 }
 
+/// Writes the same bytes over themselves. A sync that failed in an earlier life has left pages in the cache that count as
+/// clean and are not on the disk: they are read as if nothing had happened, and the next sync has nothing to do for them.
+fn write_again(path: &Path) -> std::io::Result<()> {
+    const CHUNK_BYTES: usize = 256 * 1024;
+    let wal = OpenOptions::new().read(true).write(true).open(path)?;
+    let (mut chunk, mut at) = (vec![0; CHUNK_BYTES], 0);
+    loop {
+        let read = wal.read_at(&mut chunk, at)?;
+        let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+        wal.write_all_at(bytes, at)?;
+        at += read as u64;
+    }
+}
+
 /// Syncs what was found and raises the epoch: nothing that is read from now on can disappear again.
 fn begin(
     places: Places,
@@ -237,6 +251,9 @@ fn begin(
 ) -> Result<(SqliteJournal, Opened), Failure> {
     let Verified { connection, last, mark, epoch } = verified;
     let epoch = Epoch(epoch.max(mark.map_or(Epoch(0), |mark| mark.epoch)).0 + 1);
+    if last.seq > mark.map_or(Seq(0), |mark| mark.last.seq) {
+        write_again(&places.wal).map_err(io("write again", &places.wal))?;
+    }
     let pending = Pending::begin(&connection, last, projections)?;
     database::raise_epoch(&connection, epoch)?;
     let wal = OpenOptions::new().append(true).open(&places.wal).map_err(io("open", &places.wal))?;
