@@ -5,6 +5,7 @@
 //! DIR/objects/ab/cdef…  sealed: read-only, named by the BLAKE3 of its bytes
 //! DIR/quarantine/abcd…  was an object, until its bytes and its name differed
 //! DIR/trash/17.1        was an object, until retention collected it
+//! DIR/alive             there while a kernel lives here; one that finds it begins with a sync ([`life`])
 //!
 //!          seal                    sync
 //! staged ────────► sealed ─────────────────► durable
@@ -43,6 +44,7 @@ use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, fstat};
 mod directory;
 mod failure;
 mod files;
+mod life;
 mod objects;
 mod packed;
 
@@ -52,6 +54,7 @@ pub use objects::ObjectStock;
 
 use failure::failed;
 use files::{hash, preallocate, sync_file};
+use life::Life;
 use packed::Packed;
 
 /// Each holds a descriptor. Four workers a core that stage a dozen parts at once stay far below.
@@ -80,6 +83,7 @@ pub struct FileStore {
     syncing: Mutex<()>,
     verified: Mutex<BTreeSet<Digest>>,
     failed: AtomicBool,
+    life: Life,
 }
 
 #[derive(Debug)]
@@ -123,6 +127,7 @@ impl FileStore {
             syncing: Mutex::default(),
             verified: Mutex::default(),
             failed: AtomicBool::new(false),
+            life: Life::begin(root)?,
         })
     }
 
@@ -224,7 +229,11 @@ impl FileStore {
         let (shard, rest) = files::names(&digest)?;
         let mut unsynced = lock(&self.unsynced);
         let directory = files::subdirectory(&self.objects, shard)?;
-        // Over an object that is there already: its bytes are the same, or they were damaged.
+        // Over an object that is there already: its bytes are the same, or they were damaged. That one may be synced and
+        // named by records that are; so this one's bytes are on the disk before it takes the name.
+        if objects::regular(&directory, rest)?.is_some() {
+            file.sync_data().map_err(|why| Failure::Io { action: "sealing", why })?;
+        }
         rustix::fs::renameat(&self.stage, staged, &directory, rest).map_err(failed("sealing"))?;
         unsynced.push(Sealed { file, shard: shard.to_owned() });
         Ok((digest, bytes, unsynced.len()))
@@ -365,6 +374,15 @@ impl FileStore {
 
     fn refuse_after_failure(&self) -> Result<(), Failure> {
         if self.failed.load(Ordering::Acquire) { Err(Failure::Poisoned) } else { Ok(()) }
+    }
+}
+
+/// A life that leaves something unsynced does not end in order, and its successor syncs it.
+impl Drop for FileStore {
+    fn drop(&mut self) {
+        if lock(&self.unsynced).is_empty() && self.refuse_after_failure().is_ok() {
+            self.life.end();
+        }
     }
 }
 

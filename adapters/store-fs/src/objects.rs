@@ -127,7 +127,7 @@ impl FileStore {
 }
 
 /// What a name in a directory is, if it is a file.
-fn regular(directory: &OwnedFd, name: &str) -> Result<Option<Stat>, Failure> {
+pub(crate) fn regular(directory: &OwnedFd, name: &str) -> Result<Option<Stat>, Failure> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Ok(Some(stat)),
         Ok(_) | Err(Errno::NOENT) => Ok(None),
