@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`load`] (a flow file's text), [`builder`] (the same flow written in Rust), [`plan`] (a flow that was
 //! checked), [`state`] (the pure core), [`view`] and [`why`] (what readers see), [`rows`] (what stays of finished runs),
-//! [`cache`] (content keys and what is kept under them), [`actor`] (the shell's parts that are this actor's own).
+//! [`cache`] (content keys and what is kept under them), [`look`] (looks for earlier results, performed), [`actor`] (the shell's parts that are this actor's own).
 //!
 //! It deliberately does not choose workers, count resources, store large values or start anything: it wishes
 //! (`Dispatch`), and the pool manager answers with `attempt.started`.
@@ -16,7 +16,7 @@ pub mod builder;
 pub mod cache;
 mod content;
 pub mod load;
-mod look;
+pub mod look;
 pub mod plan;
 pub mod rows;
 pub mod state;

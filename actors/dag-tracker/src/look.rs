@@ -16,7 +16,8 @@ use crate::state::{Answer, Command, Outcome};
 const TOGETHER_MAX: usize = 32;
 
 /// One look on its way.
-pub(crate) struct Looking {
+#[derive(Debug, Clone)]
+pub struct Looking {
     id: EffectId,
     recall: Option<TaskRef>,
     found: Found,
@@ -33,7 +34,9 @@ pub(crate) fn perform(looks: &[(EffectId, Lookup)], context: &Context<Command>) 
     }
 }
 
-pub(crate) fn looking(asked: &[(EffectId, Lookup)], reply: Result<FindReply, Error>) -> Vec<Looking> {
+/// What was asked about, with what the entries say.
+#[must_use]
+pub fn looking(asked: &[(EffectId, Lookup)], reply: Result<FindReply, Error>) -> Vec<Looking> {
     let mut found = reply.map(|reply| reply.found).unwrap_or_else(|error| {
         tracing::error!(%error, "the cache cannot be asked; what was looked for is computed");
         Vec::new()
@@ -61,12 +64,13 @@ fn recall(looks: Vec<Looking>, context: &Context<Command>) -> Option<Command> {
 }
 
 /// The outputs that would do, the best first.
-pub(crate) fn named(look: &Looking) -> impl Iterator<Item = &TaskRef> {
+pub fn named(look: &Looking) -> impl Iterator<Item = &TaskRef> {
     look.recall.iter().chain(&look.found.entry)
 }
 
 /// `payloads` in the order of [`named`] of all looks.
-pub(crate) fn answers(looks: Vec<Looking>, payloads: Vec<Option<Payload>>) -> Command {
+#[must_use]
+pub fn answers(looks: Vec<Looking>, payloads: Vec<Option<Payload>>) -> Command {
     let mut payloads = payloads.into_iter();
     let answer = |look: Looking| {
         let taken = look.recall.clone().zip(look.recall.as_ref().and_then(|_| payloads.next().flatten()));

@@ -46,8 +46,7 @@ impl Findings {
 impl StaleActor {
     #[must_use]
     pub fn new(options: RetentionOptions, stocks: Vec<Arc<dyn Stock>>, records: Arc<dyn Records>) -> Self {
-        let stocks = stocks.into_iter().map(|stock| (stock.kind(), stock)).collect();
-        let hands = Hands::new(Ports { stocks, records });
+        let hands = Hands::new(Ports::new(stocks, records));
         Self { options, hands, findings: Findings::default(), passing: Arc::default() }
     }
 

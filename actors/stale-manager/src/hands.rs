@@ -27,9 +27,10 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// After so many tries the kernel is ending, or its journal is read-only.
 const TRIES_MAX: u32 = 20;
 
-/// What the stale manager reaches of the world.
+/// What the stale manager reaches of the world. Its calls block: the hands make them on blocking threads, a simulation at
+/// its own time.
 #[derive(Debug)]
-pub(crate) struct Ports {
+pub struct Ports {
     pub(crate) stocks: BTreeMap<ItemKind, Arc<dyn Stock>>,
     pub(crate) records: Arc<dyn Records>,
 }
@@ -134,7 +135,14 @@ impl Hands {
 }
 
 impl Ports {
-    fn perform(&self, effect: EffectId, work: Effect) -> Option<Done> {
+    #[must_use]
+    pub fn new(stocks: Vec<Arc<dyn Stock>>, records: Arc<dyn Records>) -> Self {
+        Self { stocks: stocks.into_iter().map(|stock| (stock.kind(), stock)).collect(), records }
+    }
+
+    /// Does on the disk what an effect owes; nothing for a pass, which is no move.
+    #[must_use]
+    pub fn perform(&self, effect: EffectId, work: Effect) -> Option<Done> {
         let (item, outcome) = match work {
             Effect::Pass => return None,
             Effect::Trash { item, token, place } => {

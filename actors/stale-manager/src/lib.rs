@@ -21,6 +21,7 @@ pub mod survey;
 pub mod view;
 
 pub use actor::StaleActor;
+pub use hands::Ports;
 pub use options::{Limits, RetentionOptions};
 pub use passes::{PASSES, Passes};
 pub use ports::{Records, Stock};

@@ -326,7 +326,7 @@ impl Pass {
 
     async fn survey(&self) -> Result<Survey, Error> {
         let ports = Arc::clone(&self.hands.ports);
-        let survey = tokio::task::spawn_blocking(move || survey(&ports)).await;
+        let survey = tokio::task::spawn_blocking(move || ports.survey()).await;
         survey.map_err(|why| Error::internal("gc.survey", why.to_string()))
     }
 }
@@ -363,27 +363,32 @@ fn passed(
     }
 }
 
-/// Rows first: what they do not say yet, the core has seen. Without names no artifact is looked at.
-fn survey(ports: &Ports) -> Survey {
-    let mut survey =
-        Survey { as_of: ports.records.written(), disk: ports.records.disk(), ..Survey::default() };
-    match ports.records.runs() {
-        Ok(runs) => survey.found.extend(runs),
-        Err(why) => survey.unreadable.push(format!("runs ({why})")),
-    }
-    let names = ports.records.names();
-    for (kind, stock) in &ports.stocks {
-        let names = match (kind, &names) {
-            (ItemKind::Artifact, names) => names.as_ref().map(Some),
-            _ => Ok(None),
-        };
-        match (names, stock.survey()) {
-            (Ok(names), Ok(found)) => survey.found.extend(found.into_iter().map(|found| named(found, names))),
-            (Err(why), _) => survey.unreadable.push(format!("{kind}s ({why})")),
-            (_, Err(why)) => survey.unreadable.push(format!("{kind}s ({why})")),
+impl Ports {
+    /// Rows first: what they do not say yet, the core has seen. Without names no artifact is looked at.
+    #[must_use]
+    pub fn survey(&self) -> Survey {
+        let mut survey =
+            Survey { as_of: self.records.written(), disk: self.records.disk(), ..Survey::default() };
+        match self.records.runs() {
+            Ok(runs) => survey.found.extend(runs),
+            Err(why) => survey.unreadable.push(format!("runs ({why})")),
         }
+        let names = self.records.names();
+        for (kind, stock) in &self.stocks {
+            let names = match (kind, &names) {
+                (ItemKind::Artifact, names) => names.as_ref().map(Some),
+                _ => Ok(None),
+            };
+            match (names, stock.survey()) {
+                (Ok(names), Ok(found)) => {
+                    survey.found.extend(found.into_iter().map(|found| named(found, names)))
+                }
+                (Err(why), _) => survey.unreadable.push(format!("{kind}s ({why})")),
+                (_, Err(why)) => survey.unreadable.push(format!("{kind}s ({why})")),
+            }
+        }
+        survey
     }
-    survey
 }
 
 fn named(mut found: Found, names: Option<&BTreeMap<Digest, Vec<RunId>>>) -> Found {
