@@ -149,6 +149,10 @@ impl World {
                 let reply = reply.downcast::<GetReply>().unwrap();
                 self.client.jobs[number].1.ended |= reply.run.state.is_final();
             }
+            // It was over, and nobody has asked for it since.
+            Err(refusal) if refusal.reason == "run.collected" => {
+                self.client.jobs[number].1.ended = true;
+            }
             Err(refusal) if crate::kernel::is_final(refusal.code) => {
                 self.fail(format!("a run that was acknowledged is not known: {refusal}"));
             }

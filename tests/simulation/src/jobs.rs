@@ -57,7 +57,12 @@ impl Job {
                 false => task(rng, flow.task(name.clone(), "sim:work"), &mut tasks, &name),
             };
         }
-        let spec = flow.build()?;
+        let mut spec = flow.build()?;
+        // Results of some flows are kept, and used by others.
+        if rng.per_mille(400) {
+            spec.code_hash = "code".into();
+            spec.cache = Some("v1".into());
+        }
         let tenant = Tenant::new(if rng.per_mille(500) { "ada" } else { "bob" });
         let at_us = rng.range(0, until_us);
         Ok(Self {

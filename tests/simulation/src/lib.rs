@@ -5,8 +5,9 @@
 //! record, the power fails. One seed is one world: [`play`] gives what it counted, or the first broken promise with what
 //! led to it.
 //!
-//! Reading order: `world` (time and events), `kernel` (how the cores are driven), `machine` (workers and holders),
-//! `client`, `jobs`, `faults`, `disk`, `checks` (the promises).
+//! Reading order: `world` (time and events), `kernel` (how the cores are driven), `trap` (panics), `machine` (workers and
+//! holders), `client` and `operator`, `jobs`, `faults` (the schedules of what goes wrong), `disk` and `files`, `checks` (the
+//! promises), `mutants` (mistakes on purpose).
 
 #![expect(clippy::unwrap_used, reason = "a simulation that cannot go on has failed")]
 
@@ -14,10 +15,16 @@ mod checks;
 mod client;
 mod disk;
 mod faults;
+mod files;
 mod jobs;
 mod kernel;
 mod machine;
+mod mutants;
+mod operator;
 mod rng;
+mod trap;
 mod world;
 
-pub use world::{Canary, Failure, Report, play};
+pub use mutants::Mutant;
+pub use trap::{Point, Trap, Trapped};
+pub use world::{EVERYBODY, Failure, Report, Who, play};

@@ -13,9 +13,11 @@ use eclosion_pool_manager::{AHEAD_PATIENCE_MS, Command as PoolCommand, Pool};
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::error::{Code, Error, Retry};
 use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::ops::gc::{Item, ItemKind};
 use eclosion_schemas::ops::task::Execute;
-use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
+use eclosion_schemas::{EnvironmentId, Fence, ItemId, TaskRef, WorkerId};
 
+use crate::files;
 use crate::jobs::{QUICK, UNRESOLVABLE};
 use crate::world::{Event, Party, World, output_of};
 
@@ -93,20 +95,25 @@ impl Process {
     }
 }
 
+/// A thing on the disk that is called by its owner.
+pub(crate) fn item(kind: ItemKind, name: &str) -> Item {
+    Item::new(kind, ItemId::new(name).unwrap())
+}
+
 /// The launcher and the builder.
 impl World {
     pub(crate) fn build(&mut self, environment: &EnvironmentId, spec: &EnvironmentSpec) {
         let fails = spec.requirements.iter().any(|requirement| requirement == UNRESOLVABLE);
         let built = match fails {
             true => Err(Error::invalid("environment.resolve", "no matching distribution found")),
-            false => Ok("python3".to_owned()),
+            false => Ok(format!("{}/bin/python", files::environment_path(environment.as_str()))),
         };
         let report = Report { from: Party::Builder, kind: ReportKind::Built(environment.clone(), built) };
         let takes_us = self.rng.range(1_000, 300_000);
         self.report_after(takes_us, report);
     }
 
-    pub(crate) fn launch(&mut self, worker: &WorkerId, _: &EnvironmentId) {
+    pub(crate) fn launch(&mut self, worker: &WorkerId, environment: &EnvironmentId) {
         if self.machine.processes.contains_key(worker) {
             return;
         }
@@ -123,7 +130,11 @@ impl World {
         };
         self.machine.processes.insert(worker.clone(), process);
         let takes_us = self.rng.range(2_000, 40_000);
-        let fails = self.has_faults() && self.rng.per_mille(40);
+        let is_gone = !self.files.holds(&item(ItemKind::Environment, environment.as_str()));
+        let fails = is_gone || self.has_faults() && self.rng.per_mille(40);
+        for kind in [ItemKind::Log, ItemKind::Scratch] {
+            self.files.put(item(kind, worker.as_str()), 100, Vec::new());
+        }
         self.after(
             takes_us,
             Event::Machine(match fails {
@@ -167,6 +178,8 @@ impl World {
         self.machine.starts.entry(task.clone()).or_default().push(execute.fence);
         self.say(|| format!("{worker} starts {task} under {}", execute.fence));
         self.check_start(&execute);
+        let whole = self.check_inputs(&execute);
+        self.files.touch(&item(ItemKind::Log, worker.as_str()), Some(&execute.run));
         let chance = self.rng.range(0, 10)
             + if execute.function == QUICK { 4 * u64::from(self.rng.per_mille(930)) } else { 0 };
         let takes_us = match chance {
@@ -175,6 +188,7 @@ impl World {
             _ => self.rng.range(10, 1_000),
         };
         let ending = match self.rng.range(0, 1_000) {
+            _ if !whole => Ending::Raises,
             _ if !self.has_faults() => Ending::Good,
             0..50 => Ending::Raises,
             50..80 => Ending::Crashes,
@@ -239,7 +253,7 @@ impl World {
             _ => None,
         });
         let live = self.machine.processes.keys().cloned().chain(reporting).collect();
-        self.own::<Pool>(&PoolCommand::Survivors(live));
+        self.handle_own::<Pool>(&PoolCommand::Survivors(live));
     }
 
     /// The keeper hands every survivor of an earlier kernel to a new holder.

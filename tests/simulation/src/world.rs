@@ -5,16 +5,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use eclosion_schemas::{Fence, Timestamp, WorkerId};
+use eclosion_kernel::journal::Projection;
+use eclosion_schemas::{Digest, Fence, Part, Payload, Timestamp, WorkerId};
 
 use crate::checks::Checks;
 use crate::client::{Client, ClientEvent};
 use crate::disk::Disk;
-use crate::faults::Fault;
+use crate::faults::{Fault, Nemesis};
+use crate::files::{Files, Forgets};
 use crate::jobs::Job;
 use crate::kernel::{Kernel, KernelEvent};
 use crate::machine::{Machine, MachineEvent};
+use crate::mutants::Mutant;
+use crate::operator::Operator;
 use crate::rng::Rng;
+use crate::trap::Point;
 
 /// Faults happen before this; afterwards everything must come to its end.
 pub(crate) const FAULTS_UNTIL_US: u64 = 6_000_000;
@@ -24,19 +29,17 @@ pub(crate) const END_US: u64 = FAULTS_UNTIL_US + 180_000_000;
 const EVENTS_MAX: u64 = 2_000_000;
 /// Lines of what happened last that a failure shows.
 const TRACE_MAX: usize = 400;
+/// What time it is when a world begins: so late that clocks can be put back by years.
+const WALL_START_MS: u64 = 1_000_000_000_000;
 
-/// A mistake that is made on purpose, to see it found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Canary {
-    /// A result under an old fence is committed as if it were the current attempt's.
-    AcceptStaleFence,
-    /// What a client is shown does not wait for the disk.
-    ShowBeforeSynced,
-    /// Arbitration believes that there is twice as much as there is.
-    GrantTwice,
-    /// A wish that comes again is another wish.
-    ForgetWish,
-}
+/// What derives rows, as in a kernel with all of them.
+pub(crate) const PROJECTIONS: [Projection; 5] = [
+    eclosion_dag_tracker::project,
+    eclosion_artifact_store::project,
+    eclosion_scheduler::project,
+    eclosion_stale_manager::project,
+    eclosion_audit::project,
+];
 
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -44,7 +47,10 @@ pub(crate) enum Event {
     Kernel(u64, Box<KernelEvent>),
     Machine(MachineEvent),
     Client(ClientEvent),
+    /// The operator asks for something, again.
+    Operator(usize),
     Fault(Fault),
+    CheckDue,
 }
 
 /// Who sends, and who receives.
@@ -54,32 +60,44 @@ pub(crate) enum Party {
     Holder(WorkerId),
     Builder,
     Client(usize),
+    Operator,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Who {
+pub enum Who {
     Artifacts,
     Arbitration,
     Pool,
     Dag,
+    Scheduler,
+    Stale,
+    Audit,
 }
 
-pub(crate) const EVERYBODY: [Who; 4] = [Who::Artifacts, Who::Arbitration, Who::Pool, Who::Dag];
+pub const EVERYBODY: [Who; 7] =
+    [Who::Artifacts, Who::Arbitration, Who::Pool, Who::Dag, Who::Scheduler, Who::Stale, Who::Audit];
 
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) now_us: u64,
-    pub(crate) canary: Option<Canary>,
+    mutant: Option<Mutant>,
+    pub(crate) nemesis: Nemesis,
+    /// How much the machine's clock was put forward or back.
+    pub(crate) skew_ms: i64,
+    /// Of the messages that are handled, so many lead to a panic.
+    pub(crate) panics_per_mille: u64,
     events: BTreeMap<(u64, u64), Event>,
     tickets: u64,
     pub(crate) disk: Disk,
+    pub(crate) files: Files,
     pub(crate) kernel: Option<Kernel>,
     /// How many kernels have begun.
     pub(crate) life: u64,
     pub(crate) machine: Machine,
     pub(crate) client: Client,
+    pub(crate) operator: Operator,
     pub(crate) checks: Checks,
     trace: VecDeque<String>,
     failure: Option<String>,
@@ -101,6 +119,28 @@ pub struct Report {
     pub ahead: u64,
     /// Of those, such as were given back because the other took long.
     pub returned: u64,
+    /// Panics at each point of each actor, while it handled a message.
+    pub points: BTreeMap<(Who, Point), u64>,
+    pub dead_letters: u64,
+    /// Actors that panicked too often, which ended the kernel.
+    pub escalations: u64,
+    /// Writes and syncs that the disk has refused: each ends a kernel's life.
+    pub disk_errors: u64,
+    /// Kernels that ended before they performed anything.
+    pub died_in_recovery: u64,
+    pub clock_jumps: u64,
+    /// Looks for earlier results, and how many were found.
+    pub looks: u64,
+    pub reused: u64,
+    pub ticks_fired: u64,
+    pub ticks_skipped: u64,
+    pub passes: u64,
+    pub collected: u64,
+    pub purged: u64,
+    pub restored: u64,
+    /// Moves on the disk that retention has led to.
+    pub moves: u64,
+    pub acts: u64,
 }
 
 /// What was found, with what happened before it.
@@ -118,7 +158,10 @@ impl std::fmt::Display for Failure {
             writeln!(f, "{line}")?;
         }
         let Failure { seed, at_us, text, .. } = self;
-        write!(f, "seed {seed} at {at_us} us: {text}\nrepeat it with SIM_SEED={seed}")
+        write!(
+            f,
+            "seed {seed} at {at_us} us: {text}\nrepeat it with SIM_SEED={seed} cargo test -p eclosion-simulation --test sim keeps_every"
+        )
     }
 }
 
@@ -126,8 +169,8 @@ impl std::fmt::Display for Failure {
 ///
 /// # Errors
 /// The first promise that was broken.
-pub fn play(seed: u64, canary: Option<Canary>) -> Result<Report, Failure> {
-    let mut world = World::new(seed, canary);
+pub fn play(seed: u64, mutant: Option<Mutant>) -> Result<Report, Failure> {
+    let mut world = World::new(seed, mutant);
     match world.play() {
         Ok(()) => Ok(world.report()),
         Err(text) => {
@@ -137,30 +180,47 @@ pub fn play(seed: u64, canary: Option<Canary>) -> Result<Report, Failure> {
 }
 
 impl World {
-    fn new(seed: u64, canary: Option<Canary>) -> Self {
+    fn new(seed: u64, mutant: Option<Mutant>) -> Self {
         let mut rng = Rng::new(seed);
         let jobs = rng.range(1, 7);
         let jobs: Vec<Job> = (0..jobs)
             .map(|number| Job::random(&mut rng, usize::try_from(number).unwrap(), FAULTS_UNTIL_US).unwrap())
             .collect();
-        let disk = Disk::new(vec![eclosion_dag_tracker::project, eclosion_artifact_store::project]);
+        let disk = Disk::new(PROJECTIONS.to_vec(), mutant);
+        let nemesis = Nemesis::random(&mut rng);
         let mut world = Self {
             rng,
             now_us: 0,
-            canary,
+            mutant,
+            nemesis,
+            skew_ms: 0,
+            panics_per_mille: 3,
             events: BTreeMap::new(),
             tickets: 0,
             disk,
+            files: Files::default(),
             kernel: None,
             life: 0,
             machine: Machine::default(),
             client: Client::new(jobs),
+            operator: Operator::default(),
             checks: Checks::default(),
             trace: VecDeque::new(),
             failure: None,
         };
+        world.files.forget(match mutant {
+            Some(Mutant::SkipFileSync) => Forgets::Bytes,
+            Some(Mutant::SkipDirectorySync) => Forgets::Entries,
+            Some(Mutant::SealOverSynced) => Forgets::Replaced,
+            _ => Forgets::Nothing,
+        });
         world.plan_faults();
         world.plan_clients();
+        world.plan_operator();
+        world.after(FAULTS_UNTIL_US + 1_950_000, Event::CheckDue);
+        if mutant == Some(Mutant::LeaseByWallClock) {
+            world.after(500_000, Event::Fault(Fault::ExpireLeases));
+        }
         world.after(0, Event::Fault(Fault::Boot));
         world
     }
@@ -169,6 +229,7 @@ impl World {
         let mut played = 0;
         while let Some(((at_us, _), event)) = self.events.pop_first() {
             self.now_us = at_us;
+            self.files.set_now(self.now());
             played += 1;
             if at_us > END_US || self.is_over() {
                 break;
@@ -184,7 +245,9 @@ impl World {
                 }
                 Event::Machine(event) => self.machine_event(event),
                 Event::Client(event) => self.client_event(event),
+                Event::Operator(wish) => self.operate(wish),
                 Event::Fault(fault) => self.strike(fault),
+                Event::CheckDue => self.check_due(),
             }
             if let Some(text) = self.failure.take() {
                 return Err(text);
@@ -195,11 +258,28 @@ impl World {
 
     /// Faults are over, and every client has seen the end of its run.
     fn is_over(&self) -> bool {
-        self.now_us > FAULTS_UNTIL_US + 5_000_000 && self.client.is_satisfied()
+        let is_late = self.now_us > FAULTS_UNTIL_US + 5_000_000;
+        is_late && self.client.is_satisfied() && self.operator.is_satisfied()
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        Timestamp(self.now_us / 1_000)
+        let ms = WALL_START_MS + self.now_us / 1_000;
+        Timestamp(ms.saturating_add_signed(self.skew_ms))
+    }
+
+    /// Whether this mistake is made on purpose.
+    pub(crate) fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// The kinds of records that an actor does not fold, on purpose.
+    pub(crate) fn forgets(&self, who: Who) -> &'static [&'static str] {
+        match (self.mutant, who) {
+            (Some(Mutant::CollectPinned), Who::Stale) => &["artifact.pinned", "artifact.tagged"],
+            (Some(Mutant::CommitCancelled), Who::Dag) => &["run.cancelling"],
+            (Some(Mutant::TickAgain), Who::Scheduler) => &["tick.skipped"],
+            _ => &[],
+        }
     }
 
     pub(crate) fn has_faults(&self) -> bool {
@@ -246,7 +326,83 @@ impl World {
     }
 }
 
-/// The name of an output says which attempt made it.
-pub(crate) fn output_of(task: &str, fence: Fence, version: u32) -> eclosion_schemas::Payload {
-    eclosion_schemas::Payload::of(&format!("{task}@{fence}#{version}"))
+/// The name of an output says which attempt made it. Some have a file: one of contents that many share, or one of its own.
+pub(crate) fn output_of(task: &str, fence: Fence, version: u32) -> Payload {
+    let mut output = Payload::of(&format!("{task}@{fence}#{version}"));
+    let name = task.split('[').next().unwrap_or_default();
+    let content = match name.bytes().map(u64::from).sum::<u64>() % 3 {
+        0 => Some(name.to_owned()),
+        1 => Some(format!("{task}@{fence}#{version}")),
+        _ => None,
+    };
+    output.parts.extend(content.and_then(|content| {
+        let digest = Digest::new(blake3::hash(content.as_bytes()).to_hex().as_str()).ok()?;
+        Some(Part { digest: Some(digest), bytes: 1_000, codec: "bytes".into(), ..Part::default() })
+    }));
+    output
+}
+
+impl Report {
+    /// Of two worlds together.
+    pub fn add(&mut self, other: &Self) {
+        macro_rules! sum {
+            ($($field:ident),*) => { $(self.$field += other.$field;)* };
+        }
+        sum!(
+            records,
+            runs,
+            commits,
+            starts,
+            kernels_killed,
+            power_cuts,
+            panics,
+            workers_killed,
+            adopted,
+            ahead
+        );
+        sum!(returned, dead_letters, escalations, disk_errors, died_in_recovery, clock_jumps, looks, reused);
+        sum!(ticks_fired, ticks_skipped, passes, collected, purged, restored, moves, acts);
+        for (point, count) in &other.points {
+            *self.points.entry(*point).or_default() += count;
+        }
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { runs, records, commits, starts, adopted, ahead, returned, .. } = self;
+        writeln!(
+            f,
+            "runs {runs}, records {records}, commits {commits}, starts {starts}, adopted {adopted}, ahead {ahead} ({returned} returned)"
+        )?;
+        let Self {
+            kernels_killed,
+            died_in_recovery,
+            power_cuts,
+            disk_errors,
+            clock_jumps,
+            workers_killed,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "kernels killed {kernels_killed} ({died_in_recovery} in recovery), power cuts {power_cuts}, disk errors {disk_errors}, clock jumps {clock_jumps}, workers killed {workers_killed}"
+        )?;
+        let Self { panics, dead_letters, escalations, points, .. } = self;
+        writeln!(
+            f,
+            "panics {panics}, dead letters {dead_letters}, escalations {escalations}, at the points of a message {}",
+            points.values().sum::<u64>()
+        )?;
+        let Self { looks, reused, ticks_fired, ticks_skipped, acts, .. } = self;
+        writeln!(
+            f,
+            "looks {looks} ({reused} found), ticks {ticks_fired} fired, {ticks_skipped} skipped, acts {acts}"
+        )?;
+        let Self { passes, collected, purged, restored, moves, .. } = self;
+        write!(
+            f,
+            "passes {passes}, collected {collected}, purged {purged}, restored {restored}, moves {moves}"
+        )
+    }
 }

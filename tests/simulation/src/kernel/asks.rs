@@ -1,6 +1,9 @@
 //! What was let out is performed: ports of the machine, asks of other actors, answers to whoever waits.
 
+use eclosion_scheduler::state::{Answer as TickAnswer, Answered};
+use eclosion_schemas::ops::run::{CancelRequest, StartReply, StartRequest};
 use eclosion_schemas::ops::{pool, task};
+use eclosion_schemas::schedule::Action;
 
 use super::*;
 
@@ -18,6 +21,7 @@ impl World {
                 match released {
                     Released::Effects(effects) => self.perform(effects),
                     Released::Answer(to, answer, seq) => self.answer(to, answer, seq),
+                    Released::Shown(seq) => self.shown(seq),
                 }
             }
         }
@@ -32,6 +36,12 @@ impl World {
             Effects::Dag(effects) => {
                 effects.into_iter().for_each(|(id, effect)| self.perform_dag(id, effect))
             }
+            Effects::Scheduler(effects) => {
+                effects.into_iter().for_each(|(id, effect)| self.perform_scheduler(id, effect));
+            }
+            Effects::Stale(effects) => {
+                effects.into_iter().for_each(|(id, effect)| self.perform_stale(id, effect));
+            }
         }
     }
 
@@ -41,7 +51,7 @@ impl World {
         let command = match &effect {
             Effect::Dispatch(wish) => {
                 let mut wish = (**wish).clone();
-                if self.canary == Some(Canary::ForgetWish) {
+                if self.has(Mutant::ForgetWish) {
                     wish.id.n = wish.id.n.wrapping_add(u32::try_from(self.rng.range(0, 1 << 20)).unwrap());
                 }
                 Command::Dispatch(pool::DispatchRequest { wishes: vec![wish] })
@@ -49,7 +59,7 @@ impl World {
             Effect::Withdraw { wishes } => {
                 Command::Withdraw(pool::WithdrawRequest { wishes: wishes.clone() })
             }
-            Effect::Look(_) => return,
+            Effect::Look(_) => return self.look_for(id, effect),
         };
         self.ask::<Pool>(Who::Dag, id, command, Effects::Dag(vec![(id, effect)]));
     }
@@ -92,24 +102,87 @@ impl World {
         }
     }
 
+    /// A tick starts a run or calls something, under its own name as the key.
+    fn perform_scheduler(&mut self, id: EffectId, effect: eclosion_scheduler::Effect) {
+        use eclosion_dag_tracker::Command;
+        use eclosion_scheduler::Effect;
+        let effects = Effects::Scheduler(vec![(id, effect.clone())]);
+        match effect {
+            Effect::Start { key, spec, .. } => match &spec.action {
+                Action::Run { flow, set, tenant } => {
+                    let idem = if self.has(Mutant::TickWithoutKey) {
+                        format!("{key}:{}", self.rng.next())
+                    } else {
+                        key
+                    };
+                    let (flow, set, tenant) = (flow.as_ref().clone(), set.clone(), tenant.clone());
+                    let idem = Some(idem);
+                    let request = StartRequest { flow, set, tenant, new: true, idem, no_cache: false };
+                    let command = Command::Start(Box::new(request));
+                    self.ask_with::<DagTracker>((Who::Scheduler, id), command, effects, ReplyTo::Tick(id));
+                }
+                Action::Call { .. } => {
+                    self.remember_ask(Who::Scheduler, id, effects);
+                    self.check_call(&key);
+                    let takes_us = self.rng.range(100, 400_000);
+                    self.soon(takes_us, KernelEvent::Called(id));
+                }
+            },
+            Effect::Cancel { run, .. } => {
+                let command = Command::Cancel(CancelRequest { run, reason: "a later tick".into() });
+                self.ask::<DagTracker>(Who::Scheduler, id, command, effects);
+            }
+        }
+    }
+
+    pub(super) fn call_answered(&mut self, id: EffectId) {
+        let outcome = match self.rng.per_mille(100) {
+            true => Err(Error::internal("sim.call", "it was refused")),
+            false => Ok(TickAnswer::Reply(serde_json::Value::Null)),
+        };
+        self.tick_answered(id, outcome);
+    }
+
+    fn tick_answered(&mut self, id: EffectId, outcome: Result<TickAnswer, Error>) {
+        let owed = self.kernel.as_mut().and_then(|kernel| kernel.asks.remove(&(Who::Scheduler, id)));
+        let Some(Effects::Scheduler(effects)) = owed else { return };
+        for (_, effect) in effects {
+            if let eclosion_scheduler::Effect::Start { name, n, key, .. } = effect {
+                let answered = Answered { name, n, key, outcome: outcome.clone() };
+                self.own::<Scheduler>(eclosion_scheduler::Command::Answered(Box::new(answered)));
+            }
+        }
+    }
+
     pub(super) fn remember_ask(&mut self, who: Who, id: EffectId, effects: Effects) {
         if let Some(kernel) = &mut self.kernel {
             kernel.asks.insert((who, id), effects);
         }
     }
 
-    /// Each ask is a task of its own, so two of one actor may overtake each other; now and then one comes twice.
     pub(super) fn ask<C: Simulated>(&mut self, by: Who, id: EffectId, command: C::Command, effects: Effects)
     where
         C::Command: Clone,
-        Envelope: From<Mail<C>>,
+    {
+        self.ask_with::<C>((by, id), command, effects, ReplyTo::Effect(by, id));
+    }
+
+    /// Each ask is a task of its own, so two of one actor may overtake each other; now and then one comes twice.
+    fn ask_with<C: Simulated>(
+        &mut self,
+        (by, id): (Who, EffectId),
+        command: C::Command,
+        effects: Effects,
+        reply_to: ReplyTo,
+    ) where
+        C::Command: Clone,
     {
         self.remember_ask(by, id, effects);
         let twice = self.has_faults() && self.rng.per_mille(30);
         for _ in 0..=u8::from(twice) {
             let delay_us = self.hop_us();
             let extra_us = if twice { self.rng.range(0, 300_000) } else { 0 };
-            self.mail::<C>(delay_us + extra_us, command.clone(), Some(id), ReplyTo::Effect(by, id), None);
+            self.mail::<C>(delay_us + extra_us, command.clone(), Some(id), reply_to.clone(), None);
         }
     }
 
@@ -120,11 +193,9 @@ impl World {
         cause: Option<EffectId>,
         reply_to: ReplyTo,
         mark: Option<Mark>,
-    ) where
-        Envelope: From<Mail<C>>,
-    {
-        let mail = Mail { command, cause, reply_to, mark, deliveries: 0 };
-        self.soon(delay_us, KernelEvent::Arrive(mail.into()));
+    ) {
+        let mail = Mail::<C> { command, cause, reply_to, mark, deliveries: 0 };
+        self.soon(delay_us, KernelEvent::Arrive(Box::new(mail)));
     }
 
     /// Messages of one pair arrive in the order in which they were sent.
@@ -137,7 +208,8 @@ impl World {
     }
 
     pub(super) fn answer(&mut self, to: ReplyTo, answer: Answer, depends_on: Seq) {
-        if let (ReplyTo::Start(_) | ReplyTo::Cancel(_) | ReplyTo::Look(_), Ok(_)) = (&to, &answer) {
+        use ReplyTo::{Cancel, Look, Start, Wish};
+        if let (Start(_) | Cancel(_) | Look(_) | Wish(_), Ok(_)) = (&to, &answer) {
             self.shown(depends_on);
         }
         let delay_us = self.hop_us();
@@ -161,6 +233,21 @@ impl World {
                     None => {}
                 }
             }
+            ReplyTo::Tick(id) => match answer {
+                Err(refusal) if !is_final(refusal.code) => {
+                    self.ask_answered(Who::Scheduler, id, &Err(refusal))
+                }
+                Err(refusal) => self.tick_answered(id, Err(refusal)),
+                Ok(reply) => {
+                    let reply = reply.downcast::<StartReply>().unwrap();
+                    self.tick_answered(id, Ok(TickAnswer::Run(reply.run)));
+                }
+            },
+            ReplyTo::Found(id) => self.found(id, answer),
+            ReplyTo::Recalled(id, recalling) => self.recalled(id, *recalling, answer),
+            ReplyTo::Pass(pass) => self.pass_answered(pass, answer),
+            ReplyTo::Moved(done) => self.moved_answered(done, &answer),
+            ReplyTo::Wish(wish) => self.wish_answered(wish, answer),
             ReplyTo::Report(ticket) => self.report_answered(ticket, answer),
             ReplyTo::Start(job) => self.start_answered(job, answer),
             ReplyTo::Cancel(job) => self.cancel_answered(job, &answer),
@@ -187,6 +274,7 @@ impl World {
         }
         owed_to::<Pool>(kernel, target);
         owed_to::<DagTracker>(kernel, target);
+        owed_to::<Scheduler>(kernel, target);
         self.release_all();
     }
 }

@@ -33,7 +33,9 @@ impl World {
         kernel.writing = 0;
         let batch = kernel.journal.unwritten(count);
         let journal = Arc::clone(&kernel.journal);
-        self.disk.write(&batch);
+        if let Err(why) = self.disk.write(&batch) {
+            return self.poison(&format!("writing failed: {why}"));
+        }
         self.check_written(&batch);
         if let Some(last) = batch.last() {
             journal.mark_written(last.seq);
@@ -50,6 +52,8 @@ impl World {
     pub(super) fn sync(&mut self) {
         let Some(kernel) = &mut self.kernel else { return };
         let through = kernel.journal.marks().written;
+        // What records name is on the disk before their mark is.
+        self.files.sync();
         let takes_us = self.rng.range(50, 5_000);
         self.soon(takes_us, KernelEvent::Synced(through));
     }
@@ -58,13 +62,41 @@ impl World {
         let Some(kernel) = &mut self.kernel else { return };
         kernel.syncing = false;
         let journal = Arc::clone(&kernel.journal);
-        self.disk.sync(through);
+        if let Err(why) = self.disk.sync(through, &mut self.rng) {
+            return self.poison(&format!("a sync failed: {why}"));
+        }
         journal.mark_synced(through);
         self.release_all();
         let Some(kernel) = &mut self.kernel else { return };
         let marks = kernel.journal.marks();
         if marks.written > marks.synced && !std::mem::replace(&mut kernel.syncing, true) {
             self.soon(100, KernelEvent::Sync);
+        }
+    }
+
+    /// The disk refuses: from now on nothing is appended and nothing is shown but what is synced. Somebody sees it after a
+    /// while, mends the disk, and starts the kernel again.
+    fn poison(&mut self, why: &str) {
+        self.checks.counts.disk_errors += 1;
+        self.say(|| why.to_owned());
+        let Some(kernel) = &self.kernel else { return };
+        let journal = Arc::clone(&kernel.journal);
+        journal.poison(why);
+        for who in EVERYBODY {
+            of!(who, self.take_back());
+        }
+        self.release_all();
+        let seen_us = self.rng.range(1_000, 400_000);
+        self.soon(seen_us, KernelEvent::Mend);
+    }
+
+    /// Speculative state goes back to what is safe.
+    fn take_back<C: Simulated>(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let journal = Arc::clone(&kernel.journal);
+        let Some(engine) = &mut C::seat(kernel).engine else { return };
+        if let Err(why) = engine.recover(&journal) {
+            self.fail(format!("{:?} cannot go back: {why}", C::WHO));
         }
     }
 }

@@ -1,9 +1,11 @@
-//! The four cores, as they sit in a simulated kernel.
+//! The cores, as they sit in a simulated kernel.
 
 use eclosion_arbitration::ArbitrationOptions;
 use eclosion_pool_manager::PoolOptions;
 
 use super::*;
+use eclosion_stale_manager::{Limits, RetentionOptions};
+
 use crate::jobs::{CPU_MILLIS, MEMORY_BYTES};
 
 /// A core in this world.
@@ -14,6 +16,10 @@ pub(crate) trait Simulated: Core + Sized {
     fn effects(effects: Vec<(EffectId, Self::Effect)>) -> Effects;
     /// Whether it asks this actor for something.
     fn asks(effect: &Self::Effect, target: Who) -> bool;
+    /// Whether it need not wait for *written*, as the actor says.
+    fn stays_inside(effect: &Self::Effect) -> bool {
+        EVERYBODY.iter().any(|who| Self::asks(effect, *who))
+    }
 }
 
 impl Simulated for Artifacts {
@@ -40,7 +46,7 @@ impl Simulated for Arbitration {
     const WHO: Who = Who::Arbitration;
 
     fn core(world: &World) -> Self {
-        let twice = u64::from(world.canary == Some(Canary::GrantTwice)) + 1;
+        let twice = u64::from(world.has(Mutant::GrantTwice)) + 1;
         Arbitration { options: ArbitrationOptions::new(CPU_MILLIS * twice, MEMORY_BYTES * twice) }
     }
 
@@ -96,25 +102,86 @@ impl Simulated for DagTracker {
         Effects::Dag(effects)
     }
 
-    fn asks(_: &Self::Effect, target: Who) -> bool {
-        target == Who::Pool
+    fn asks(effect: &Self::Effect, target: Who) -> bool {
+        target == Who::Pool && !matches!(effect, eclosion_dag_tracker::Effect::Look(_))
     }
 }
 
-impl From<Mail<Arbitration>> for Envelope {
-    fn from(mail: Mail<Arbitration>) -> Self {
-        Envelope::Arbitration(mail)
+impl Simulated for Scheduler {
+    const WHO: Who = Who::Scheduler;
+
+    fn core(_: &World) -> Self {
+        Scheduler::default()
+    }
+
+    fn seat(kernel: &mut Kernel) -> &mut Seat<Self> {
+        &mut kernel.scheduler
+    }
+
+    fn effects(effects: Vec<(EffectId, Self::Effect)>) -> Effects {
+        Effects::Scheduler(effects)
+    }
+
+    fn asks(effect: &Self::Effect, target: Who) -> bool {
+        use eclosion_scheduler::Effect::{Cancel, Start};
+        let is_asked = match effect {
+            Start { spec, .. } => matches!(spec.action, eclosion_schemas::schedule::Action::Run { .. }),
+            Cancel { .. } => true,
+        };
+        target == Who::Dag && is_asked
     }
 }
 
-impl From<Mail<Pool>> for Envelope {
-    fn from(mail: Mail<Pool>) -> Self {
-        Envelope::Pool(mail)
+impl Simulated for Stale {
+    const WHO: Who = Who::Stale;
+
+    /// Everything is short, so that a world of seconds sees what a machine sees in a month.
+    fn core(_: &World) -> Self {
+        let kept = |age_ms, count_max| Limits { age_ms, count_max, bytes_max: 1 << 40 };
+        let options = RetentionOptions {
+            interval_ms: 600,
+            quota_bytes: 60_000,
+            disk_free_min_bytes: 0,
+            trash_grace_ms: 900,
+            runs: kept(1_500, 6),
+            logs: kept(1_500, 4),
+            environments: kept(1_200, 1),
+            unnamed_ms: 600,
+            leftover_ms: 500,
+            origins: BTreeMap::new(),
+        };
+        Stale { options }
+    }
+
+    fn seat(kernel: &mut Kernel) -> &mut Seat<Self> {
+        &mut kernel.stale
+    }
+
+    fn effects(effects: Vec<(EffectId, Self::Effect)>) -> Effects {
+        Effects::Stale(effects)
+    }
+
+    fn asks(_: &Self::Effect, _: Who) -> bool {
+        false
     }
 }
 
-impl From<Mail<DagTracker>> for Envelope {
-    fn from(mail: Mail<DagTracker>) -> Self {
-        Envelope::Dag(mail)
+impl Simulated for Audit {
+    const WHO: Who = Who::Audit;
+
+    fn core(_: &World) -> Self {
+        Audit
+    }
+
+    fn seat(kernel: &mut Kernel) -> &mut Seat<Self> {
+        &mut kernel.audit
+    }
+
+    fn effects(_: Vec<(EffectId, Self::Effect)>) -> Effects {
+        Effects::None
+    }
+
+    fn asks(_: &Self::Effect, _: Who) -> bool {
+        false
     }
 }

@@ -53,6 +53,16 @@ impl World {
             _ => Who::Pool,
         };
         let delay_us = self.in_order(from, Party::Actor(to));
+        match &kind {
+            ReportKind::Built(environment, Ok(_)) => {
+                self.files.put(item(ItemKind::Environment, environment.as_str()), 10_000, Vec::new());
+            }
+            // The kernel hashes what a worker has left, and names it, before it asks for the commit.
+            ReportKind::Outcome(_, execute, Outcome::Commit { version }) => {
+                self.files.seal(&output_of(execute.task.as_str(), execute.fence, *version));
+            }
+            _ => {}
+        }
         let (reply_to, mark) = (ReplyTo::Report(ticket), Some(Mark::Written));
         match command(kind) {
             Told::Pool(command) => self.mail::<Pool>(delay_us, command, None, reply_to, mark),
