@@ -11,7 +11,8 @@
 //! Invariants: (1) `gc.collected` is decided only for an item that nothing known holds: not what the survey found, and
 //! not what was appended since. (2) Exactly the items that are moving, restoring or purging have an effect outstanding,
 //! and each pass that is due. (3) An item that is named again while it is in the trash is restored, by itself. (4) A
-//! survey older than what is remembered of names is refused; it is taken again.
+//! survey older than what is remembered of names is refused; it is taken again. (5) A run comes back with what it alone
+//! had named, or not yet: while any of that is still on its way into the trash, it waits.
 //!
 //! Memory holds unfinished runs, living workers, the newest names and what is in the trash, at most
 //! [`TRASH_ITEMS_MAX`] items: the oldest are purged above that. What exists otherwise comes with a survey.

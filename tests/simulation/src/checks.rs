@@ -29,8 +29,8 @@ use eclosion_kernel::journal::Record;
 use eclosion_pool_manager::Pool;
 use eclosion_scheduler::Scheduler;
 use eclosion_schemas::events::{
-    AttemptStarted, LeaseGranted, LeaseReleased, OperatorActed, OperatorEnded, RunCancelling, RunFinished,
-    RunStarted, StepCommitted, StepReused,
+    AttemptStarted, GcErased, LeaseGranted, LeaseReleased, OperatorActed, OperatorEnded, RunCancelling,
+    RunFinished, RunStarted, StepCommitted, StepReused,
 };
 use eclosion_schemas::ops::gc::Item;
 use eclosion_schemas::ops::task::Execute;
@@ -367,6 +367,9 @@ impl Checks {
             if on_disk.outputs.insert(task.clone(), reused.output.clone()).is_some() {
                 return Err(format!("{task} has two results"));
             }
+        } else if let Some(erased) = record.event::<GcErased>() {
+            // With the run its key is gone: who starts it again gets another.
+            erased.run.iter().for_each(|run| _ = on_disk.started.remove(run));
         } else if let Some(granted) = record.event::<LeaseGranted>() {
             on_disk.leases.insert(granted.lease.clone(), record.at);
         } else if let Some(released) = record.event::<LeaseReleased>() {

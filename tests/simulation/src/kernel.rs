@@ -581,7 +581,7 @@ impl World {
 
     fn tell_folders(&mut self, by: Who, records: &[Arc<Record>]) {
         for record in records {
-            self.say(|| format!("{by:?} decides {record:?}"));
+            self.say(|| format!("{by:?} decides {record:?}{}", item_of(record)));
         }
         for who in EVERYBODY {
             let Some(kernel) = &mut self.kernel else { return };
@@ -602,6 +602,17 @@ impl Kernel {
     fn folds_soon<C: Simulated>(&mut self) -> &mut bool {
         &mut C::seat(self).folds_soon
     }
+}
+
+/// What a record of retention is about; the others name it in what follows them.
+fn item_of(record: &Record) -> String {
+    use eclosion_schemas::events::{GcCollected, GcMoved, GcPurging, GcRestored, GcRestoring};
+    let item = record.event::<GcCollected>().map(|event| event.item.clone());
+    let item = item.or_else(|| record.event::<GcPurging>().map(|event| event.item.clone()));
+    let item = item.or_else(|| record.event::<GcRestoring>().map(|event| event.item.clone()));
+    let item = item.or_else(|| record.event::<GcRestored>().map(|event| event.item.clone()));
+    let moved = record.event::<GcMoved>().map(|event| format!(" {} {:?}", event.item, event.outcome));
+    item.map(|item| format!(" {item}")).or(moved).unwrap_or_default()
 }
 
 /// What a panic said.

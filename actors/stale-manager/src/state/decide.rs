@@ -103,6 +103,9 @@ fn restored(item: &Item, kept: &Kept, effect: EffectId, error: Option<Error>) ->
 pub(super) fn restore(state: &State, request: &RestoreRequest) -> Result<Decision, Error> {
     let kept = state.kept.get(&request.item).ok_or_else(|| not_in_trash(&request.item))?;
     check_trashed(&request.item, kept)?;
+    if let Some(moving) = moving_with(state, &request.item) {
+        return Err(on_its_way(moving));
+    }
     let items = with_it(state, &request.item);
     let restoring = |item: &Item| GcRestoring { item: item.clone(), reason: request.reason.clone() }.into();
     let events: Vec<AnyEvent> = items.iter().map(restoring).collect();
@@ -124,6 +127,18 @@ fn with_it(state: &State, item: &Item) -> Vec<Item> {
     items
 }
 
+/// What is on its way into the trash because the run is: a run that came back without it would have lost it.
+fn moving_with<'a>(state: &'a State, item: &Item) -> Option<&'a Item> {
+    let named = |kept: &Kept| kept.of.iter().any(|run| run.as_str() == item.id.as_str());
+    let mut moving = state.kept.iter().filter(|(_, kept)| kept.phase == Phase::Moving);
+    moving.find(|(_, kept)| item.kind == ItemKind::Run && named(kept)).map(|(item, _)| item)
+}
+
+fn on_its_way(item: &Item) -> Error {
+    let message = format!("{item} is on its way");
+    Error::new(Code::Unavailable, "gc.moving", message).retry(Retry::After { after_ms: 100 })
+}
+
 fn not_in_trash(item: &Item) -> Error {
     Error::not_found("gc.not_in_trash", format!("{item} is not in the trash"))
         .help("eclosion gc trash; what was purged is gone, as eclosion gc log says")
@@ -132,10 +147,7 @@ fn not_in_trash(item: &Item) -> Error {
 fn check_trashed(item: &Item, kept: &Kept) -> Result<(), Error> {
     match kept.phase {
         Phase::Trashed => Ok(()),
-        Phase::Moving | Phase::Restoring => {
-            let message = format!("{item} is on its way");
-            Err(Error::new(Code::Unavailable, "gc.moving", message).retry(Retry::After { after_ms: 100 }))
-        }
+        Phase::Moving | Phase::Restoring => Err(on_its_way(item)),
         Phase::Purging => Err(not_in_trash(item)),
     }
 }
@@ -160,8 +172,14 @@ pub(super) fn purge(state: &State, request: &PurgeRequest) -> Result<Decision, E
 /// What is in the trash and was named again.
 pub(super) fn named_again(state: &State) -> Vec<AnyEvent> {
     let is_trashed = |item: &&Item| state.kept.get(*item).is_some_and(|kept| kept.phase == Phase::Trashed);
-    let back: BTreeSet<Item> =
-        state.wanted.iter().filter(is_trashed).flat_map(|item| with_it(state, item)).collect();
+    let is_whole = |item: &&Item| moving_with(state, item).is_none();
+    let back: BTreeSet<Item> = state
+        .wanted
+        .iter()
+        .filter(is_trashed)
+        .filter(is_whole)
+        .flat_map(|item| with_it(state, item))
+        .collect();
     let reason = "it was named again while it was in the trash";
     back.into_iter().map(|item| GcRestoring { item, reason: reason.into() }.into()).collect()
 }
