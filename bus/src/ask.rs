@@ -105,6 +105,12 @@ impl<'a, O: Operation> Ask<'a, O> {
         Timed { outcome, stages: timings.stages() }
     }
 
+    /// Large values in the reply may lie in shared memory: see `Part::contents`.
+    pub fn shares(mut self) -> Self {
+        self.context.shares = true;
+        self
+    }
+
     pub fn caller(mut self, caller: impl Into<Arc<str>>) -> Self {
         self.context.caller = Some(caller.into());
         self

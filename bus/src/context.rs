@@ -24,6 +24,8 @@ pub struct Context {
     pub caller: Option<Arc<str>>,
     /// Where to note how its time is spent, if its asker wants to know.
     pub timings: Option<Timings>,
+    /// The asker reads large values where they lie in shared memory, and gives them back.
+    pub shares: bool,
 }
 
 impl Context {
@@ -38,6 +40,7 @@ impl Context {
             role: Role::Admin,
             caller: None,
             timings: None,
+            shares: false,
         }
     }
 }

@@ -70,6 +70,8 @@ class Link:
         self.store = store
         self._arrived: list[Frame] = []
         self._next_stream = 2
+        self.lends = 0
+        """Requests for memory to write."""
 
     def welcome(self, *resume: int) -> dict[str, Any]:
         """Takes HELLO, says WELCOME with the streams of what is wanted; returns HELLO's body."""
@@ -171,6 +173,12 @@ class Link:
         if call.envelope["method"] == "artifact.stage":
             stage, descriptor = self.store.stage(request["bytes"])
             body = encode({"stage": stage})
+        elif call.envelope["method"] == "arena.lend":
+            # As of a caller that reads no shared memory.
+            self.lends += 1
+            why = {"code": "precondition", "reason": "arena.unshared", "message": "nobody reads it there"}
+            self.channel.send(frames.ERROR, call.stream, {"reason": why["reason"]}, encode(why), flags=frames.END)
+            return
         else:
             descriptor, size_bytes = self.store.open(request["digest"])
             body = encode({"bytes": size_bytes})

@@ -179,6 +179,7 @@ def test_an_array_and_a_large_text_ride_along(worker: kernel.Worker, code: Write
     assert np.array_equal(array, np.array([[0, 1, 2], [3, 4, 5]], dtype="f4"))
     assert worker.link.item(stream) == "x" * 100_000
     assert worker.link.error(stream)["reason"] == "frame.size"
+    assert worker.link.lends == 1, "who cannot be lent anything is asked once"
 
 
 def test_what_a_generator_raises_is_the_calls_error(worker: kernel.Worker, code: Write) -> None:

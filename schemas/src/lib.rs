@@ -29,5 +29,5 @@ pub mod view;
 pub use error::{Code, Error, Retry};
 pub use ids::*;
 pub use operation::{Durability, Operation, Role};
-pub use payload::{Part, Payload, Segment};
+pub use payload::{Held, Hold, Part, Payload, Segment};
 pub use timings::{Stage, Timed};

@@ -4,6 +4,8 @@
 //! In the body a part is the msgpack extension type 1 whose data is the part's index as a big-endian u32. Inline is
 //! at most [`INLINE_BYTES_MAX`] in sum per step; a larger body becomes part 0 itself.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,15 +55,69 @@ pub struct Part {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes_option")]
     #[schemars(schema_with = "binary_or_none")]
     pub data: Option<Bytes>,
-    /// Where the bytes lie in shared memory, in calls: as long as the call is under way, and no longer.
+    /// Where the bytes lie in shared memory, in calls and their items: an argument's as long as the call is under way, a
+    /// result's until whoever has it gives it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<Segment>,
+    /// What keeps the segment, in this process; it never crosses a socket.
+    #[serde(skip)]
+    pub hold: Hold,
     pub bytes: u64,
     /// `npy`, `arrow`, `msgpack`, `bytes` or `file`.
     pub codec: String,
     /// The file name that a `file` part had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// A hold on shared memory, as long as this or a clone of it lives. It is no part of the value: any two are equal.
+#[derive(Clone, Default)]
+pub struct Hold(Option<Arc<dyn Held>>);
+
+/// What a [`Hold`] holds.
+pub trait Held: Send + Sync {
+    /// A private copy of the bytes; nothing if they cannot be had any more.
+    fn copy(&self) -> Option<Bytes>;
+}
+
+impl Hold {
+    #[must_use]
+    pub fn new(held: Arc<dyn Held>) -> Self {
+        Self(Some(held))
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// A private copy of the bytes that are held.
+    #[must_use]
+    pub fn copy(&self) -> Option<Bytes> {
+        self.0.as_ref()?.copy()
+    }
+}
+
+impl PartialEq for Hold {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Hold {}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_empty() { "nothing" } else { "held" })
+    }
+}
+
+impl Part {
+    /// The bytes, where this process has them: those that ride along, or a copy of those in shared memory.
+    #[must_use]
+    pub fn contents(&self) -> Option<Bytes> {
+        self.data.clone().or_else(|| self.hold.copy())
+    }
 }
 
 /// A value in shared memory. It says where, and nothing of what lies there: that is copied before it is trusted.

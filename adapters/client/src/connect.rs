@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use eclosion_schemas::frame::{API, API_COMPATIBLE, Decoder, Envelope, Frame, FrameType, Limits, StreamId};
+use eclosion_schemas::ops::arena::TAKES_NAMED;
 use eclosion_schemas::{Code, Error, Retry, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -20,6 +21,8 @@ pub struct ConnectOptions {
     pub client: String,
     /// Less than this user may have; everything, if none is named.
     pub role: Option<Role>,
+    /// Large values may lie in shared memory, which [`Client::object`](crate::Client::object) opens.
+    pub memory: bool,
     /// Until the kernel has answered.
     pub deadline: Duration,
     /// W3C traceparent of every call that names none of its own.
@@ -31,6 +34,7 @@ impl Default for ConnectOptions {
         Self {
             client: concat!("eclosion-rust/", env!("CARGO_PKG_VERSION")).into(),
             role: None,
+            memory: false,
             deadline: Duration::from_secs(2),
             trace: None,
         }
@@ -105,6 +109,7 @@ fn hello(options: &ConnectOptions) -> Frame {
         api: Some(API),
         api_compatible: Some(API_COMPATIBLE),
         role: options.role,
+        features: options.memory.then(|| vec![TAKES_NAMED.to_owned()]),
         ..Envelope::default()
     })
 }

@@ -18,11 +18,14 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use eclosion_schemas::frame::{Assembler, Decoder, Envelope, Frame, FrameType, Limits, Outbox, StreamId};
+use eclosion_schemas::ops::arena::{RELEASE, ReleaseRequest, TAKES_NAMED};
 use eclosion_schemas::{Code, Error, Retry, Stage};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, Sleep};
+
+use crate::memory::Memory;
 
 /// What may wait for a kernel that reads slowly; callers wait below it.
 const OUTGOING_BYTES_MAX: usize = 4 << 20;
@@ -36,6 +39,7 @@ pub(crate) struct Shared {
     limits: Limits,
     writing: OwnedWriteHalf,
     state: Mutex<State>,
+    memory: Memory,
 }
 
 #[derive(Debug)]
@@ -100,6 +104,23 @@ impl Shared {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Says what was given back. Its answer says nothing new and is not waited for.
+    pub(crate) fn release(&self, request: &ReleaseRequest) {
+        let mut state = self.locked();
+        if state.closed.is_none() {
+            state.release(request);
+            self.flush_now(state);
+        }
+    }
+
+    fn shares_memory(&self) -> bool {
+        self.welcome.features.as_ref().is_some_and(|features| features.iter().any(|it| it == TAKES_NAMED))
     }
 
     /// Opens a stream for `call` once there is room for it.
@@ -168,6 +189,9 @@ impl Shared {
         if slot.outcome.is_none() && state.closed.is_none() {
             state.outbox.forget(stream);
             state.outbox.push(Frame::new(FrameType::Cancel, stream), None);
+            if self.shares_memory() {
+                state.release(&self.memory.left(stream));
+            }
             self.flush_now(state);
         }
     }
@@ -254,9 +278,20 @@ impl Shared {
 }
 
 impl State {
+    fn release(&mut self, request: &ReleaseRequest) {
+        let stream = StreamId(self.next_stream);
+        // Numbers that are used up end a connection's calls, and this with them.
+        let Some(following) = self.next_stream.checked_add(2) else { return };
+        if let Ok(call) = Frame::call(stream, RELEASE, request) {
+            self.next_stream = following;
+            self.outbox.push(call, None);
+        }
+    }
+
     /// Ends the calls whose deadline has passed; returns whom to wake.
-    fn expire(&mut self, now: Instant) -> Vec<Waker> {
+    fn expire(&mut self, now: Instant, memory: Option<&Memory>) -> Vec<Waker> {
         let mut takers = Vec::new();
+        let mut left = Vec::new();
         self.alarm = None;
         for (stream, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.outcome.is_none()) {
             let Some(deadline) = slot.deadline else { continue };
@@ -267,7 +302,9 @@ impl State {
             takers.extend(slot.answer(Error::deadline("the call").into()));
             self.outbox.forget(*stream);
             self.outbox.push(Frame::new(FrameType::Cancel, *stream), None);
+            left.extend(memory.map(|memory| memory.left(*stream)));
         }
+        left.iter().for_each(|left| self.release(left));
         takers
     }
 
@@ -388,7 +425,7 @@ impl Driver {
             driver: None,
             waiting: Vec::new(),
         });
-        let shared = Arc::new(Shared { welcome, limits, writing, state });
+        let shared = Arc::new(Shared { welcome, limits, writing, state, memory: Memory::default() });
         let assembler = Assembler::new(Limits::DEFAULT);
         let buffer = vec![0; READ_BYTES].into();
         // Set by the first call that has a deadline.
@@ -452,7 +489,8 @@ impl Driver {
             if self.alarm.as_mut().poll(task).is_pending() {
                 return;
             }
-            let takers = self.shared.locked().expire(Instant::now());
+            let memory = self.shared.shares_memory().then_some(&self.shared.memory);
+            let takers = self.shared.locked().expire(Instant::now(), memory);
             takers.into_iter().for_each(Waker::wake);
         }
     }

@@ -33,12 +33,14 @@ pub mod connect;
 mod connection;
 mod exchange;
 pub mod follow;
+pub mod memory;
 
 pub use call::{Call, StreamCall, Streaming, Subscribe};
 pub use connect::ConnectOptions;
 pub use eclosion_schemas::client::CallOptions;
 pub use exchange::Exchange;
 pub use follow::Follow;
+pub use memory::Object;
 
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};

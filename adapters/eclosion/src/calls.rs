@@ -101,6 +101,7 @@ impl Handler for Calls {
         let operation = message.operation;
         let request = message.request::<Call>().or_else(|| message.request::<Stream>()).cloned();
         let streams = operation == Stream::NAME;
+        let shares = message.context.shares;
         let caller = Caller {
             // No client calls this in the role of a service: it is refused there. The kernel's own holder of services does.
             lasting: message.context.role == Role::Service,
@@ -113,7 +114,7 @@ impl Handler for Calls {
         };
         match Arc::clone(&self.0.permits).try_acquire_owned() {
             Ok(permit) => {
-                let flow = Flow::new(responder, streams);
+                let flow = Flow::new(responder, streams, shares);
                 drop(tokio::spawn(self.clone().serve(request, caller, flow, permit)));
             }
             Err(_) => responder.reply(Err(full())),

@@ -96,6 +96,10 @@ const PROJECTIONS: &[eclosion_kernel::journal::Projection] = &[eclosion_audit::p
 #[cfg(all(not(feature = "workers"), feature = "sqlite", not(feature = "ipc")))]
 const PROJECTIONS: &[eclosion_kernel::journal::Projection] = &[];
 
+/// What clients may read in shared memory, where no subsystem has a say in it.
+#[cfg(all(not(feature = "workers"), feature = "ipc"))]
+const OBJECTS_BYTES: u64 = 1 << 30;
+
 #[cfg(not(feature = "workers"))]
 impl Kernel {
     /// Without the subsystems.
@@ -122,6 +126,10 @@ impl Kernel {
             if let Some(socket) = &builder.socket {
                 let welcome = crate::sockets::welcome(&kernel, &builder.instance);
                 let pages = crate::metrics::Metrics::new(&own, &kernel);
+                let objects = eclosion_ipc::arena::Objects::new(OBJECTS_BYTES);
+                let state = builder.state().unwrap_or_else(|| socket.clone());
+                let memory = crate::sockets::Memory::new(objects, &state);
+                memory.sweep(kernel.journal().epoch());
                 crate::sockets::listen(
                     &kernel,
                     socket,
@@ -129,6 +137,7 @@ impl Kernel {
                     pages,
                     stop.subscribe(),
                     own.traffic.clone(),
+                    memory,
                     None,
                 )
                 .await?;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use eclosion_bus::Address;
+use eclosion_ipc::arena::{Named, Objects};
 use eclosion_ipc::{Accepted, AttachedWorker, ListenOptions, Listener, Pages, Session, Traffic, Welcome};
 use eclosion_kernel::Kernel;
 use eclosion_kernel::background::{Begin, Work};
@@ -41,9 +42,35 @@ struct Door {
     workers: Option<Workers>,
     services: Arc<ServiceTable>,
     traffic: Arc<Traffic>,
+    memory: Memory,
     sessions: AtomicU64,
 }
 
+/// What clients may read in shared memory, and how its names begin.
+#[derive(Debug, Clone)]
+pub(crate) struct Memory {
+    pub(crate) objects: Objects,
+    tag: String,
+}
+
+impl Memory {
+    /// Names are those of one state directory, whose lock is held.
+    pub(crate) fn new(objects: Objects, state: &Path) -> Self {
+        let tag = blake3::hash(state.as_os_str().as_encoded_bytes()).to_hex();
+        Self { objects, tag: tag.chars().take(8).collect() }
+    }
+
+    /// Removes the names that earlier lives of this kernel have left.
+    pub(crate) fn sweep(&self, epoch: eclosion_schemas::Epoch) {
+        match Named::sweep(&self.tag, epoch) {
+            Ok(0) => {}
+            Ok(found) => tracing::info!(found, "removed shared memory of an earlier kernel"),
+            Err(why) => tracing::warn!(%why, "shared memory was not swept"),
+        }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "what a door consists of, given once")]
 /// Binds the socket and begins to accept.
 ///
 /// # Errors
@@ -55,6 +82,7 @@ pub(crate) async fn listen(
     pages: Arc<dyn Pages>,
     stopping: Stopping,
     traffic: Arc<Traffic>,
+    memory: Memory,
     workers: Option<Workers>,
 ) -> Result<(), Error> {
     let listener = Listener::bind(ListenOptions::new(socket))?;
@@ -65,6 +93,7 @@ pub(crate) async fn listen(
         pages,
         stopping,
         traffic,
+        memory,
         workers,
         services: Arc::new(ServiceTable::new(kernel)),
         sessions: AtomicU64::new(0),
@@ -105,6 +134,7 @@ async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
     let session = session.with_services(Arc::clone(&door.services) as _);
     let session = session.counted_in(Arc::clone(&door.traffic));
     let session = session.with_pages(Arc::clone(&door.pages));
+    let session = session.with_objects(door.memory.objects.clone(), door.memory.tag.clone());
     let workers = door.workers.clone();
     let session = if workers.is_some() { session.take_workers() } else { session };
     let serving = async move {

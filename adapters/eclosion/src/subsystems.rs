@@ -194,13 +194,20 @@ impl Kernel {
                 Box::pin(async move { host.take(worker).await })
             });
             let stopping = self.stop.subscribe();
-            sockets::listen(&self.kernel, socket, welcome, pages, stopping, traffic, Some(workers)).await?;
+            let memory = self.memory();
+            sockets::listen(&self.kernel, socket, welcome, pages, stopping, traffic, memory, Some(workers))
+                .await?;
         }
         self.house.host.adopt(recorded_workers(&self.kernel)?).await?;
+        self.memory().sweep(self.kernel.journal().epoch());
         self.house.sweep();
         self.kernel.adopt();
         self.kernel.run();
         Ok(())
+    }
+
+    fn memory(&self) -> sockets::Memory {
+        sockets::Memory::new(self.house.host.objects(), &self.house.places.state)
     }
 
     #[must_use]
@@ -229,8 +236,8 @@ impl Kernel {
         }
     }
 
-    /// Shared memory for large arguments: what is put there reaches the worker without another copy. A part of a call's
-    /// arguments names the segment of the lease, which is kept until the call is over.
+    /// Shared memory for large values: what is put there reaches a worker, or a client that reads it, without another copy.
+    /// A part of a call's arguments, or of a payload that is published, is made of the lease (`Lease::into_part`).
     #[must_use]
     pub fn objects(&self) -> Objects {
         self.house.host.objects()

@@ -26,6 +26,7 @@ mod call;
 mod hello;
 mod http;
 pub mod serve;
+mod sharing;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,7 +42,9 @@ use eclosion_schemas::{Code, Error, Retry, Role};
 use tokio::time::Sleep;
 
 use self::serve::{ServiceCall, Services, Serving};
+use self::sharing::Sharing;
 use self::stream::{OpenStream, Step};
+use crate::arena::Objects;
 use crate::connection::{Connection, End, Received};
 use crate::listener::{Accepted, Peer, Place};
 use crate::pages::Pages;
@@ -92,6 +95,7 @@ pub struct Session {
     /// Where somebody gives addresses to services.
     serving: Option<Serving>,
     traffic: Arc<Traffic>,
+    sharing: Sharing,
     takes_workers: bool,
     /// Its place among the connections that are allowed.
     place: Option<Place>,
@@ -155,6 +159,7 @@ impl Session {
             calls: 0,
             serving: None,
             traffic: Arc::default(),
+            sharing: Sharing::none(),
             takes_workers: false,
             place,
         })
@@ -171,6 +176,13 @@ impl Session {
     pub fn with_services(mut self, services: Arc<dyn Services>) -> Self {
         self.serving = Some(Serving::new(services));
         self
+    }
+
+    /// Large values reach a client that says so by shared memory; names in the file system begin with `tag`, of 1 to 8
+    /// letters and digits.
+    #[must_use]
+    pub fn with_objects(self, objects: Objects, tag: impl Into<String>) -> Self {
+        Self { sharing: Sharing::of(objects, tag.into()), ..self }
     }
 
     /// What it holds is counted there, with what other sessions hold.
@@ -377,7 +389,7 @@ impl Session {
                 }
                 return;
             }
-            match open.poll() {
+            match open.poll(stream, &mut self.sharing) {
                 Step::Item(body) => self.send(body.into_frame(stream)),
                 Step::Idle => return,
                 Step::Reply(body) => return self.conclude(stream, body.into_frame(stream).end()),

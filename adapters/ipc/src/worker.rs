@@ -234,10 +234,10 @@ impl WorkerLink {
         (link, handle)
     }
 
-    /// The worker may read what the kernel puts there.
+    /// The worker may read what the kernel puts there, and write results where whoever waits for them reads them.
     #[must_use]
     pub fn with_objects(mut self, objects: Objects) -> Self {
-        self.files.objects = Some(objects);
+        self.files.share(objects);
         self
     }
 
@@ -386,7 +386,10 @@ impl WorkerLink {
         // No worker's frame carries any.
         drop(descriptors);
         match frame.kind {
-            FrameType::Call => self.files.on_call(&frame)?,
+            FrameType::Call => {
+                let shared = Arc::clone(&self.shared);
+                self.files.on_call(&frame, |fence| shared.locked().attempts.shares(fence))?;
+            }
             FrameType::Data if !frame.is_end() => self.on_report(&frame)?,
             FrameType::Error if frame.stream == StreamId::CONNECTION => return Err(frame.to_error()),
             FrameType::Data | FrameType::Error => self.on_outcome(&frame)?,
@@ -412,13 +415,14 @@ impl WorkerLink {
         Ok(())
     }
 
-    fn on_report(&self, frame: &Frame) -> Result<(), Error> {
+    fn on_report(&mut self, frame: &Frame) -> Result<(), Error> {
         let Some(fence) = self.shared.locked().attempts.fence(frame.stream) else { return Ok(()) };
         match frame.decode::<TaskReport>() {
-            Ok(report) => {
-                if let TaskReport::Item { payload, .. } = &report {
+            Ok(mut report) => {
+                if let TaskReport::Item { payload, .. } = &mut report {
                     outcome::carried(payload)?;
                     self.count_item(frame.stream)?;
+                    self.files.hold(payload, fence)?;
                 }
                 self.reports.report(fence, report);
             }
@@ -438,13 +442,17 @@ impl WorkerLink {
 
     fn on_outcome(&mut self, frame: &Frame) -> Result<(), Error> {
         // Decoded before the book is told, so that an attempt that ends malformed is counted as unfinished.
-        let outcome = outcome::read(frame)?;
-        let fence = {
+        let Some(fence) = self.shared.locked().attempts.fence(frame.stream) else { return Ok(()) };
+        let mut outcome = outcome::read(frame, fence.is_of_call())?;
+        if let Ok(payload) = &mut outcome.result {
+            self.files.hold(payload, fence)?;
+        }
+        self.files.ended(fence);
+        {
             let mut state = self.shared.locked();
-            let Some(fence) = state.attempts.ended(frame.stream) else { return Ok(()) };
+            state.attempts.ended(frame.stream);
             state.pump();
-            fence
-        };
+        }
         let is_resumed = self.resumed.contains(&frame.stream);
         let staged = self.files.staged_of(fence, &outcome, is_resumed);
         let safe = if outcome::is_named(&outcome) {

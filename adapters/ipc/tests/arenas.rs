@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use eclosion_ipc::Connection;
-use eclosion_ipc::arena::{Arena, Backing, Lease, Named, NamedReader, Reader, Sealed, SealedReader};
+use eclosion_ipc::arena::{Arena, Lease, Named, NamedReader, Reader, Sealed, SealedReader, Written};
 use eclosion_schemas::frame::{Frame, Limits, StreamId};
 use eclosion_schemas::{Epoch, Error, Part};
 
@@ -32,7 +32,7 @@ fn listening() -> (OwnedFd, OwnedFd) {
 
 /// A way for values: what of it the producer has, and what the reader makes of what it received.
 trait Way {
-    type Store: Backing;
+    type Store: Written;
     const NAME: &'static str;
 
     fn make(tag: &str) -> Self::Store;
@@ -66,7 +66,7 @@ impl Way for ByNamed {
     const NAME: &'static str = "named";
 
     fn make(tag: &str) -> Named {
-        Named::new(tag, EPOCH, 1, ARENA_BYTES).unwrap()
+        Named::new(tag, EPOCH, ARENA_BYTES).unwrap()
     }
 
     fn introduce(store: &Named) -> (Option<String>, Vec<OwnedFd>) {
@@ -111,7 +111,7 @@ fn value(bytes: usize) -> Vec<u8> {
 }
 
 /// A part as it travels: by segment if there is room, else with its bytes.
-fn part<B: Backing>(arena: &Arena<B>, value: &[u8]) -> (Part, Option<Lease>) {
+fn part<B: Written>(arena: &Arena<B>, value: &[u8]) -> (Part, Option<Lease>) {
     let lease = arena.put(&[value]);
     let segment = lease.as_ref().map(Lease::segment);
     let data = lease.is_none().then(|| value.to_vec().into());
@@ -238,15 +238,22 @@ fn who_has_a_sealed_arena_can_read_it_and_nothing_else() {
 fn a_named_arena_is_this_users_alone_and_goes_with_its_owner_or_is_swept_by_the_next() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let tag = tag(9);
-    let named = Named::new(&tag, EPOCH, 1, 8192).unwrap();
+    let named = Named::new(&tag, EPOCH, 8192).unwrap();
     let path = format!("/dev/shm/{}", named.name());
     let found = std::fs::metadata(&path).unwrap();
     assert_eq!(found.permissions().mode() & 0o777, 0o600);
     assert!(found.blocks() * 512 >= 8192, "the space is reserved before it is touched");
-    assert!(Named::new(&tag, EPOCH, 1, 8192).is_err(), "a name is one's");
-    let refused = Named::new(&tag, EPOCH, 2, 1 << 40).unwrap_err();
+    let names = || {
+        let names = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(&format!("ecl.{tag}."))).count()
+    };
+    let other = Named::new(&tag, EPOCH, 8192).unwrap();
+    assert_ne!(other.name(), named.name(), "nobody can guess it");
+    assert_eq!(names(), 2);
+    drop(other);
+    let refused = Named::new(&tag, EPOCH, 1 << 40).unwrap_err();
     assert_eq!(refused.reason, "arena.memory", "what is not there is refused and not found out by SIGBUS");
-    assert!(!std::path::Path::new(&format!("/dev/shm/ecl.{tag}.7.2")).exists());
+    assert_eq!(names(), 1, "and leaves no name");
     let name = named.name().to_owned();
     drop(named);
     assert!(!std::path::Path::new(&path).exists());
@@ -254,11 +261,11 @@ fn a_named_arena_is_this_users_alone_and_goes_with_its_owner_or_is_swept_by_the_
     assert_eq!(NamedReader::new("../shm/x").unwrap_err().reason, "arena.gone");
 
     // As a kernel does that is killed: nothing of it is dropped.
-    let left = Named::new(&tag, EPOCH, 3, 8192).unwrap();
+    let left = Named::new(&tag, EPOCH, 8192).unwrap();
     let name = left.name().to_owned();
     let survivor = NamedReader::new(&name).unwrap();
     std::mem::forget(left);
-    let mine = Named::new(&tag, Epoch(8), 1, 8192).unwrap();
+    let mine = Named::new(&tag, Epoch(8), 8192).unwrap();
     assert_eq!(Named::sweep(&tag, EPOCH).unwrap(), 0, "what lives is not swept");
     assert_eq!(Named::sweep(&tag, Epoch(8)).unwrap(), 1);
     assert!(NamedReader::new(&name).is_err() && NamedReader::new(mine.name()).is_ok());

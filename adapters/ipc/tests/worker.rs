@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use eclosion_artifact_store::BlobStore;
+use eclosion_ipc::arena::Objects;
 use eclosion_ipc::worker::Acknowledged;
 use eclosion_ipc::{Care, LinkEnd, Outcome, Welcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports};
 use eclosion_schemas::frame::{Decoder, Envelope, Frame, FrameType, Limits, StreamId};
@@ -22,6 +23,9 @@ use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::view::TaskReport;
 use eclosion_schemas::{Attempt, Code, Digest, Epoch, Error, Fence, Part, Payload};
 use tokio::sync::{mpsc, oneshot};
+
+#[path = "worker/lending.rs"]
+mod lending;
 
 /// Files without a disk; a digest is their length in hexadecimal.
 #[derive(Debug, Default)]
@@ -140,6 +144,10 @@ impl Scene {
     }
 
     fn with(blobs: Arc<Blobs>) -> Self {
+        Self::sharing(blobs, None)
+    }
+
+    fn sharing(blobs: Arc<Blobs>, objects: Option<Objects>) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (tell, told) = mpsc::unbounded_channel();
         let welcome = Welcome {
@@ -153,6 +161,10 @@ impl Scene {
         let store: Arc<dyn BlobStore> = Arc::clone(&blobs) as _;
         let (link, handle) =
             WorkerLink::new(ours.into(), Arc::new(welcome), store, Arc::new(Holder(tell))).unwrap();
+        let link = match objects {
+            Some(objects) => link.with_objects(objects),
+            None => link,
+        };
         let link = tokio::spawn(link.run());
         Self { worker: Worker::new(theirs), handle, told, blobs, link }
     }

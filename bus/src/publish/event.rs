@@ -16,12 +16,19 @@ pub struct Publication {
     pub epoch: Epoch,
     pub seq: Seq,
     value: Arc<dyn Published>,
+    weight_bytes: u64,
 }
 
 impl Publication {
     /// Stays typed until a transport needs bytes.
     pub fn new<T: Serialize + Send + Sync + 'static>(epoch: Epoch, seq: Seq, value: T) -> Self {
-        Self { epoch, seq, value: Arc::new(value) }
+        Self { epoch, seq, value: Arc::new(value), weight_bytes: 0 }
+    }
+
+    /// What it costs to keep it: a queue has room for so many bytes, apart from its number of places. Of a large value.
+    #[must_use]
+    pub fn weighing(self, bytes: u64) -> Self {
+        Self { weight_bytes: bytes, ..self }
     }
 }
 
@@ -83,6 +90,10 @@ impl Event {
         (self.publication.epoch, self.publication.seq)
     }
 
+    pub(super) fn weight_bytes(&self) -> u64 {
+        self.publication.weight_bytes
+    }
+
     /// The value itself, for receivers in this process.
     #[must_use]
     pub fn value<T: 'static>(&self) -> Option<&T> {
@@ -103,6 +114,19 @@ impl Event {
     pub fn encoded_change(&self) -> Result<Arc<[u8]>, Error> {
         let encode = || self.publication.value.encode("change", self).map(Arc::from);
         self.change.get_or_init(encode).clone()
+    }
+
+    /// The msgpack of the delivery with another value in place of its own, for one receiver: the same that lies somewhere
+    /// else.
+    ///
+    /// # Errors
+    /// `internal` when the value refuses to be encoded.
+    pub fn encoded_as<T: Serialize + Send + Sync + 'static>(
+        &self,
+        value: &T,
+        is_change: bool,
+    ) -> Result<Vec<u8>, Error> {
+        Published::encode(value, if is_change { "change" } else { "snapshot" }, self)
     }
 
     pub(super) fn encoded_snapshot(&self) -> Result<Arc<[u8]>, Error> {

@@ -14,6 +14,9 @@ use super::{Event, OnFull};
 use crate::address::Filter;
 use crate::locked;
 
+/// Large values that may wait for one subscriber: what is over it counts as full, however few they are.
+const WEIGHT_BYTES_MAX: u64 = 32 << 20;
+
 #[derive(Debug)]
 pub(super) struct Queue {
     filter: Filter,
@@ -25,6 +28,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     changes: VecDeque<Arc<Event>>,
+    weight_bytes: u64,
     /// Dropped before the oldest change.
     gap: u64,
     taker: Option<Waker>,
@@ -57,8 +61,8 @@ impl Queue {
         if waiting.ended {
             return None;
         }
-        if waiting.changes.len() < self.capacity {
-            waiting.changes.push_back(Arc::clone(event));
+        if waiting.changes.len() < self.capacity && waiting.bears(event) {
+            waiting.take_in(event);
             return waiting.taker.take();
         }
         match self.on_full {
@@ -97,7 +101,7 @@ impl Queue {
         if waiting.gap > 0 {
             return Poll::Ready(Next::Gap(std::mem::take(&mut waiting.gap)));
         }
-        if let Some(event) = waiting.changes.pop_front() {
+        if let Some(event) = waiting.let_out() {
             let publishers = std::mem::take(&mut waiting.publishers);
             drop(waiting);
             publishers.into_iter().for_each(Waker::wake);
@@ -133,21 +137,44 @@ impl Waiting {
         self.why_ended = why;
     }
 
-    fn push_with_gap(&mut self, event: &Arc<Event>) {
-        self.changes.pop_front();
-        self.gap += 1;
+    /// Whether there is room for one more large value. One finds room always.
+    fn bears(&self, event: &Event) -> bool {
+        self.changes.is_empty() || self.weight_bytes + event.weight_bytes() <= WEIGHT_BYTES_MAX
+    }
+
+    fn take_in(&mut self, event: &Arc<Event>) {
+        self.weight_bytes += event.weight_bytes();
         self.changes.push_back(Arc::clone(event));
+    }
+
+    fn let_out(&mut self) -> Option<Arc<Event>> {
+        let event = self.changes.pop_front()?;
+        self.weight_bytes -= event.weight_bytes();
+        Some(event)
+    }
+
+    fn push_with_gap(&mut self, event: &Arc<Event>) {
+        while self.let_out().is_some() {
+            self.gap += 1;
+            if self.bears(event) {
+                break;
+            }
+        }
+        self.take_in(event);
     }
 
     /// Keeps the newest of each subject; only if there are more subjects than places is anything missed.
     fn push_latest(&mut self, event: &Arc<Event>, capacity: usize) {
-        self.changes.push_back(Arc::clone(event));
+        self.take_in(event);
         let mut seen = HashSet::with_capacity(self.changes.len());
         let newest_first: Vec<_> =
             self.changes.drain(..).rev().filter(|event| seen.insert(event.subject.clone())).collect();
         self.changes.extend(newest_first.into_iter().rev());
-        while self.changes.len() > capacity {
-            self.changes.pop_front();
+        self.weight_bytes = self.changes.iter().map(|event| event.weight_bytes()).sum();
+        while self.changes.len() > capacity
+            || (self.weight_bytes > WEIGHT_BYTES_MAX && self.changes.len() > 1)
+        {
+            self.let_out();
             self.gap += 1;
         }
     }

@@ -26,13 +26,14 @@ import msgspec
 from . import _frames as frames
 from ._errors import Cancelled, Refused, error
 from ._frames import Disconnected
-from ._values import encode
+from ._values import SHARED_BYTES_MIN, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._interrupts import UserCode
     from ._kernel import Kernel
+    from ._values import Lender, PayloadData
 
 GENERATORS = (GeneratorType, AsyncGeneratorType)
 # Room for what surrounds a payload in its message.
@@ -44,10 +45,18 @@ _pack = msgspec.msgpack.encode
 class Items:
     """The items of one attempt."""
 
-    __slots__ = ("_cancelled", "_granted", "_index", "_kept", "_kernel", "_sent", "_stream", "_user")
+    __slots__ = ("_cancelled", "_granted", "_index", "_kept", "_kernel", "_lender", "_sent", "_stream", "_user")
 
     def __init__(
-        self, kernel: Kernel, user: UserCode, stream: int, credit: int, cancelled: Callable[[], bool], *, keeps: bool
+        self,
+        kernel: Kernel,
+        user: UserCode,
+        stream: int,
+        credit: int,
+        lender: Lender,
+        cancelled: Callable[[], bool],
+        *,
+        keeps: bool,
     ) -> None:
         """``keeps``: the attempt is a run's, which outlives its kernel and wants all items as its result."""
         self._kernel = kernel
@@ -58,6 +67,7 @@ class Items:
         self._index = 0
         self._cancelled = cancelled
         self._kept: list[object] | None = [] if keeps else None
+        self._lender = lender
 
     # The main thread.
 
@@ -72,7 +82,7 @@ class Items:
         return self._kept if returned is None and self._kept is not None else returned
 
     def _send(self, value: object) -> None:
-        body = _pack({"tag": "item", "index": self._index, "payload": encode(value).carried()})
+        body = _pack({"tag": "item", "index": self._index, "payload": self._payload(value)})
         if len(body) > ITEM_BYTES_MAX:
             text = f"an item of {len(body)} bytes is over the limit of {ITEM_BYTES_MAX}"
             raise Refused(error("exhausted", "frame.size", text, help="yield it in pieces"))
@@ -91,6 +101,18 @@ class Items:
         except Disconnected:
             pass  # The reading thread finds the end as well.
         self._sent += 1
+
+    def _payload(self, value: object) -> PayloadData:
+        """Of a call, large parts lie in shared memory if there is room, and the caller reads it there."""
+        encoded = encode(value)
+        if self._kept is None and any(part.size_bytes >= SHARED_BYTES_MIN for part in encoded.parts):
+            try:
+                shared = encoded.shared(self._lender)
+            except Disconnected:
+                shared = None  # Nobody waits for it any more, which is found out below.
+            if shared is not None:
+                return shared
+        return encoded.carried()
 
     def _may_go_on(self) -> bool:
         return self._sent < self._granted or self._stream is None or self._cancelled()

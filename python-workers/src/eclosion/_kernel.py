@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._schemas import Fence
+    from ._values import SegmentData
 
 Key = tuple[int, int]
 # The epoch of fences of calls, which nobody journals.
@@ -49,6 +50,7 @@ MAPPED_MAX = 16
 
 _encode = msgspec.msgpack.encode
 _decode_numbers = msgspec.msgpack.Decoder(dict[str, int]).decode
+_decode_lend = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
 class Kernel:
@@ -72,6 +74,8 @@ class Kernel:
         self._next_stream = 1
         self._mapped: dict[int, mmap.mmap] = {}
         """Arenas of the kernel that is connected, the last attached last."""
+        self._lent: dict[int, mmap.mmap] = {}
+        """Arenas that it has lent, mapped for writing."""
 
     # The reading thread.
 
@@ -96,6 +100,7 @@ class Kernel:
             waiting, self._pending = self._pending, {}
             # The next kernel counts its arenas anew. Who still reads one has it mapped as long.
             self._mapped = {}
+            self._lent = {}
         for answer in waiting.values():
             answer.put(None)
         if channel is not None:
@@ -205,6 +210,31 @@ class Kernel:
             mapped[arena] = memory
         return memory
 
+    def lend(self, size_bytes: int, fence: Fence) -> tuple[memoryview, SegmentData]:
+        """A place in shared memory to write, as a ``Lender`` of ``_values.py`` gives it.
+
+        Raises :class:`Refused` where there is none, or nobody who could read it, and :class:`Disconnected`.
+        """
+        channel = self.channel
+        reply = self._ask(channel, "arena.lend", {"bytes": size_bytes, "fence": fence})
+        granted = _decode_lend(reply.body)
+        lent = self._lent
+        for arena in granted.get("gone", ()):
+            lent.pop(arena, None)
+        segment = granted["segment"]
+        memory = lent.get(segment["arena"])
+        if memory is None:
+            descriptor = _only_descriptor(reply)
+            try:
+                memory = mmap.mmap(descriptor, 0)
+            finally:
+                os.close(descriptor)
+            # From now on nobody else can map it for writing, and others may read it.
+            self._ask(channel, "arena.mapped", {"arena": segment["arena"]})
+            lent[segment["arena"]] = memory
+        start = segment["offset"]
+        return memoryview(memory)[start : start + segment["length"]], segment
+
     def _ask(self, channel: Channel | None, method: str, request: dict[str, Any]) -> Frame:
         self.before_wait()
         with self.changed:
@@ -235,14 +265,26 @@ def _only_descriptor(reply: Frame) -> int:
 
 
 class Staging:
-    """A ``Store`` of ``_values.py`` for one attempt."""
+    """A ``Stager``, a ``Store`` and a ``Lender`` of ``_values.py`` for one attempt."""
 
     def __init__(self, kernel: Kernel, fence: Fence) -> None:
         self._kernel = kernel
         self._fence = fence
+        self._is_shared = True
+        """Until it is known that nobody reads this attempt's values in shared memory."""
 
     def stage(self, size_bytes: int) -> tuple[int, int]:
         return self._kernel.stage(size_bytes, self._fence)
+
+    def lend(self, size_bytes: int) -> tuple[memoryview, SegmentData] | None:
+        if not self._is_shared:
+            return None
+        try:
+            return self._kernel.lend(size_bytes, self._fence)
+        except Refused as why:
+            # If it is for want of room, there may be some later.
+            self._is_shared = why.error.get("reason") == "arena.full"
+            return None
 
     def open(self, digest: str) -> tuple[int, int]:
         return self._kernel.open(digest)

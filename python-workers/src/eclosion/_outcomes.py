@@ -116,7 +116,9 @@ class Outcomes:
         ended = outcome.ended
         if isinstance(ended, Encoded):
             try:
-                return frames.DATA, outcome.envelope, _encode(ended.stage(self._kernel.staging(outcome.fence)))
+                store = self._kernel.staging(outcome.fence)
+                payload = ended.shared(store) if outcome.key[0] == CALLS else None
+                return frames.DATA, outcome.envelope, _encode(ended.stage(store) if payload is None else payload)
             except Disconnected:
                 raise
             except Refused as why:

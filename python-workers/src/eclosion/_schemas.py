@@ -127,7 +127,8 @@ class Part(_Wire, kw_only=True):
     digest: Digest | None = None
     # The file name that a `file` part had.
     name: str | None = None
-    # Where the bytes lie in shared memory, in calls: as long as the call is under way, and no longer.
+    # Where the bytes lie in shared memory, in calls and their items: an argument's as long as the call is
+    # under way, a result's until whoever has it gives it back.
     segment: Segment | None = None
     # The token of `artifact.stage`, until the kernel has hashed the file.
     stage: int | None = None

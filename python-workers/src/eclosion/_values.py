@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 INLINE_BYTES_MAX = 32 * 1024
 PART_EXTENSION = 1
+# Below it, a frame is quicker than to ask for a place in shared memory and to find out where it lies.
+SHARED_BYTES_MIN = 64 * 1024
+# Small parts that ride along with one value, in sum.
+RIDING_BYTES_MAX = 1 << 20
 _WRITE_BYTES = 64 << 20
 _ARRAY_HEAD_BYTES_MAX = 64 * 1024
 
@@ -44,8 +48,16 @@ _encode_plain = msgspec.msgpack.Encoder().encode
 _decode_plain = msgspec.msgpack.Decoder().decode
 
 
+class SegmentData(TypedDict):
+    arena: int
+    offset: int
+    length: int
+    generation: int
+
+
 class PartData(TypedDict, total=False):
     stage: int
+    segment: SegmentData
     digest: str
     data: bytes
     bytes: int
@@ -65,6 +77,14 @@ class Stager(Protocol):
 
     def stage(self, size_bytes: int) -> tuple[int, int]:
         """Makes a file of this size; returns its token and a descriptor to write it, the caller's to close."""
+        ...
+
+
+class Lender(Protocol):
+    """Where values lie that nobody keeps: who waits for them reads them there."""
+
+    def lend(self, size_bytes: int) -> tuple[memoryview, SegmentData] | None:
+        """Gives a place in shared memory to write; None if there is none, or nobody could read it."""
         ...
 
 
@@ -94,6 +114,8 @@ class Content(Protocol):
 
     def write(self, descriptor: int) -> None: ...
 
+    def copy_to(self, memory: memoryview) -> None: ...
+
     def read(self) -> bytes: ...
 
     def close(self) -> None: ...
@@ -114,6 +136,12 @@ class BytesContent:
         for piece in self._pieces:
             for start in range(0, piece.nbytes, _WRITE_BYTES):
                 offset = _write_at(descriptor, piece[start : start + _WRITE_BYTES], offset)
+
+    def copy_to(self, memory: memoryview) -> None:
+        offset = 0
+        for piece in self._pieces:
+            memory[offset : offset + piece.nbytes] = piece
+            offset += piece.nbytes
 
     def read(self) -> bytes:
         return b"".join(self._pieces)
@@ -139,6 +167,14 @@ class FileContent:
             if not sent:
                 raise OSError(f"the file became shorter than {self.size_bytes} bytes while it was read")
             offset += sent
+
+    def copy_to(self, memory: memoryview) -> None:
+        offset = 0
+        while offset < self.size_bytes:
+            count = os.preadv(self._descriptor, [memory[offset : self.size_bytes]], offset)
+            if not count:
+                raise OSError(f"the file became shorter than {self.size_bytes} bytes while it was read")
+            offset += count
 
     def read(self) -> bytes:
         return _read(self._descriptor, self.size_bytes)
@@ -180,6 +216,37 @@ class Encoded:
             finally:
                 os.close(descriptor)
         return {"body": self.body, "parts": staged}
+
+    def shared(self, lender: Lender) -> PayloadData | None:
+        """The payload of a call, which nobody keeps: large parts in shared memory, small ones riding along.
+
+        None if a large part finds no place there; then nothing was let go of.
+        """
+        if not self.parts:
+            return {"body": self.body}
+        sizes = [part.size_bytes for part in self.parts]
+        if max(sizes) < SHARED_BYTES_MIN and sum(sizes) <= RIDING_BYTES_MAX:
+            return self.carried()
+        placed: list[PartData] = []
+        riding = 0
+        for part in self.parts:
+            data = PartData(bytes=part.size_bytes, codec=part.codec)
+            if part.name is not None:
+                data["name"] = part.name
+            if part.size_bytes >= SHARED_BYTES_MIN:
+                lent = lender.lend(part.size_bytes)
+                if lent is None:
+                    return None
+                memory, data["segment"] = lent
+                part.copy_to(memory)
+            else:
+                data["data"] = part.read()
+                riding += part.size_bytes
+            if riding > RIDING_BYTES_MAX:
+                return None
+            placed.append(data)
+        self.close()
+        return {"body": self.body, "parts": placed}
 
     def carried(self) -> PayloadData:
         """The payload with its parts riding along, for what nobody stores. Lets go of the parts."""
@@ -276,7 +343,9 @@ class Inputs:
         if part.data is not None:
             return open_carried(part.codec, part.data)
         if part.segment is not None:
-            return open_shared(part.codec, self._store.attach(part.segment.arena), part.segment)
+            view = open_shared(self._store.attach(part.segment.arena), part.segment)
+            # An array or a table lies there itself; the segment is used again after the call.
+            return open_carried(part.codec, view if part.codec in ("npy", "arrow") else bytes(view))
         if not part.digest:
             raise ValueError("an input's part has no digest")
         descriptor, size_bytes = self._store.open(part.digest)
@@ -306,8 +375,11 @@ class Inputs:
         return path
 
 
-def open_carried(codec: str, data: bytes) -> object:
-    """What a part stands for whose bytes ride along. An array shares them, and cannot be written to."""
+def open_carried(codec: str, data: bytes | memoryview) -> object:
+    """What a part stands for whose bytes ride along, or lie in shared memory.
+
+    An array shares them, and cannot be written to; anything else that is to outlive shared memory is given a copy.
+    """
     if codec == "npy":
         return _array_over(data)
     if codec in ("msgpack", "bytes", "file"):
@@ -317,18 +389,12 @@ def open_carried(codec: str, data: bytes) -> object:
     raise ValueError(f"a part of unknown codec `{codec}`")
 
 
-def open_shared(codec: str, memory: mmap.mmap, segment: Segment) -> object:
-    """What a part stands for whose bytes lie in shared memory. An array or a table lies there itself, anything else is
-    copied: the segment is used again after the call."""
+def open_shared(memory: mmap.mmap, segment: Segment) -> memoryview:
+    """The bytes of a segment, where they lie."""
     end = segment.offset + segment.length
     if segment.offset < 0 or segment.length < 0 or end > len(memory):
         raise ValueError(f"a segment ends at {end} of {len(memory)} bytes of shared memory")
-    view = memoryview(memory)[segment.offset : end]
-    if codec == "npy":
-        return _array_over(view)
-    if codec == "arrow":
-        return _table_over(view)
-    return open_carried(codec, bytes(view))
+    return memoryview(memory)[segment.offset : end]
 
 
 def _body(value: object, parts: list[Content], *, first: int) -> bytes:

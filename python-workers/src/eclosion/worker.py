@@ -223,7 +223,8 @@ class Worker:
         if call.credit is None:
             return None
         keeps = call.execute.fence.epoch != CALLS
-        return Items(self._kernel, self._user, call.stream, call.credit, lambda: current.cancelled, keeps=keeps)
+        lender = self._kernel.staging(call.execute.fence)
+        return Items(self._kernel, self._user, call.stream, call.credit, lender, lambda: current.cancelled, keeps=keeps)
 
     def _begin(self) -> None:
         """The main thread does not read from now on."""

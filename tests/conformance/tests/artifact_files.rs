@@ -92,6 +92,7 @@ impl World {
             role: Role::View,
             caller: None,
             timings: None,
+            shares: false,
         };
         let mut pending = self.kernel.bus().call(Call {
             spec: Arc::new(Spec::of::<Get>()),

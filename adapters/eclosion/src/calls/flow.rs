@@ -14,6 +14,8 @@ use crate::workers::calls::Ended;
 pub(super) struct Flow {
     responder: Responder,
     streams: bool,
+    /// The caller reads results in shared memory.
+    shares: bool,
     /// Items in sum: that the worker may send, and that it sent.
     granted: u64,
     items: u64,
@@ -27,9 +29,9 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(responder: Responder, streams: bool) -> Self {
+    pub(super) fn new(responder: Responder, streams: bool, shares: bool) -> Self {
         let (granted, items, reports, seen) = (0, 0, 0, 0);
-        Self { responder, streams, granted, items, reports, seen, held: None, abandoned: false }
+        Self { responder, streams, shares, granted, items, reports, seen, held: None, abandoned: false }
     }
 
     pub(super) fn responder(&self) -> &Responder {
@@ -51,11 +53,11 @@ impl Flow {
     /// What the call names.
     pub(super) fn begin(&mut self) -> Care {
         if !self.streams {
-            return Care::Call;
+            return Care::Call { shares: self.shares };
         }
         self.seen = self.responder.allowance();
         self.granted = self.seen;
-        Care::Stream { credit: self.granted }
+        Care::Stream { credit: self.granted, shares: self.shares }
     }
 
     /// What the worker is to be granted now, in sum. Not for each item: only once it has used half of what it has.

@@ -1,6 +1,6 @@
-//! The backing for who cannot take descriptors: shared memory under a name, `/ecl.TAG.EPOCH.N`.
+//! The backing for who cannot take descriptors: shared memory under a name, `/ecl.TAG.EPOCH.NONCE`.
 //!
-//! The tag is the kernel's state directory's, the epoch its life's. Dropping it removes the name. A kernel that is killed
+//! The tag is the kernel's state directory's, the epoch its life's, and the nonce nobody can guess. Dropping it removes the name. A kernel that is killed
 //! leaves its names behind; the next one holds the lock of the same directory, so that whatever has its tag and an earlier
 //! epoch is nobody's, and [`Named::sweep`] removes it, once survivors were taken over that may still read.
 
@@ -12,7 +12,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use shared_memory::{Shmem, ShmemConf};
 
 use super::mapping::Window;
-use super::{Backing, Reader, unavailable};
+use super::{Backing, Reader, Written, unavailable};
 
 /// Where Linux shows them as files.
 const FOLDER: &str = "/dev/shm";
@@ -66,8 +66,8 @@ impl Named {
     ///
     /// # Errors
     /// `exhausted` when the memory is not there, `invalid` for a tag that makes no name.
-    pub fn new(tag: &str, epoch: Epoch, number: u64, bytes: u64) -> Result<Self, Error> {
-        let name = format!("{}{}.{number}", prefix(tag)?, epoch.0);
+    pub fn new(tag: &str, epoch: Epoch, bytes: u64) -> Result<Self, Error> {
+        let name = format!("{}{}.{}", prefix(tag)?, epoch.0, nonce());
         let length = usize::try_from(bytes).map_err(|why| unavailable("map it", &why))?;
         let conf = ShmemConf::new().os_id(format!("/{name}")).size(length);
         let mapped = conf.create().map_err(|why| unavailable(&format!("make {name}"), &why))?;
@@ -118,12 +118,14 @@ impl Backing for Named {
         self.memory.window.bytes() as u64
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) {
-        self.memory.window.write(offset, bytes);
-    }
-
     fn read(&self, offset: u64, length: u64) -> Option<Vec<u8>> {
         self.memory.window.read(offset, length)
+    }
+}
+
+impl Written for Named {
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        self.memory.window.write(offset, bytes);
     }
 }
 
@@ -135,6 +137,13 @@ impl Reader for NamedReader {
     fn address(&self) -> usize {
         self.0.window.address()
     }
+}
+
+/// Thirty-two bits of the system's randomness: the name stays within what every system allows.
+fn nonce() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(std::process::id());
+    format!("{:08x}", random & 0xffff_ffff)
 }
 
 fn prefix(tag: &str) -> Result<String, Error> {

@@ -24,6 +24,12 @@ impl Session {
             return Err(Error::invalid("stream.number", text));
         }
         self.calls += 1;
+        if let Some(answered) = self.sharing.answer(&call) {
+            let (frame, descriptors) =
+                answered.unwrap_or_else(|error| (Frame::error(stream, &error), Vec::new()));
+            self.connection.send(frame, descriptors);
+            return Ok(());
+        }
         let credit = call.envelope.credit;
         match self.source(call) {
             Ok(source) => {
@@ -106,6 +112,7 @@ impl Session {
             role: self.role,
             caller: self.client.clone(),
             timings: envelope.timings.unwrap_or(false).then(Timings::begin),
+            shares: self.sharing.is_on(),
         }
     }
 }

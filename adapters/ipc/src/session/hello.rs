@@ -27,6 +27,11 @@ impl Session {
             return Err(Over::Worker(Box::new(hello)));
         }
         let mut welcome = self.welcome.frame(self.role, Vec::new());
+        let features = frame.envelope.features.as_deref().unwrap_or_default();
+        let given = self.sharing.agree(features, self.welcome.epoch, !self.connection.speaks_lines());
+        if !given.is_empty() {
+            welcome.envelope.features.get_or_insert_default().extend(given);
+        }
         if let Some(serving) = &self.serving {
             // The table changes as services come and go.
             welcome.envelope.describe_hash = Some(serving.describe_hash());

@@ -1,16 +1,18 @@
-//! One open stream of a session: a call or a subscription, its credit, and the item that came without credit.
+//! One open stream of a session: a call or a subscription, its credit, and the item that came without credit. It is encoded
+//! when it leaves and not before, because the client holds what it names from then on.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use eclosion_bus::{Item, Pending, Subscription, Timings};
+use eclosion_bus::{Delivery, Item, Pending, Subscription, Timings};
 use eclosion_schemas::Error;
 use eclosion_schemas::frame::{FRAME_BYTES_MAX, Frame, FrameType, HEADER_BYTES, StreamId, WireCodec};
-use eclosion_schemas::operation::Spec;
+use eclosion_schemas::operation::{Spec, Value};
 use eclosion_schemas::{Code, Stage, codec};
 
 use super::serve::{Declaration, Declared, Declaring, Kept, keep};
+use super::sharing::Sharing;
 use crate::ready::{ReadyStreams, StreamWaker};
 use crate::traffic::{Counted, Traffic};
 
@@ -23,7 +25,7 @@ pub(super) struct OpenStream {
     credit: u64,
     sent: u64,
     /// Polled while there was no credit, to learn whether the reply is next.
-    held: Option<Body>,
+    held: Option<Unsent>,
     counted: Counted,
     waker: Waker,
     note: Arc<StreamWaker>,
@@ -41,6 +43,20 @@ pub(super) enum Source {
         work: Declaring,
         kept: Kept,
     },
+}
+
+/// What a source has said and the client has not heard.
+enum Unsent {
+    Value(Value),
+    Delivery(Delivery),
+    Encoded(Bytes),
+}
+
+enum Said {
+    Item(Unsent),
+    Reply(Unsent),
+    Error(Error),
+    Idle,
 }
 
 /// msgpack of one item or reply.
@@ -120,62 +136,90 @@ impl OpenStream {
         self.waker.wake_by_ref();
     }
 
-    pub(super) fn poll(&mut self) -> Step {
+    pub(super) fn poll(&mut self, stream: StreamId, sharing: &mut Sharing) -> Step {
         if self.held.is_none() {
             self.note.rearm();
-            let step = self.source.poll(&mut Context::from_waker(&self.waker));
-            match step {
-                Step::Item(body) => self.held = Some(body),
-                other => return other,
+            match self.source.poll(&mut Context::from_waker(&self.waker)) {
+                Said::Item(item) => self.held = Some(item),
+                Said::Reply(reply) => {
+                    let encoded = self.source.encode_reply(reply, stream, sharing);
+                    return or_error(encoded.and_then(Body::new), Step::Reply);
+                }
+                Said::Error(error) => return Step::Error(error),
+                Said::Idle => return Step::Idle,
             }
         }
         if self.sent >= self.credit {
             return Step::Idle;
         }
+        let Some(item) = self.held.take() else { return Step::Idle };
         self.sent += 1;
         self.counted.sent();
-        self.held.take().map_or(Step::Idle, Step::Item)
+        or_error(self.source.encode_item(item, stream, sharing).and_then(Body::new), Step::Item)
     }
 }
 
 impl Source {
-    fn poll(&mut self, task: &mut Context<'_>) -> Step {
+    fn poll(&mut self, task: &mut Context<'_>) -> Said {
         match self {
             Source::Call { pending, spec, .. } => match pending.poll_next(task) {
-                Poll::Pending => Step::Idle,
-                Poll::Ready(Some(Item::Item(item))) => {
-                    or_error((spec.encode_item)(item.as_ref()).and_then(Body::new), Step::Item)
-                }
-                Poll::Ready(Some(Item::Reply(Ok(reply)))) => {
-                    or_error((spec.encode_reply)(reply.as_ref()).and_then(Body::new), Step::Reply)
-                }
-                Poll::Ready(Some(Item::Reply(Err(error)))) => Step::Error(error),
-                Poll::Ready(None) => Step::Error(Error::died(&spec.address, "it ended without a reply")),
+                Poll::Pending => Said::Idle,
+                Poll::Ready(Some(Item::Item(item))) => Said::Item(Unsent::Value(item)),
+                Poll::Ready(Some(Item::Reply(Ok(reply)))) => Said::Reply(Unsent::Value(reply)),
+                Poll::Ready(Some(Item::Reply(Err(error)))) => Said::Error(error),
+                Poll::Ready(None) => Said::Error(Error::died(&spec.address, "it ended without a reply")),
             },
             Source::Declaring { work, kept } => match work.as_mut().poll(task) {
-                Poll::Pending => Step::Idle,
+                Poll::Pending => Said::Idle,
                 Poll::Ready(Ok(Declared { reply, registration })) => {
                     keep(kept, Declaration::Given { _registration: registration });
-                    or_error(codec::encode(&reply).map_err(Into::into).and_then(Body::new), Step::Reply)
+                    replied(codec::encode(&reply).map_err(Into::into))
                 }
                 Poll::Ready(Err(refusal)) => {
                     keep(kept, Declaration::None);
-                    Step::Error(refusal)
+                    Said::Error(refusal)
                 }
             },
             Source::Subscription(subscription) => match subscription.poll_next(task) {
-                Poll::Pending => Step::Idle,
-                Poll::Ready(Some(delivery)) => {
-                    let encoded = delivery.encoded().map(Bytes::from_owner);
-                    or_error(encoded.and_then(Body::new), Step::Item)
-                }
+                Poll::Pending => Said::Idle,
+                Poll::Ready(Some(delivery)) => Said::Item(Unsent::Delivery(delivery)),
                 Poll::Ready(None) => match subscription.why_ended() {
-                    Some(why) => Step::Error(why),
-                    None => or_error(nothing().and_then(Body::new), Step::Reply),
+                    Some(why) => Said::Error(why),
+                    None => replied(nothing()),
                 },
             },
         }
     }
+
+    fn encode_item(&self, item: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Bytes, Error> {
+        match (self, item) {
+            (Source::Call { spec, .. }, Unsent::Value(item)) => {
+                sharing.item(stream, spec, item.as_ref()).map(Bytes::from)
+            }
+            (_, item) => Self::encode(item, stream, sharing),
+        }
+    }
+
+    fn encode_reply(&self, reply: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Bytes, Error> {
+        match (self, reply) {
+            (Source::Call { spec, .. }, Unsent::Value(reply)) => {
+                sharing.reply(stream, spec, reply.as_ref()).map(Bytes::from)
+            }
+            (_, reply) => Self::encode(reply, stream, sharing),
+        }
+    }
+
+    fn encode(unsent: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Bytes, Error> {
+        match unsent {
+            Unsent::Delivery(delivery) => sharing.delivery(stream, &delivery),
+            Unsent::Encoded(bytes) => Ok(bytes),
+            Unsent::Value(_) => Err(Error::internal("reply.type", "a value without an operation")),
+        }
+    }
+}
+
+fn replied(encoded: Result<Vec<u8>, Error>) -> Said {
+    encoded.map_or_else(Said::Error, |bytes| Said::Reply(Unsent::Encoded(bytes.into())))
 }
 
 /// The reply of `bus.subscribe`.

@@ -32,10 +32,10 @@ const KNOWN_MAX: usize = 256;
 pub enum Care {
     /// The worker keeps it until it is acknowledged.
     Journaled,
-    /// It is lost with its caller.
-    Call,
+    /// It is lost with its caller, who may read its result in shared memory.
+    Call { shares: bool },
     /// The same, and the caller wants a generator's items: so many at first.
-    Stream { credit: u64 },
+    Stream { credit: u64, shares: bool },
 }
 
 impl Care {
@@ -43,9 +43,13 @@ impl Care {
     fn credit(self) -> Option<u64> {
         match self {
             Care::Journaled => Some(ITEMS_AHEAD),
-            Care::Call => None,
-            Care::Stream { credit } => Some(credit),
+            Care::Call { .. } => None,
+            Care::Stream { credit, .. } => Some(credit),
         }
+    }
+
+    fn shares(self) -> bool {
+        matches!(self, Care::Call { shares: true } | Care::Stream { shares: true, .. })
     }
 }
 
@@ -131,7 +135,7 @@ impl Attempts {
     /// takes it along.
     pub(crate) fn grant(&mut self, fence: Fence, total: u64) -> Option<StreamId> {
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.fence == fence) {
-            if let Care::Stream { credit } = &mut waiting.care {
+            if let Care::Stream { credit, .. } = &mut waiting.care {
                 *credit = total.max(*credit);
             }
             return None;
@@ -190,6 +194,11 @@ impl Attempts {
         self.sent.get(&stream).map(|sent| sent.fence)
     }
 
+    /// Whether whoever waits for the attempt, which is at the worker, reads shared memory.
+    pub(crate) fn shares(&self, fence: Fence) -> bool {
+        self.sent.values().any(|sent| sent.fence == fence && sent.care.shares())
+    }
+
     /// Its outcome has come. `None` for a stream that is no attempt's, or not any more.
     pub(crate) fn ended(&mut self, stream: StreamId) -> Option<Fence> {
         let Sent { fence, care, .. } = self.sent.remove(&stream)?;
@@ -227,7 +236,7 @@ impl Attempts {
     fn is_known(&self, fence: Fence, care: Care) -> bool {
         match care {
             Care::Journaled => self.known.has(fence),
-            Care::Call | Care::Stream { .. } => {
+            Care::Call { .. } | Care::Stream { .. } => {
                 self.waiting.iter().any(|waiting| waiting.fence == fence)
                     || self.sent.values().any(|sent| sent.fence == fence)
             }
@@ -316,7 +325,7 @@ mod tests {
 
     #[test]
     fn attempts_are_sent_ahead_up_to_what_the_worker_lets_queue() {
-        for care in [Care::Call, Care::Journaled] {
+        for care in [Care::Call { shares: false }, Care::Journaled] {
             let mut attempts = Attempts::default();
             for counter in 1..=6 {
                 admit(&mut attempts, counter, care).unwrap();
@@ -433,7 +442,7 @@ mod tests {
     #[test]
     fn an_item_without_credit_is_refused_and_a_journaled_attempt_gets_credit_as_its_items_come() {
         let mut attempts = Attempts::default();
-        admit(&mut attempts, 1, Care::Stream { credit: 1 }).unwrap();
+        admit(&mut attempts, 1, Care::Stream { credit: 1, shares: false }).unwrap();
         assert_eq!(attempts.grant(fence(1), 2), None, "it waits, and takes it along");
         let call = attempts.next().unwrap();
         assert_eq!((call.stream, call.envelope.credit), (StreamId(2), Some(2)));
@@ -449,7 +458,7 @@ mod tests {
         assert_eq!(granted.first(), Some(&(ITEMS_AHEAD / 2 + ITEMS_AHEAD)));
         assert!(granted.len() < 1000 / 16, "not a frame for each item: {}", granted.len());
 
-        admit(&mut attempts, 3, Care::Call).unwrap();
+        admit(&mut attempts, 3, Care::Call { shares: false }).unwrap();
         assert_eq!(attempts.next().unwrap().envelope.credit, None);
         assert!(attempts.item(StreamId(6)).is_err(), "nobody asked for items");
     }

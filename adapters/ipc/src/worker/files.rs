@@ -1,5 +1,5 @@
-//! A worker's requests for files and memory: `artifact.stage`, `artifact.open`, `arena.attach`, each answered with a
-//! descriptor.
+//! A worker's requests for files and memory, `artifact.stage`, `artifact.open`, `arena.attach` and `arena.lend`, answered
+//! with descriptors; and what became of the files and segments that it was given to write.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -10,13 +10,16 @@ use std::task::{Context, Poll};
 
 use eclosion_artifact_store::BlobStore;
 use eclosion_schemas::frame::{Frame, StreamId};
-use eclosion_schemas::ops::arena::{ATTACH, AttachReply, AttachRequest};
+use eclosion_schemas::ops::arena::{
+    ATTACH, AttachReply, AttachRequest, LEND, LendReply, LendRequest, MAPPED, MappedRequest,
+};
 use eclosion_schemas::ops::artifact::{OPEN, OpenReply, OpenRequest, STAGE, StageReply, StageRequest};
-use eclosion_schemas::{Code, Error, Fence, Retry};
+use eclosion_schemas::ops::kernel::Empty;
+use eclosion_schemas::{Code, Error, Fence, Payload, Retry};
 use serde::Serialize;
 
 use super::Outcome;
-use crate::arena::{Backing, Objects};
+use crate::arena::{Lender, Lending, Objects};
 
 /// Requests under way.
 const SERVING_MAX: usize = 16;
@@ -49,8 +52,8 @@ struct Mine {
 
 pub(super) struct Files {
     store: Arc<dyn BlobStore>,
-    /// Where arguments of calls may lie.
-    pub(super) objects: Option<Objects>,
+    /// Where arguments of calls may lie, and what the worker may write.
+    memory: Option<(Objects, Lender)>,
     /// Staged through this link and not named by an outcome yet.
     staged: BTreeMap<u64, Mine>,
     serving: Vec<Serving>,
@@ -59,16 +62,26 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(store: Arc<dyn BlobStore>) -> Self {
-        Self { store, objects: None, staged: BTreeMap::new(), serving: Vec::new(), answers: Vec::new() }
+        Self { store, memory: None, staged: BTreeMap::new(), serving: Vec::new(), answers: Vec::new() }
+    }
+
+    pub(super) fn share(&mut self, objects: Objects) {
+        self.memory = Some((objects.clone(), Lender::new(objects)));
     }
 
     pub(super) fn store(&self) -> Arc<dyn BlobStore> {
         Arc::clone(&self.store)
     }
 
+    /// `is_shared` says of an attempt whether whoever waits for it reads shared memory.
+    ///
     /// # Errors
     /// The worker may not open this stream: it is cut off.
-    pub(super) fn on_call(&mut self, call: &Frame) -> Result<(), Error> {
+    pub(super) fn on_call(
+        &mut self,
+        call: &Frame,
+        is_shared: impl FnOnce(Fence) -> bool,
+    ) -> Result<(), Error> {
         if !call.stream.opened_by_client() {
             return Err(Error::invalid("stream.number", format!("{} is no worker's to open", call.stream)));
         }
@@ -76,6 +89,8 @@ impl Files {
             STAGE => self.stage(call),
             OPEN => self.open(call).map(|()| None),
             ATTACH => self.attach(call).map(Some),
+            LEND => self.lend(call, is_shared).map(Some),
+            MAPPED => self.mapped(call).map(Some),
             other => {
                 let shown: String = other.chars().take(64).collect();
                 let text = format!("a worker's stream serves no `{shown}`");
@@ -108,11 +123,47 @@ impl Files {
 
     fn attach(&self, call: &Frame) -> Result<Answer, Error> {
         let AttachRequest { arena } = call.decode()?;
-        let arena = self.objects.as_ref().and_then(|objects| objects.arena(arena)).ok_or_else(|| {
-            Error::new(Code::Precondition, "arena.stale", format!("there is no arena {arena} any more"))
-        })?;
-        let bytes = arena.backing().bytes();
-        answer(call.stream, &AttachReply { bytes }, arena.backing().descriptor()?)
+        let (objects, _) = self.memory.as_ref().ok_or_else(no_memory)?;
+        let (bytes, file) = objects.attach(arena)?;
+        answer(call.stream, &AttachReply { bytes, name: None }, Some(file))
+    }
+
+    fn lend(&mut self, call: &Frame, is_shared: impl FnOnce(Fence) -> bool) -> Result<Answer, Error> {
+        let LendRequest { bytes, fence } = call.decode()?;
+        let (_, lender) = self.memory.as_mut().ok_or_else(no_memory)?;
+        if !is_shared(fence) {
+            return Err(unshared(fence));
+        }
+        let Lending { segment, descriptor, gone } = lender.lend(bytes, fence)?;
+        answer(call.stream, &LendReply { segment, gone }, descriptor)
+    }
+
+    fn mapped(&self, call: &Frame) -> Result<Answer, Error> {
+        let MappedRequest { arena } = call.decode()?;
+        let (_, lender) = self.memory.as_ref().ok_or_else(no_memory)?;
+        lender.mapped(arena)?;
+        answer(call.stream, &Empty {}, None)
+    }
+
+    /// From segments that a payload names to holds on them.
+    ///
+    /// # Errors
+    /// The worker broke the protocol: it names what it was not lent for this attempt.
+    pub(super) fn hold(&mut self, payload: &mut Payload, fence: Fence) -> Result<(), Error> {
+        for part in &mut payload.parts {
+            let Some(segment) = &part.segment else { continue };
+            let (_, lender) = self.memory.as_mut().ok_or_else(no_memory)?;
+            part.hold = lender.take(segment, fence)?;
+            part.bytes = segment.length;
+        }
+        Ok(())
+    }
+
+    /// The attempt is over: what it was lent and has not named comes back.
+    pub(super) fn ended(&mut self, fence: Fence) {
+        if let Some((_, lender)) = &mut self.memory {
+            lender.ended(fence);
+        }
     }
 
     fn stage(&mut self, call: &Frame) -> Result<Option<Answer>, Error> {
@@ -144,7 +195,7 @@ impl Files {
     fn staged(&mut self, stream: StreamId, staged: Staged) -> Result<Answer, Error> {
         let Staged { stage, mine, file } = staged;
         self.staged.insert(stage, mine);
-        answer(stream, &StageReply { stage }, file)
+        answer(stream, &StageReply { stage }, Some(file))
     }
 
     /// What can be answered now.
@@ -160,7 +211,7 @@ impl Files {
         for (stream, served) in done {
             let answered = match served {
                 Ok(Served::Staged(staged)) => self.staged(stream, staged),
-                Ok(Served::Opened { file, bytes }) => answer(stream, &OpenReply { bytes }, file),
+                Ok(Served::Opened { file, bytes }) => answer(stream, &OpenReply { bytes }, Some(file)),
                 Err(error) => Err(error),
             };
             self.answers.push(answered.unwrap_or_else(|error| (Frame::error(stream, &error), Vec::new())));
@@ -196,6 +247,17 @@ impl Files {
     }
 }
 
-fn answer(stream: StreamId, reply: &impl Serialize, file: OwnedFd) -> Result<Answer, Error> {
-    Ok((Frame::data(stream, reply)?.end(), vec![file]))
+fn answer(stream: StreamId, reply: &impl Serialize, file: Option<OwnedFd>) -> Result<Answer, Error> {
+    Ok((Frame::data(stream, reply)?.end(), file.into_iter().collect()))
+}
+
+fn no_memory() -> Error {
+    Error::new(Code::Unimplemented, "arena.none", "this worker shares no memory with its kernel")
+}
+
+/// A run's results are kept, and a caller may not be able to read it.
+fn unshared(fence: Fence) -> Error {
+    let text =
+        format!("nobody reads results of {fence} in shared memory: it is no call, or its caller does not");
+    Error::new(Code::Precondition, "arena.unshared", text).help("artifact.stage")
 }

@@ -18,13 +18,15 @@ const INLINE_BYTES: u64 = 64 * 1024;
 
 /// # Errors
 /// The worker broke the protocol.
-pub(super) fn read(frame: &Frame) -> Result<Outcome, Error> {
+pub(super) fn read(frame: &Frame, is_call: bool) -> Result<Outcome, Error> {
     let result = match frame.kind {
         FrameType::Error => Err(frame.to_error()),
         _ => Ok(frame.decode::<Payload>()?),
     };
+    // Of a call's, whether it may, `Files::hold` says.
+    let is_unkept = is_call && result.as_ref().is_ok_and(|payload| carried(payload).is_ok());
     let nameless = |part: &Part| part.digest.is_none() && part.stage.is_none();
-    if result.as_ref().is_ok_and(|payload| payload.parts.iter().any(nameless)) {
+    if !is_unkept && result.as_ref().is_ok_and(|payload| payload.parts.iter().any(nameless)) {
         return Err(Error::invalid("task.payload", "a part of a payload names neither digest nor stage"));
     }
     let range = |range: Option<[u64; 2]>| range.map_or((0, 0), |[from, to]| (from, to.max(from)));
@@ -32,12 +34,17 @@ pub(super) fn read(frame: &Frame) -> Result<Outcome, Error> {
     Ok(Outcome { result, stdout, stderr, ran_unix_ns: frame.envelope.ran })
 }
 
-/// An item's parts ride with it: nothing hashes them, and no file of theirs would ever be sealed.
+/// The parts of an item, or of a call's result, ride with it or lie in shared memory: nothing hashes them, and no file of
+/// theirs would ever be sealed.
 ///
 /// # Errors
 /// The worker broke the protocol.
 pub(super) fn carried(payload: &Payload) -> Result<(), Error> {
-    let carried = |part: &Part| part.data.as_ref().is_some_and(|data| data.len() as u64 == part.bytes);
+    let carried = |part: &Part| match (&part.data, &part.segment) {
+        (Some(data), None) => data.len() as u64 == part.bytes,
+        (None, Some(segment)) => segment.length == part.bytes,
+        _ => false,
+    };
     match payload.parts.iter().all(carried) {
         true => Ok(()),
         false => Err(Error::invalid("task.payload", "a part of an item has not the bytes that it says")),

@@ -12,10 +12,11 @@ use std::time::Duration;
 use eclosion_artifact_store::BlobStore;
 use eclosion_bus::{Address, Bus, InHand, MailboxOptions, Taken};
 use eclosion_client::Client;
+use eclosion_ipc::arena::Objects;
 use eclosion_ipc::{ListenOptions, Listener, Pages, Session, SessionEnd, Traffic, Welcome};
 use eclosion_schemas::frame::Limits;
 use eclosion_schemas::operation::{Durability, NoItem, Operation, Role, Spec};
-use eclosion_schemas::{Digest, Epoch, Error};
+use eclosion_schemas::{Digest, Epoch, Error, Part, Payload};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
@@ -56,6 +57,7 @@ operation!(Key, "test.key", View, Text, Option<String>, NoItem, false, true);
 operation!(Refuse, "test.refuse", View, Text, Text, NoItem, false, false);
 operation!(Hold, "test.hold", View, Text, Text, NoItem, false, false);
 operation!(Count, "test.count", View, Number, Number, Number, true, false);
+operation!(Frames, "test.frames", View, Number, Payload, Payload, true, false);
 operation!(Commit, "test.commit", Worker, Text, Text, NoItem, false, false);
 
 /// What a test sees of a kernel in which nothing but transport is real.
@@ -68,6 +70,7 @@ pub(crate) struct World {
     pub(crate) holding: Arc<Notify>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) traffic: Arc<Traffic>,
+    pub(crate) objects: Objects,
     _directory: tempfile::TempDir,
 }
 
@@ -113,6 +116,7 @@ impl World {
             Spec::of::<Refuse>(),
             Spec::of::<Hold>(),
             Spec::of::<Count>(),
+            Spec::of::<Frames>(),
             Spec::of::<Commit>(),
         ] {
             table.declare(spec).unwrap();
@@ -130,6 +134,8 @@ impl World {
         let (session_bus, welcome) = (bus.clone(), Arc::new(welcome(limits)));
         let traffic = Arc::new(Traffic::default());
         let counts = Arc::clone(&traffic);
+        let objects = Objects::new(256 << 20);
+        let memory = objects.clone();
         tokio::spawn(async move {
             loop {
                 let accepted = listener.accept().await;
@@ -140,6 +146,7 @@ impl World {
                 let mut session =
                     Session::new(accepted, session_bus.clone(), Arc::clone(&welcome), stopped).unwrap();
                 session = session.counted_in(Arc::clone(&counts));
+                session = session.with_objects(memory.clone(), tag());
                 if let Some(pages) = &pages {
                     session = session.with_pages(Arc::clone(pages));
                 }
@@ -152,7 +159,7 @@ impl World {
                 });
             }
         });
-        Self { bus, path, ends, holding, stop, traffic, _directory: directory }
+        Self { bus, path, ends, holding, stop, traffic, objects, _directory: directory }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -177,6 +184,24 @@ impl World {
         })
         .await;
     }
+}
+
+/// With which the names of this process's memory begin.
+pub(crate) fn tag() -> String {
+    format!("{:x}", std::process::id() % 0xfff_ffff)
+}
+
+/// The n-th frame: small and large ones in turn.
+pub(crate) fn frame(n: u64) -> Vec<u8> {
+    let bytes = if n.is_multiple_of(2) { 1_000_000 } else { 1_000 };
+    (0..bytes).map(|at| u8::try_from((at + n) % 251).unwrap()).collect()
+}
+
+fn payload(n: u64) -> Payload {
+    let data = frame(n);
+    let bytes = data.len() as u64;
+    let part = Part { data: Some(data.into()), bytes, codec: "bytes".into(), ..Part::default() };
+    Payload { body: vec![0xd6, 1, 0, 0, 0, 0].into(), parts: vec![part] }
 }
 
 async fn serve(mailbox: eclosion_bus::Mailbox, holding: Arc<Notify>) {
@@ -217,6 +242,16 @@ fn answer(in_hand: InHand, holding: &Arc<Notify>) {
                     }
                 }
                 responder.reply(Ok(Box::new(Number { number })));
+            });
+        }
+        (Frames::NAME, _, Some(Number { number })) => {
+            tokio::spawn(async move {
+                for n in 0..number {
+                    if responder.item(Box::new(payload(n))).await.is_err() {
+                        return;
+                    }
+                }
+                responder.reply(Ok(Box::new(payload(number))));
             });
         }
         _ => responder.reply(Err(Error::internal("test.unserved", operation))),

@@ -20,7 +20,7 @@ from .. import _values
 from .._errors import DeadlineExceeded, ErrorData, Refused, Rejected, TaskDied, error, raised
 from .._schemas import CallRequest, EnvironmentSpec, Payload, TaskReport
 from ._connection import CREDIT, Exchange, fresh_key, until
-from ._results import open_part
+from ._results import value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -134,8 +134,10 @@ class Ref(Generic[R]):
         if not isinstance(outcome, bytes):
             raise self._error(cast("ErrorData", outcome))
         if self._value is _UNSET:
-            payload = _decode_payload(outcome)
-            self._value = _values.decode(payload, lambda part: open_part(self._calls.client, part))
+            payload, exchange = _decode_payload(outcome), self._exchange
+            # It was sent, as it is answered.
+            connection = exchange.connection if exchange is not None else self._calls.client.link.connection()
+            self._value = value_of(self._calls.client, payload, connection)
         return self._value
 
     def _error(self, data: ErrorData) -> BaseException:
@@ -185,20 +187,23 @@ class Calls:
 
     def submit(self, target: Target, arguments: dict[str, Any], environment: EnvironmentSpec) -> Ref[Any]:
         """Sends a call, or lets it wait for room."""
-        encoded = encode_arguments(arguments)
-        request = CallRequest(
-            function=target.function,
-            code=target.code,
-            code_hash=target.code_hash,
-            environment=environment,
-            arguments=Payload(body=encoded),
-        )
-        ref: Ref[Any] = Ref(self, _encode(request))
+        ref: Ref[Any] = Ref(self, self.request(target, arguments, environment))
         self.client.link.connection(self.client.reconnect_s)
         with self._lock:
             self._waiting.append(ref)
         self._send()
         return ref
+
+    def request(self, target: Target, arguments: dict[str, Any], environment: EnvironmentSpec) -> bytes:
+        """What ``pool.call`` and ``pool.stream`` are asked for."""
+        request = CallRequest(
+            function=target.function,
+            code=target.code,
+            code_hash=target.code_hash,
+            environment=environment,
+            arguments=Payload(body=encode_arguments(arguments)),
+        )
+        return _encode(request)
 
     def leave(self, ref: Ref[Any]) -> None:
         with self._lock:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import msgspec
 
 from .._errors import Unreachable
-from .._schemas import EnvironmentSpec
+from .._schemas import EnvironmentSpec, Payload
 from ..task import Task
+from ._arenas import NAMED, SEALED
 from ._calls import Calls, Ref
 from ._connection import CREDIT, DEADLINE_S, PATIENCE_S, Stream, fresh_key
 from ._functions import Roots, Target
@@ -23,11 +24,13 @@ from ._leases import Leases
 from ._link import Link
 from ._operations import Operations
 from ._places import socket_path
-from ._subscriptions import Subscription, View
+from ._results import value_of
+from ._subscriptions import SUBSCRIBED, Subscription, View
+from ._yielded import Values
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 R = TypeVar("R")
 
@@ -41,13 +44,20 @@ _decoders: dict[Any, Callable[[bytes], Any]] = {}
 class Client(Operations):
     """See the module. Made by :func:`connect`; may be used as a context manager."""
 
-    def __init__(self, path: str, role: str | None, environment: EnvironmentSpec | None, reconnect_s: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        role: str | None,
+        environment: EnvironmentSpec | None,
+        reconnect_s: float,
+        memory: str | None = SEALED,
+    ) -> None:
         super().__init__(self)
         self.lease: Leases = Leases(self)
         self.reconnect_s = reconnect_s
         self.environment = environment or EnvironmentSpec(python=sys.executable)
         """Of the workers that functions are sent to: by default this interpreter with its packages."""
-        self.link = Link(path, role)
+        self.link = Link(path, role, memory)
         self._calls = Calls(self)
         self._roots = Roots()
 
@@ -66,9 +76,20 @@ class Client(Operations):
         """Calls any operation that streams."""
         return self.request_stream(method, {} if request is None else request, Any, Any, fresh_key(), credit)
 
-    def subscribe(self, filter: str, *, on_full: str = "gap") -> Subscription:
-        """Deliveries of all subjects that match: ``run/*/state``, ``run/7k2m4q9d/**``."""
-        return Subscription(self.link, filter, on_full, self.reconnect_s)
+    def subscribe(self, filter: str, *, on_full: str = "gap", credit: int = SUBSCRIBED) -> Subscription:
+        """Deliveries of all subjects that match: ``run/*/state``, ``run/7k2m4q9d/**``, ``credit`` at once."""
+        return Subscription(self.link, filter, on_full, self.reconnect_s, credit)
+
+    def value(self, payload: Payload | Mapping[str, Any]) -> Any:
+        """The value of a payload that has come as an item, or was published; an array may lie in shared memory."""
+        if not isinstance(payload, Payload):
+            payload = msgspec.convert(payload, Payload)
+        return value_of(self, payload, self.link.connection(self.reconnect_s))
+
+    def iterate(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Values:
+        """Iterates, here, over what a generator yields on a worker."""
+        target, arguments = self._target(function, args, kwargs)
+        return Values(self, self._calls.request(target, arguments, self.environment))
 
     def view(self, filter: str) -> View:
         """The folded states of all subjects that match."""
@@ -174,13 +195,16 @@ def connect(
     role: str | None = None,
     environment: EnvironmentSpec | None = None,
     reconnect_s: float = RECONNECT_S,
+    memory: Literal["sealed", "named"] | None = "sealed",
 ) -> Client:
     """Connects to the kernel that listens on ``socket``, or to that of an instance; see ``_places.py`` for defaults.
 
     ``role`` asks for less than this user may have (``view``, ``operate``). ``reconnect_s`` is how long a kernel that is
-    gone is waited for. Raises :class:`Unreachable` when nobody listens.
+    gone is waited for. ``memory`` is how large values come: in shared memory that is passed by descriptor or found by
+    name, or in frames and from the artifact store alone. Raises :class:`Unreachable` when nobody listens.
     """
-    return Client(socket_path(socket, instance), role, environment, reconnect_s)
+    feature = {"sealed": SEALED, "named": NAMED, None: None}[memory]
+    return Client(socket_path(socket, instance), role, environment, reconnect_s, feature)
 
 
 _default: Client | None = None

@@ -27,6 +27,7 @@ from .. import _frames as frames
 from .._errors import DeadlineExceeded, ErrorData, error, raised
 from .._frames import Channel, Disconnected, Frame
 from .._process import start_thread
+from ._arenas import SEALED, Arenas
 from ._timings import Timing, timing_of
 from ._traces import traceparent
 
@@ -58,6 +59,7 @@ class Exchange:
         "_arrived",
         "_connection",
         "_credit",
+        "_descriptors",
         "_granted",
         "_items",
         "_outcome",
@@ -78,6 +80,7 @@ class Exchange:
         self._settled = False
         self._items: deque[bytes] = deque()
         self._outcome: bytes | ErrorData | None = None
+        self._descriptors: tuple[int, ...] = ()
         self._watchers: list[Callable[[], None]] = []
         self._arrived = threading.Condition(threading.Lock())
 
@@ -89,6 +92,12 @@ class Exchange:
     def outcome(self) -> bytes | ErrorData | None:
         """The reply or the error, once it is there."""
         return self._outcome
+
+    def take_descriptors(self) -> tuple[int, ...]:
+        """What came with the reply; the caller's to close."""
+        with self._arrived:
+            taken, self._descriptors = self._descriptors, ()
+        return taken
 
     def take(self) -> bytes | None:
         """An item that is there already."""
@@ -161,13 +170,20 @@ class Exchange:
         for watcher in watchers:
             watcher()
 
-    def answer(self, outcome: bytes | ErrorData, stages: list[dict[str, Any]] | None = None) -> None:
+    def answer(
+        self,
+        outcome: bytes | ErrorData,
+        stages: list[dict[str, Any]] | None = None,
+        descriptors: tuple[int, ...] = (),
+    ) -> None:
         with self._arrived:
             if self._outcome is not None:
+                close_all(descriptors)
                 return
             if self._timing is not None:
                 self._timing.ended(stages or [])
             self._outcome = outcome
+            self._descriptors = descriptors
             self._arrived.notify_all()
             watchers = tuple(self._watchers)
         for watcher in watchers:
@@ -177,7 +193,9 @@ class Exchange:
 class Connection:
     """See the head of this file."""
 
-    def __init__(self, path: str, role: str | None = None, *, within_s: float = CONNECT_S) -> None:
+    def __init__(
+        self, path: str, role: str | None = None, *, memory: str | None = SEALED, within_s: float = CONNECT_S
+    ) -> None:
         """Connects and is welcomed. Raises :class:`Unreachable`, or what the kernel refuses the client for."""
         self.path = path
         self.pid = os.getpid()
@@ -190,11 +208,14 @@ class Connection:
             sock.settimeout(within_s)
             self._connect(sock)
             self._channel = Channel(sock)
-            self.welcome, rest = self._greet(role)
+            self.welcome, rest = self._greet(role, memory)
             sock.settimeout(None)
         except BaseException:
             sock.close()
             raise
+        given: list[str] = self.welcome.get("features", [])
+        self.arenas = Arenas(self) if memory in given else None
+        """Where large values lie, if the kernel shares memory with this client."""
         for frame in rest:
             self._dispatch(frame)
         start_thread(self._read, "eclosion-client")
@@ -209,10 +230,12 @@ class Connection:
             text = f"cannot reach a kernel on {self.path}: {why}"
             raise raised(error("unavailable", "kernel.unreachable", text, help="eclosion doctor")) from None
 
-    def _greet(self, role: str | None) -> tuple[dict[str, Any], list[Frame]]:
+    def _greet(self, role: str | None, memory: str | None) -> tuple[dict[str, Any], list[Frame]]:
         hello: dict[str, Any] = {"client": CLIENT, "api": API, "api_compatible": API}
         if role is not None:
             hello["role"] = role
+        if memory is not None:
+            hello["features"] = [memory]
         arrived: list[Frame] = []
         try:
             self._channel.send(frames.HELLO, 0, hello)
@@ -276,6 +299,8 @@ class Connection:
             known = self._exchanges.pop(exchange.stream, None)
         if known is not None:
             self.send(frames.CANCEL, exchange.stream, {})
+            if self.arenas is not None:
+                self.arenas.left(exchange.stream)
 
     def close(self) -> None:
         """Ends the connection and every call on it."""
@@ -297,6 +322,8 @@ class Connection:
             self.lost = why
             open_, self._exchanges = self._exchanges, {}
         self._channel.close()
+        if self.arenas is not None:
+            self.arenas.close()
         for exchange in open_.values():
             exchange.answer(why)
 
@@ -315,7 +342,9 @@ class Connection:
                 exchange = self._exchanges.pop(frame.stream, None)
             if exchange is not None:
                 outcome = frame.body if frame.kind == frames.DATA else error_of(frame)
-                exchange.answer(outcome, frame.envelope.get("stages"))
+                exchange.answer(outcome, frame.envelope.get("stages"), frame.descriptors)
+                return None
+        close_all(frame.descriptors)
         return None
 
 
@@ -347,6 +376,11 @@ class Stream(Generic[Item, Reply]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def close_all(descriptors: tuple[int, ...]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def until(timeout_s: float | None) -> float | None:

@@ -21,12 +21,13 @@ AGAIN_MAX_S = 0.25
 class Link:
     """Any thread may ask."""
 
-    def __init__(self, path: str, role: str | None) -> None:
+    def __init__(self, path: str, role: str | None, memory: str | None) -> None:
         self.path = path
         self._role = role
+        self._memory = memory
         self._lock = threading.Lock()
         self._closed = False
-        self._connection = Connection(path, role)
+        self._connection = Connection(path, role, memory=memory)
 
     def connection(self, within_s: float = 0.0) -> Connection:
         """A connection that was alive a moment ago. Raises :class:`Unreachable` if there is none within the time."""
@@ -55,7 +56,7 @@ class Link:
                 raise Unreachable({"code": "unavailable", "reason": "client.closed", "message": "the client is closed"})
             # After a fork the parent has the reading thread, and the connection is the parent's.
             if connection.lost is not None or connection.pid != os.getpid():
-                self._connection = connection = Connection(self.path, self._role)
+                self._connection = connection = Connection(self.path, self._role, memory=self._memory)
             return connection
 
     def close(self) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ._link import Link
 
 Reset = DeliveryReset
+# Deliveries under way at most.
+SUBSCRIBED = CREDIT * 4
 
 _encode = msgspec.msgpack.encode
 decode_delivery: Callable[[bytes], Delivery] = msgspec.msgpack.Decoder(Delivery).decode
@@ -92,7 +94,8 @@ def goes_on(ended: Exchange) -> None:
 class Subscription:
     """Iterates over deliveries, kernels coming and going. ``close`` leaves."""
 
-    def __init__(self, link: Link, filter: str, on_full: str, reconnect_s: float) -> None:
+    def __init__(self, link: Link, filter: str, on_full: str, reconnect_s: float, credit: int = SUBSCRIBED) -> None:
+        self._credit = credit
         self._link = link
         self._reconnect_s = reconnect_s
         self._cursor = Cursor(filter, on_full)
@@ -141,7 +144,7 @@ class Subscription:
 
     def _subscribe(self) -> Exchange:
         connection = self._link.connection(self._reconnect_s)
-        return connection.open("bus.subscribe", self._cursor.request(), credit=CREDIT * 4)
+        return connection.open("bus.subscribe", self._cursor.request(), credit=self._credit)
 
 
 class View:

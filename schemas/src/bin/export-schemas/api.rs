@@ -95,6 +95,28 @@ impl Api {
             "reply_descriptors": 1,
         });
         self.worker_operations = vec![execute, stage, open];
+        self.arenas()
+    }
+
+    fn arenas(&mut self) -> Result<(), String> {
+        use ops::arena::{self, ATTACH, LEND, MAPPED, RELEASE};
+        let attach = self.refer(schema_for!(arena::AttachRequest))?;
+        let attached = self.refer(schema_for!(arena::AttachReply))?;
+        let lend = self.refer(schema_for!(arena::LendRequest))?;
+        let lent = self.refer(schema_for!(arena::LendReply))?;
+        let mapped = self.refer(schema_for!(arena::MappedRequest))?;
+        let release = self.refer(schema_for!(arena::ReleaseRequest))?;
+        let empty = self.refer(schema_for!(ops::kernel::Empty))?;
+        for (name, caller, request, reply) in [
+            (ATTACH, "worker or client", attach, attached),
+            (LEND, "worker", lend, lent),
+            (MAPPED, "worker", mapped, empty.clone()),
+            (RELEASE, "client", release, empty),
+        ] {
+            let described =
+                json!({"name": name, "caller": caller, "request": request, "item": null, "reply": reply});
+            self.worker_operations.push(described);
+        }
         Ok(())
     }
 

@@ -10,10 +10,11 @@ use eclosion_schemas::codec::{self, json as lines};
 use eclosion_schemas::error::{RemoteException, RemoteFrame};
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::frame::{Envelope, Flags, Frame, FrameError, FrameType, Limits, StreamId, WireCodec};
-use eclosion_schemas::ops::{artifact, kernel, pool, run, task};
+use eclosion_schemas::ops::{arena, artifact, kernel, pool, run, task};
 use eclosion_schemas::view::TaskReport;
 use eclosion_schemas::{
-    Attempt, Code, EffectId, Epoch, Error, Fence, Part, Payload, Retry, Role, RunId, Seq, Stage, WorkerId,
+    Attempt, Code, EffectId, Epoch, Error, Fence, Part, Payload, Retry, Role, RunId, Segment, Seq, Stage,
+    WorkerId,
 };
 use serde_json::{Value, json};
 
@@ -270,6 +271,8 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
         ("data-end-fragments", reply.fragments(FRAGMENT_BYTES).collect()),
         ("cancel-rungs", vec![rung(1), rung(2)]),
         ("call-stage", vec![stage]),
+        ("arena-worker", lending()?),
+        ("arena-client", attaching()?),
         ("reply-stage", vec![staged]),
         ("call-open", vec![open]),
         ("reply-open", vec![opened]),
@@ -278,6 +281,51 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
 
 /// The msgpack extension that stands for part 0.
 const PART_ZERO: [u8; 6] = [0xd6, 1, 0, 0, 0, 0];
+
+/// A place to write, mapped, and named in the outcome of a call.
+fn lending() -> Result<Vec<Frame>> {
+    let request = arena::LendRequest { bytes: 8 << 20, fence: Fence::of_call(7) };
+    let segment = large();
+    let part = Part { segment: Some(segment), bytes: 8 << 20, codec: "npy".into(), ..Part::default() };
+    let output = Payload { body: PART_ZERO.to_vec().into(), parts: vec![part] };
+    Ok(vec![
+        Frame::call(WORKER, arena::LEND, &request)?,
+        Frame::data(WORKER, &arena::LendReply { segment, gone: vec![2] })?.with_descriptors(1).end(),
+        Frame::call(StreamId(5), arena::MAPPED, &arena::MappedRequest { arena: 3 })?,
+        Frame::data(StreamId(5), &kernel::Empty {})?.end(),
+        Frame::data(KERNEL, &output)?.end(),
+    ])
+}
+
+/// Where it is, by descriptor and by name; and that it was read.
+fn attaching() -> Result<Vec<Frame>> {
+    let hello = Frame::new(FrameType::Hello, StreamId::CONNECTION).with_envelope(Envelope {
+        client: Some("eclosion-python/0.1.0".into()),
+        api: Some(1),
+        features: Some(vec![arena::TAKES_SEALED.into()]),
+        ..Envelope::default()
+    });
+    let request = arena::AttachRequest { arena: 3 };
+    let named = arena::AttachReply { bytes: 16 << 20, name: Some("ecl.5f1d03ab.2.9c41e07b".into()) };
+    let cancelled = arena::ReleaseRequest { stream: Some(1), keep: vec![large()], segments: Vec::new() };
+    let read = arena::ReleaseRequest { segments: vec![large()], ..arena::ReleaseRequest::default() };
+    Ok(vec![
+        hello,
+        Frame::call(StreamId(3), arena::ATTACH, &request)?,
+        Frame::data(StreamId(3), &arena::AttachReply { bytes: 16 << 20, name: None })?
+            .with_descriptors(1)
+            .end(),
+        Frame::call(StreamId(5), arena::ATTACH, &request)?,
+        Frame::data(StreamId(5), &named)?.end(),
+        Frame::call(StreamId(7), arena::RELEASE, &read)?,
+        Frame::data(StreamId(7), &kernel::Empty {})?.end(),
+        Frame::call(StreamId(9), arena::RELEASE, &cancelled)?,
+    ])
+}
+
+fn large() -> Segment {
+    Segment { arena: 3, offset: 64, length: 8 << 20, generation: 12 }
+}
 
 fn errors() -> Vec<(&'static str, Vec<Frame>)> {
     let frame = RemoteFrame {

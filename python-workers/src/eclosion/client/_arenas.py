@@ -1,0 +1,136 @@
+"""Shared memory of one connection: what is mapped of it, and what was read and goes back.
+
+    named in a reply or an item --open--> read where it lies --nobody has the value any more--> given back
+
+The kernel tells where a large value lies (a segment of an arena). An array or a table lies there itself, read-only; all
+else is copied. It is given back once the last array over it is gone, whichever thread lets go of it: that is noted
+without a lock, and a thread of its own tells the kernel. A value by shared memory is right as long as the connection
+lasts: after that its place may be used again. Whoever keeps one for longer copies it.
+
+Invariants: (1) at most :data:`MAPPED_MAX` arenas stay mapped beside those that somebody reads; (2) a stream that is
+left early gives back whatever was on its way.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import queue
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .._errors import Refused, error
+from .._process import start_thread
+from .._values import open_carried, open_shared
+
+if TYPE_CHECKING:
+    from .._schemas import Part, Segment
+    from ._connection import Connection
+
+SEALED = "arena.sealed"
+NAMED = "arena.named"
+MAPPED_MAX = 8
+# How long the kernel may take to say where an arena is.
+ATTACH_S = 10.0
+# Told at once.
+GATHERED_MAX = 64
+
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+Key = tuple[int, int]
+
+
+class Arenas:
+    """See the head of this file."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._mapped: dict[int, mmap.mmap] = {}
+        self._held: dict[Key, Segment] = {}
+        self._done: queue.SimpleQueue[Segment | None] = queue.SimpleQueue()
+        self._releasing = False
+
+    def open(self, part: Part) -> object:
+        """What a part stands for whose bytes lie in shared memory. Raises one that is gone as :class:`Refused`."""
+        segment = part.segment
+        if segment is None:
+            raise ValueError("a part without a segment")
+        key = (segment.arena, segment.generation)
+        with self._lock:
+            self._held[key] = segment
+            if not self._releasing:
+                self._releasing = True
+                start_thread(self._release, "eclosion-release")
+        try:
+            view = open_shared(self._memory(segment.arena), segment)
+            if part.codec not in ("npy", "arrow"):
+                return open_carried(part.codec, bytes(view))
+            # The array keeps the view, and views keep their memory mapped.
+            weakref.finalize(view, self._done.put, segment).atexit = False
+            key = None
+            return open_carried(part.codec, view)
+        finally:
+            if key is not None:
+                self._done.put(segment)
+
+    def left(self, stream: int) -> None:
+        """A stream was cancelled: what came on it and nobody took goes back."""
+        with self._lock:
+            keep = list(self._held.values())
+        self._tell({"stream": stream, "keep": keep})
+
+    def close(self) -> None:
+        """The connection is gone, and with it all holds. What is mapped stays so as long as somebody reads it."""
+        with self._lock:
+            self._mapped = {}
+            self._held = {}
+        self._done.put(None)
+
+    def _memory(self, arena: int) -> mmap.mmap:
+        with self._lock:
+            memory = self._mapped.get(arena)
+        if memory is not None:
+            return memory
+        exchange = self._connection.open("arena.attach", _encode({"arena": arena}), deadline_s=ATTACH_S)
+        reply = _decode(exchange.reply())
+        memory = _map(exchange.take_descriptors(), reply.get("name"))
+        with self._lock:
+            while len(self._mapped) >= MAPPED_MAX:
+                del self._mapped[next(iter(self._mapped))]
+            self._mapped[arena] = memory
+        return memory
+
+    def _release(self) -> None:
+        while True:
+            gathered = [self._done.get()]
+            while len(gathered) < GATHERED_MAX and not self._done.empty():
+                gathered.append(self._done.get())
+            segments = [segment for segment in gathered if segment is not None]
+            with self._lock:
+                for segment in segments:
+                    self._held.pop((segment.arena, segment.generation), None)
+            if len(segments) < len(gathered):
+                return
+            self._tell({"segments": segments})
+
+    def _tell(self, request: dict[str, Any]) -> None:
+        if self._connection.lost is None:
+            self._connection.open("arena.release", _encode(request), deadline_s=ATTACH_S)
+
+
+def _map(descriptors: tuple[int, ...], name: str | None) -> mmap.mmap:
+    if name is not None:
+        # Never by `multiprocessing.shared_memory`, whose tracker removes names that are the kernel's.
+        descriptors = (*descriptors, os.open(f"/dev/shm/{os.path.basename(name)}", os.O_RDONLY | os.O_CLOEXEC))
+    if len(descriptors) != 1:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise Refused(error("internal", "arena.attach", f"{len(descriptors)} descriptors came where one belongs"))
+    try:
+        return mmap.mmap(descriptors[0], 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptors[0])

@@ -1,0 +1,170 @@
+"""Large values to a client in shared memory, with real workers of a real kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from house import DEADLINE_S, House, house
+
+np = pytest.importorskip("numpy")
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eclosion.client import Client
+
+BYTES = 8 << 20
+SOURCE = """
+import os, zlib
+import numpy as np
+
+def array(n, size):
+    return np.full(size, n % 251, dtype="u1")
+
+def both(size):
+    return {"array": np.arange(size, dtype="f8"), "text": "x" * size, "small": np.arange(3)}
+
+def frames(count, size):
+    for n in range(count):
+        yield np.full(size, n % 251, dtype="u1")
+    return count
+
+def endless(size):
+    n = 0
+    while True:
+        yield np.full(size, n % 251, dtype="u1")
+        n += 1
+
+def arenas():
+    found = set()
+    for line in open("/proc/self/maps"):
+        if "memfd:eclosion-arena" in line:
+            found.add(line.split()[4])
+    return sorted(found)
+
+def file(path):
+    import pathlib
+    return pathlib.Path(path)
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("memory")) as built:
+        built.write("made.py", SOURCE)
+        yield built
+
+
+@pytest.fixture
+def made(home: House, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(sys, "path", [str(home.folder / "code"), *sys.path])
+    import made  # pyright: ignore[reportMissingImports]
+
+    return made
+
+
+def mapping_of(address: int) -> tuple[str, str]:
+    """What is mapped there, and its inode."""
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            words = line.split()
+            start, end = (int(edge, 16) for edge in words[0].split("-"))
+            if start <= address < end:
+                return (words[5] if len(words) > 5 else ""), words[4]
+    raise AssertionError("nothing is mapped there")
+
+
+def place_of(array: Any) -> str:
+    return mapping_of(array.ctypes.data)[0]
+
+
+def test_a_large_result_lies_where_the_worker_wrote_it(home: House, made: Any) -> None:
+    with home.connect() as client:
+        array = client.submit(made.array, 7, BYTES).result(DEADLINE_S)
+        assert array.nbytes == BYTES
+        assert (array == 7).all()
+        assert not array.flags.writeable
+        path, inode = mapping_of(array.ctypes.data)
+        assert path.startswith("/memfd:eclosion-arena")
+        # The same memory in both processes: nothing was copied between them.
+        assert inode in client.submit(made.arenas).result(DEADLINE_S)
+
+
+@pytest.mark.parametrize("memory", ["sealed", "named", None])
+def test_values_are_the_same_by_whatever_way_they_come(home: House, made: Any, memory: Any) -> None:
+    with home.connect(memory=memory) as client:
+        value = client.submit(made.both, 100_000).result(DEADLINE_S)
+        assert (value["array"] == np.arange(100_000)).all()
+        assert value["text"] == "x" * 100_000
+        assert value["small"].tolist() == [0, 1, 2]
+        place = place_of(value["array"])
+        assert place.startswith({"sealed": "/memfd:eclosion-arena", "named": "/dev/shm/ecl.", None: ""}[memory])
+        assert memory or "eclosion" not in place
+        checks = [zlib.crc32(frame) for frame in client.iterate(made.frames, 20, 1 << 20)]
+        assert checks == [zlib.crc32(bytes([n % 251]) * (1 << 20)) for n in range(20)]
+
+
+def test_what_nobody_has_any_more_is_used_again(home: House, made: Any) -> None:
+    with home.connect() as client:
+        arenas: set[str] = set()
+        for n in range(100):
+            array = client.submit(made.array, n, BYTES).result(DEADLINE_S)
+            assert array[-1] == n % 251
+            path, inode = mapping_of(array.ctypes.data)
+            assert path.startswith("/memfd:eclosion-arena"), f"{n}: it was given back, so that there is room"
+            arenas.add(inode)
+        assert len(arenas) <= 8, "a hundred times 8 MiB went through a few arenas"
+
+
+def test_what_is_kept_stays_as_it_is_and_more_than_a_client_may_hold_rides_along(home: House, made: Any) -> None:
+    with home.connect() as client:
+        kept = list(client.iterate(made.frames, 80, 100_000))
+        assert [int(frame[0]) for frame in kept] == list(range(80))
+        assert all((frame == n).all() for n, frame in enumerate(kept))
+        places = [place_of(frame).startswith("/memfd:eclosion-arena") for frame in kept]
+        assert 0 < sum(places) < 80
+
+
+def test_a_stream_that_is_left_gives_everything_back(home: House, made: Any) -> None:
+    with home.connect() as client:
+        for _ in range(10):
+            with client.iterate(made.endless, 100_000) as values:
+                first = next(values)
+                assert int(first[0]) == 0
+            assert (first == 0).all(), "what was taken is still ours"
+        # Ten streams were ahead by more than a client may hold: had they kept it, this would ride along.
+        last = client.submit(made.array, 9, 100_000).result(DEADLINE_S)
+        assert place_of(last).startswith("/memfd:eclosion-arena")
+
+
+def test_names_are_this_users_alone_and_go_with_the_client(home: House, made: Any) -> None:
+    def names() -> list[str]:
+        return [name for name in os.listdir("/dev/shm") if name.startswith(f"ecl.{tag}.")]
+
+    client: Client
+    with home.connect(memory="named") as client:
+        array = client.submit(made.array, 3, BYTES).result(DEADLINE_S)
+        path = place_of(array)
+        tag = path.split(".")[1]
+        assert os.stat(path).st_mode & 0o777 == 0o600
+        assert names() == [os.path.basename(path)]
+    with home.connect() as other, contextlib.closing(other.link):
+        status = other.kernel.status
+        while status().traffic.connections > 1 or names():
+            pass
+    assert (array == 3).all(), "who has it mapped reads on"
+
+
+def test_a_file_of_a_call_comes_with_its_name(home: House, made: Any) -> None:
+    path = home.write("note.txt", "a few words\n")
+    large = home.write("large.txt", "x" * 200_000)
+    with home.connect() as client:
+        for source in (path, large):
+            got = client.submit(made.file, str(source)).result(DEADLINE_S)
+            assert (got.name, got.read_text()) == (source.name, source.read_text())
