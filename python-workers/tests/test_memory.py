@@ -15,6 +15,7 @@ from house import DEADLINE_S, House, house
 np = pytest.importorskip("numpy")
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Iterator
 
     from eclosion.client import Client
@@ -168,3 +169,17 @@ def test_a_file_of_a_call_comes_with_its_name(home: House, made: Any) -> None:
         for source in (path, large):
             got = client.submit(made.file, str(source)).result(DEADLINE_S)
             assert (got.name, got.read_text()) == (source.name, source.read_text())
+
+
+def test_names_of_a_killed_kernel_are_removed_by_the_next(tmp_path: pathlib.Path, made: Any) -> None:
+    with house(tmp_path) as other:
+        with other.connect(memory="named") as client:
+            array = client.submit(made.array, 5, BYTES).result(DEADLINE_S)
+            path = place_of(array)
+            other.kill(client)
+        assert os.path.exists(path), "nobody was left who could"
+        other.up()
+        # Once it has taken over what survived.
+        while os.path.exists(path):
+            pass
+        assert (array == 5).all()
