@@ -10,9 +10,10 @@
 //! 3. One message is exactly one value; what trails it is refused.
 //!
 //! [`scan`] knows nothing of types; [`decode`] is scan plus serde; [`json`] holds the JSON counterpart and the
-//! translation between the two.
+//! translation between the two; [`positional`] is bincode, for equal types in Rust.
 
 pub mod json;
+pub mod positional;
 mod scan;
 
 use serde::Serialize;

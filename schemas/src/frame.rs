@@ -42,6 +42,8 @@ pub const VERSION: u8 = 1;
 /// What this release speaks, and the oldest api that it still understands.
 pub const API: u32 = 1;
 pub const API_COMPATIBLE: u32 = 1;
+/// Said in `features` by who reads and writes bincode, where operations are known alike.
+pub const BINCODE: &str = "bincode";
 pub const HEADER_BYTES: usize = 16;
 /// The largest value of `len`: its first byte is always zero, which tells the dialect.
 pub const FRAME_BYTES_MAX: usize = (1 << 24) - 1;

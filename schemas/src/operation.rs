@@ -10,7 +10,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -111,7 +111,8 @@ pub enum NoItem {}
 pub type Value = Box<dyn Any + Send>;
 
 type Decode = Arc<dyn Fn(&[u8]) -> Result<Value, Error> + Send + Sync>;
-type Encode = fn(&(dyn Any + Send)) -> Result<Vec<u8>, Error>;
+/// A typed value in, bytes out.
+pub type Encode = fn(&(dyn Any + Send)) -> Result<Vec<u8>, Error>;
 type Schema = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// A request, an item or a reply whose type only the service and its callers know.
@@ -140,6 +141,8 @@ pub struct Spec {
     /// The typed reply in, msgpack with named fields out.
     pub encode_reply: Encode,
     pub encode_item: Encode,
+    /// The same by place, where the types have one layout; nothing for what a client serves.
+    pub positional: Option<Positional>,
     /// The typed request in, JSON for people out; secrets show as their names.
     pub show_request: fn(&(dyn Any + Send)) -> Option<serde_json::Value>,
     pub example: Schema,
@@ -184,6 +187,7 @@ impl Spec {
             }),
             encode_reply: encode_as::<O::Reply>,
             encode_item: encode_as::<O::Item>,
+            positional: Some(Positional::of::<O>()),
             show_request: |request| serde_json::to_value(request.downcast_ref::<O::Request>()?).ok(),
             example: Arc::new(|| serde_json::to_value(O::example()).unwrap_or_default()),
             request_schema: Arc::new(|| schemars::schema_for!(O::Request).to_value()),
@@ -213,6 +217,7 @@ impl Spec {
             decode_request: Arc::new(move |bytes| Ok(Box::new(Opaque::new(&name, bytes)?))),
             encode_reply: Opaque::encode,
             encode_item: Opaque::encode,
+            positional: None,
             show_request: |request| codec::json::show(&request.downcast_ref::<Opaque>()?.body).ok(),
             example: given(&operation.example),
             request_schema: given(&operation.request),
@@ -243,6 +248,56 @@ impl Spec {
         }
         described
     }
+}
+
+/// An operation's bodies as bincode ([`codec::positional`]).
+#[derive(Clone)]
+pub struct Positional {
+    schema: fn() -> Option<String>,
+    found: Arc<OnceLock<Option<String>>>,
+    pub decode_request: fn(&[u8]) -> Result<Value, Error>,
+    pub encode_reply: Encode,
+    pub encode_item: Encode,
+}
+
+impl Positional {
+    fn of<O: Operation>() -> Self {
+        Self {
+            schema: positional_schema::<O>,
+            found: Arc::default(),
+            decode_request: |bytes| {
+                let request: O::Request = codec::positional::decode(bytes).map_err(|why| {
+                    let text = format!("the request of {} is malformed: {why}", O::NAME);
+                    Error::invalid("request.malformed", text).cause(why.reason())
+                })?;
+                Ok(Box::new(request))
+            },
+            encode_reply: place_as::<O::Reply>,
+            encode_item: place_as::<O::Item>,
+        }
+    }
+
+    /// [`positional_schema`], found once.
+    #[must_use]
+    pub fn schema(&self) -> Option<&str> {
+        self.found.get_or_init(self.schema).as_deref()
+    }
+}
+
+/// `NAME@LAYOUTS` of an operation: two programs that have the same read each other's bincode. `None` if one of its types has
+/// no layout.
+#[must_use]
+pub fn positional_schema<O: Operation>() -> Option<String> {
+    let layout = codec::positional::layout::<O::Request>()?;
+    let reply = codec::positional::layout::<O::Reply>()?;
+    let item = if O::STREAMS { codec::positional::layout::<O::Item>()? } else { 0 };
+    Some(format!("{}@{layout:016x}{reply:016x}{item:016x}", O::NAME))
+}
+
+fn place_as<T: Serialize + 'static>(value: &(dyn Any + Send)) -> Result<Vec<u8>, Error> {
+    let value = value.downcast_ref::<T>();
+    let value = value.ok_or_else(|| Error::internal("reply.type", "the value is not the operation's"))?;
+    Ok(codec::positional::encode(value)?)
 }
 
 impl Opaque {

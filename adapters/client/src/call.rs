@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eclosion_schemas::client::{self, CallOptions, Deliveries, Items, RawItems, read_answer};
+use eclosion_schemas::frame::WireCodec;
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::kernel::Delivery;
 use eclosion_schemas::{Error, Timed, codec};
+use serde::de::DeserializeOwned;
 
+use crate::connection::Body;
 use crate::exchange::Exchange;
+use crate::forms::Request;
 use crate::{Client, Follow};
 
 /// A call in the making, to an attached kernel.
@@ -31,13 +35,13 @@ impl client::Client for Client {
         request: O::Request,
         options: CallOptions,
     ) -> Result<Streaming<O>, Error> {
-        let request = codec::encode(&request)?.into();
+        let request = self.shared().forms().request::<O>(&request)?;
         let exchange = Exchange::open(self, O::NAME, request, options).await?;
         Ok(Streaming { exchange, operation: PhantomData })
     }
 
     async fn open(&self, method: &str, request: Bytes, options: CallOptions) -> Result<Exchange, Error> {
-        Exchange::open(self, method, request, options).await
+        Exchange::open(self, method, Request::named(request), options).await
     }
 
     fn follow(&self, filter: impl Into<String>, patience: Duration) -> Follow {
@@ -59,8 +63,8 @@ impl<O: Operation> Streaming<O> {
     /// # Errors
     /// An item that this release cannot read.
     pub async fn next(&mut self) -> Option<Result<O::Item, Error>> {
-        let item = self.exchange.next().await?;
-        Some(read_answer(O::NAME, &item))
+        let item = self.exchange.next_body().await?;
+        Some(read(O::NAME, &item))
     }
 
     /// The reply; items that were not taken are passed over.
@@ -73,8 +77,17 @@ impl<O: Operation> Streaming<O> {
 
     /// The same, and where the time went of a call with [`CallOptions::timings`].
     pub async fn timed(self) -> Timed<O::Reply> {
-        let Timed { outcome, stages } = self.exchange.timed().await;
-        Timed { outcome: outcome.and_then(|reply| read_answer(O::NAME, &reply)), stages }
+        let Timed { outcome, stages } = self.exchange.timed_body().await;
+        Timed { outcome: outcome.and_then(|reply| read(O::NAME, &reply)), stages }
+    }
+}
+
+fn read<T: DeserializeOwned>(name: &str, body: &Body) -> Result<T, Error> {
+    match body.codec {
+        WireCodec::Bincode => codec::positional::decode(&body.bytes).map_err(|why| {
+            Error::internal("reply.malformed", format!("an answer of {name} cannot be read: {why}"))
+        }),
+        _ => read_answer(name, &body.bytes),
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use eclosion_schemas::frame::{API, API_COMPATIBLE, Decoder, Envelope, Frame, FrameType, Limits, StreamId};
+use eclosion_schemas::frame::{
+    API, API_COMPATIBLE, BINCODE, Decoder, Envelope, Frame, FrameType, Limits, StreamId,
+};
 use eclosion_schemas::ops::arena::TAKES_NAMED;
 use eclosion_schemas::{Code, Error, Retry, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -109,7 +111,7 @@ fn hello(options: &ConnectOptions) -> Frame {
         api: Some(API),
         api_compatible: Some(API_COMPATIBLE),
         role: options.role,
-        features: options.memory.then(|| vec![TAKES_NAMED.to_owned()]),
+        features: Some([BINCODE].into_iter().chain(options.memory.then_some(TAKES_NAMED)).map(Into::into).collect()),
         ..Envelope::default()
     })
 }

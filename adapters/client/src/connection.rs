@@ -12,12 +12,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use eclosion_schemas::frame::{Assembler, Decoder, Envelope, Frame, FrameType, Limits, Outbox, StreamId};
+use eclosion_schemas::frame::{
+    Assembler, Decoder, Envelope, Frame, FrameType, Limits, Outbox, StreamId, WireCodec,
+};
 use eclosion_schemas::ops::arena::{RELEASE, ReleaseRequest, TAKES_NAMED};
 use eclosion_schemas::{Code, Error, Retry, Stage};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -25,7 +27,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, Sleep};
 
+use crate::forms::Forms;
 use crate::memory::Memory;
+use crate::serve::Desk;
 
 /// What may wait for a kernel that reads slowly; callers wait below it.
 const OUTGOING_BYTES_MAX: usize = 4 << 20;
@@ -40,6 +44,9 @@ pub(crate) struct Shared {
     writing: OwnedWriteHalf,
     state: Mutex<State>,
     memory: Memory,
+    /// Where this program serves addresses.
+    desk: OnceLock<Desk>,
+    forms: Forms,
 }
 
 #[derive(Debug)]
@@ -66,7 +73,7 @@ struct State {
 /// What has come of one call.
 #[derive(Debug, Default)]
 struct Slot {
-    items: VecDeque<Bytes>,
+    items: VecDeque<Body>,
     /// Items in sum: that the kernel may send, that it sent, that were taken.
     granted: u64,
     received: u64,
@@ -78,15 +85,28 @@ struct Slot {
 /// What comes next on a stream.
 #[derive(Debug)]
 pub(crate) enum Next {
-    Item(Bytes),
+    Item(Body),
     /// The last.
     End(Ended),
+}
+
+/// One item or reply, and how it is written.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) codec: WireCodec,
+    pub(crate) bytes: Bytes,
+}
+
+impl Body {
+    fn of(frame: Frame) -> Self {
+        Self { codec: frame.codec, bytes: frame.body }
+    }
 }
 
 /// How a call ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) outcome: Result<Bytes, Error>,
+    pub(crate) outcome: Result<Body, Error>,
     /// Where its time went, if that was asked for.
     pub(crate) stages: Vec<Stage>,
 }
@@ -100,6 +120,16 @@ impl From<Error> for Ended {
 impl Shared {
     pub(crate) fn welcome(&self) -> &Envelope {
         &self.welcome
+    }
+
+    /// Streams that the kernel opens are given to `desk` from now on. False if another has them.
+    pub(crate) fn serve(&self, desk: Desk) -> bool {
+        self.desk.set(desk).is_ok()
+    }
+
+    /// How bodies of operations are written.
+    pub(crate) fn forms(&self) -> &Forms {
+        &self.forms
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -370,7 +400,8 @@ impl Slot {
     fn deliver(&mut self, frame: Frame) -> Result<Option<Waker>, Error> {
         if frame.kind == FrameType::Error || frame.is_end() {
             let stages = frame.envelope.stages.clone().unwrap_or_default();
-            let outcome = if frame.kind == FrameType::Error { Err(frame.to_error()) } else { Ok(frame.body) };
+            let outcome =
+                if frame.kind == FrameType::Error { Err(frame.to_error()) } else { Ok(Body::of(frame)) };
             return Ok(self.answer(Ended { outcome, stages }));
         }
         self.received += 1;
@@ -378,7 +409,7 @@ impl Slot {
             let text = format!("the kernel sent item {} where {} were granted", self.received, self.granted);
             return Err(Error::internal("stream.credit", text));
         }
-        self.items.push_back(frame.body);
+        self.items.push_back(Body::of(frame));
         Ok(self.taker.take())
     }
 
@@ -425,7 +456,8 @@ impl Driver {
             driver: None,
             waiting: Vec::new(),
         });
-        let shared = Arc::new(Shared { welcome, limits, writing, state, memory: Memory::default() });
+        let (desk, memory, forms) = (OnceLock::new(), Memory::default(), Forms::new(&welcome));
+        let shared = Arc::new(Shared { welcome, limits, writing, state, memory, desk, forms });
         let assembler = Assembler::new(Limits::DEFAULT);
         let buffer = vec![0; READ_BYTES].into();
         // Set by the first call that has a deadline.
@@ -471,6 +503,15 @@ impl Driver {
     fn deliver(&mut self) -> Result<(), Error> {
         while let Some(frame) = self.decoder.next_frame()? {
             let Some(message) = self.assembler.push(frame)? else { continue };
+            if message.stream != StreamId::CONNECTION && !message.stream.opened_by_client() {
+                if let Some(desk) = self.shared.desk.get() {
+                    desk.take(message);
+                }
+                continue;
+            }
+            if let Some(schema) = &message.envelope.schema {
+                self.shared.forms.agree(schema);
+            }
             let taker = self.shared.locked().deliver(message)?;
             if let Some(taker) = taker {
                 taker.wake();

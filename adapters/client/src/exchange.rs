@@ -6,12 +6,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use eclosion_schemas::client::CallOptions;
-use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId, WireCodec};
+use eclosion_schemas::frame::{Envelope, Frame, FrameType, StreamId};
 use eclosion_schemas::{Code, Error, Timed};
 use tokio::time::{Instant, Sleep};
 
 use crate::Client;
-use crate::connection::{Ended, Next};
+use crate::connection::{Body, Ended, Next};
+use crate::forms::Request;
 
 /// Items that are asked for in advance.
 const CREDIT_DEFAULT: u64 = 64;
@@ -37,14 +38,15 @@ impl Exchange {
     pub(crate) async fn open(
         client: &Client,
         method: &str,
-        request: Bytes,
+        request: Request,
         options: CallOptions,
     ) -> Result<Self, Error> {
         let shared = client.shared();
         let trace = options.trace.or_else(|| client.trace().map(str::to_owned));
         let max = shared.limits().frame_bytes as usize;
-        if request.len() >= max {
-            let text = format!("a request of {} bytes is over the limit of {max}", request.len());
+        let Request { codec, bytes, schema } = request;
+        if bytes.len() >= max {
+            let text = format!("a request of {} bytes is over the limit of {max}", bytes.len());
             return Err(
                 Error::new(Code::Exhausted, "frame.size", text).help("send large values as artifacts")
             );
@@ -58,7 +60,7 @@ impl Exchange {
         let credit = options.credit.unwrap_or(CREDIT_DEFAULT);
         // A deadline that no clock can show is none.
         let deadline = options.deadline.and_then(|wait| Instant::now().checked_add(wait));
-        let call = Frame::new(FrameType::Call, StreamId::CONNECTION).with_body(WireCodec::Msgpack, request);
+        let call = Frame::new(FrameType::Call, StreamId::CONNECTION).with_body(codec, bytes);
         let call = call.with_envelope(Envelope {
             method: Some(method.to_owned()),
             deadline_ms: options.deadline.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
@@ -66,6 +68,7 @@ impl Exchange {
             idem: options.idem,
             trace,
             timings: options.timings.then_some(true),
+            schema,
             ..Envelope::default()
         });
         let (mut call, mut late) = (Some(call), None);
@@ -85,6 +88,15 @@ impl Exchange {
 
     /// What [`Exchange::next`] awaits.
     pub fn poll_next(&mut self, task: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.poll_body(task).map(|body| body.map(|body| body.bytes))
+    }
+
+    /// As [`Exchange::next`], with how it is written.
+    pub(crate) async fn next_body(&mut self) -> Option<Body> {
+        poll_fn(|task| self.poll_body(task)).await
+    }
+
+    fn poll_body(&mut self, task: &mut Context<'_>) -> Poll<Option<Body>> {
         if self.is_over {
             return Poll::Ready(None);
         }
@@ -110,7 +122,12 @@ impl Exchange {
     }
 
     /// The same, and where the time went of a call with [`CallOptions::timings`].
-    pub async fn timed(mut self) -> Timed<Bytes> {
+    pub async fn timed(self) -> Timed<Bytes> {
+        let Timed { outcome, stages } = self.timed_body().await;
+        Timed { outcome: outcome.map(|body| body.bytes), stages }
+    }
+
+    pub(crate) async fn timed_body(mut self) -> Timed<Body> {
         while self.next().await.is_some() {}
         let over = || Error::internal("stream.over", "the reply was taken before").into();
         let Ended { outcome, stages } = self.outcome.take().unwrap_or_else(over);

@@ -26,14 +26,16 @@
 //! Both are [`eclosion_schemas::client::Client`] made for a socket: what is written against that trait runs inside the
 //! kernel's own process too.
 //!
-//! Reading order: [`connect`], [`call`], then the connection that they share.
+//! Reading order: [`connect`], [`call`], then the connection that they share; [`serve`], for the other direction.
 
 pub mod call;
 pub mod connect;
 mod connection;
 mod exchange;
 pub mod follow;
+mod forms;
 pub mod memory;
+pub mod serve;
 
 pub use call::{Call, StreamCall, Streaming, Subscribe};
 pub use connect::ConnectOptions;
@@ -41,6 +43,7 @@ pub use eclosion_schemas::client::CallOptions;
 pub use exchange::Exchange;
 pub use follow::Follow;
 pub use memory::Object;
+pub use serve::{Called, Service, Serving};
 
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
@@ -53,6 +56,7 @@ use eclosion_schemas::{Error, Role};
 use tokio::net::UnixStream;
 
 use crate::connection::{Driver, Shared};
+use crate::forms::Request;
 
 /// One connection to a kernel. It closes with its last clone and the last call made through it.
 #[derive(Debug, Clone)]
@@ -122,7 +126,7 @@ impl Client {
     /// # Errors
     /// `unavailable` when the connection is gone, `exhausted` for a request over the limits.
     pub async fn open(&self, method: &str, request: Bytes, options: CallOptions) -> Result<Exchange, Error> {
-        Exchange::open(self, method, request, options).await
+        Exchange::open(self, method, Request::named(request), options).await
     }
 
     pub(crate) fn origin(&self) -> Option<&(PathBuf, ConnectOptions)> {

@@ -16,7 +16,7 @@ use eclosion_kernel::background::{Begin, Work};
 use eclosion_kernel::kernel::TRANSPORTS;
 use eclosion_kernel::supervision::Restart;
 use eclosion_schemas::Error;
-use eclosion_schemas::frame::Limits;
+use eclosion_schemas::frame::{BINCODE, Limits};
 use tokio::sync::watch;
 
 use crate::services::{ServiceTable, describe_hash};
@@ -109,7 +109,7 @@ pub(crate) fn welcome(kernel: &Kernel, instance: &str) -> Welcome {
         instance: instance.to_owned(),
         epoch: kernel.journal().epoch(),
         describe_hash: describe_hash(&kernel.bus().table()),
-        features: Vec::new(),
+        features: vec![BINCODE.into()],
         limits: Limits::DEFAULT,
     }
 }

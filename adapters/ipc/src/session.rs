@@ -406,6 +406,9 @@ impl Session {
         if let Some(stages) = self.streams.get(&stream).and_then(OpenStream::stages) {
             answer.envelope.stages = Some(stages);
         }
+        if let Some(schema) = self.streams.get_mut(&stream).and_then(OpenStream::schema) {
+            answer.envelope.schema = Some(schema);
+        }
         self.end_stream(stream);
         self.send(answer);
     }

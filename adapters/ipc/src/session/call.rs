@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use eclosion_bus::{Address, Call, Context, Timings};
 use eclosion_schemas::client::{DEADLINE_DEFAULT, DEADLINE_MAX};
 use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
-use eclosion_schemas::operation::{Operation, Spec};
+use eclosion_schemas::operation::{Operation, Spec, Value};
 use eclosion_schemas::ops::kernel::{Subscribe, SubscribeRequest};
 use eclosion_schemas::ops::service::Declare;
 use eclosion_schemas::{Code, Error, Retry};
@@ -51,9 +51,16 @@ impl Session {
         let method = call.envelope.method.as_deref().unwrap_or_default();
         let spec = self.bus.admitted(method, self.role)?;
         self.within_limits(&spec)?;
-        if call.codec != WireCodec::Msgpack {
+        // Bincode comes from who was told that it knows the operation as we do.
+        let places = spec.positional.as_ref().filter(|_| call.codec == WireCodec::Bincode);
+        let places = places.filter(|places| places.schema().is_some());
+        if call.codec != WireCodec::Msgpack && places.is_none() {
             let text = format!("the request of {} is {:?} where msgpack is expected", spec.name, call.codec);
             return Err(Error::invalid("request.codec", text));
+        }
+        if let Some(places) = places {
+            let request = (places.decode_request)(&call.body)?;
+            return self.ask(spec, request, call.envelope.into_inner(), true);
         }
         if spec.name == Subscribe::NAME {
             return self.subscribe(&call);
@@ -62,12 +69,27 @@ impl Session {
             return self.declare(&call);
         }
         let request = (spec.decode_request)(&call.body)?;
+        self.ask(spec, request, call.envelope.into_inner(), false)
+    }
+
+    fn ask(
+        &self,
+        spec: Arc<Spec>,
+        request: Value,
+        mut envelope: Envelope,
+        by_place: bool,
+    ) -> Result<Source, Error> {
+        // Found when it is asked for, and once.
+        let ours = |offered: &String| {
+            spec.positional.as_ref().and_then(|places| places.schema()) == Some(offered.as_str())
+        };
+        let schema = envelope.schema.take().filter(ours);
         let address = Address::new(&*spec.address)?;
-        let credit = Some(call.envelope.credit.unwrap_or(CREDIT_UNNAMED));
-        let context = self.context(&spec, call.envelope.into_inner());
+        let credit = Some(envelope.credit.unwrap_or(CREDIT_UNNAMED));
+        let context = self.context(&spec, envelope);
         let timings = context.timings.clone();
         let pending = self.bus.call(Call { spec: Arc::clone(&spec), address, request, context, credit });
-        Ok(Source::Call { pending, spec, timings })
+        Ok(Source::Call { pending, spec, timings, by_place, schema })
     }
 
     fn within_limits(&self, spec: &Spec) -> Result<(), Error> {

@@ -20,7 +20,6 @@ use std::os::fd::OwnedFd;
 use bytes::Bytes;
 use eclosion_bus::Delivery;
 use eclosion_schemas::frame::{Frame, StreamId};
-use eclosion_schemas::operation::Spec;
 use eclosion_schemas::ops::arena::{
     ATTACH, AttachReply, AttachRequest, RELEASE, ReleaseRequest, TAKES_NAMED, TAKES_SEALED,
 };
@@ -125,32 +124,31 @@ impl Sharing {
         Ok((Frame::data(call.stream, &Empty {})?.end(), Vec::new()))
     }
 
-    pub(super) fn item(
+    /// `encode` is given the item as this client can read it.
+    pub(super) fn item<T>(
         &mut self,
         stream: StreamId,
-        spec: &Spec,
         item: &(dyn Any + Send),
-    ) -> Result<Vec<u8>, Error> {
+        encode: impl Fn(&(dyn Any + Send)) -> T,
+    ) -> T {
         if let Some(TaskReport::Item { index, payload }) = item.downcast_ref()
             && let Some(payload) = self.placed(stream, payload)
         {
-            return (spec.encode_item)(&TaskReport::Item { index: *index, payload });
+            return encode(&TaskReport::Item { index: *index, payload });
         }
-        if let Some(placed) = item.downcast_ref().and_then(|payload| self.placed(stream, payload)) {
-            return (spec.encode_item)(&placed);
-        }
-        (spec.encode_item)(item)
+        self.reply(stream, item, encode)
     }
 
-    pub(super) fn reply(
+    /// As [`Sharing::item`].
+    pub(super) fn reply<T>(
         &mut self,
         stream: StreamId,
-        spec: &Spec,
         reply: &(dyn Any + Send),
-    ) -> Result<Vec<u8>, Error> {
+        encode: impl Fn(&(dyn Any + Send)) -> T,
+    ) -> T {
         match reply.downcast_ref().and_then(|payload| self.placed(stream, payload)) {
-            Some(placed) => (spec.encode_reply)(&placed),
-            None => (spec.encode_reply)(reply),
+            Some(placed) => encode(&placed),
+            None => encode(reply),
         }
     }
 

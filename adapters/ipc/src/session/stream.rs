@@ -1,6 +1,7 @@
 //! One open stream of a session: a call or a subscription, its credit, and the item that came without credit. It is encoded
 //! when it leaves and not before, because the client holds what it names from then on.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use eclosion_bus::{Delivery, Item, Pending, Subscription, Timings};
 use eclosion_schemas::Error;
 use eclosion_schemas::frame::{FRAME_BYTES_MAX, Frame, FrameType, HEADER_BYTES, StreamId, WireCodec};
-use eclosion_schemas::operation::{Spec, Value};
+use eclosion_schemas::operation::{Encode, Spec, Value};
 use eclosion_schemas::{Code, Stage, codec};
 
 use super::serve::{Declaration, Declared, Declaring, Kept, keep};
@@ -36,6 +37,10 @@ pub(super) enum Source {
         pending: Pending,
         spec: Arc<Spec>,
         timings: Option<Timings>,
+        /// The request came as bincode, and so does what is answered.
+        by_place: bool,
+        /// What the caller may know an operation by from now on: its schema is ours.
+        schema: Option<String>,
     },
     Subscription(Box<Subscription>),
     /// `service.declare`, until the addresses are given.
@@ -59,8 +64,11 @@ enum Said {
     Idle,
 }
 
-/// msgpack of one item or reply.
-pub(super) struct Body(Bytes);
+/// One item or reply.
+pub(super) struct Body {
+    bytes: Bytes,
+    codec: WireCodec,
+}
 
 /// What a stream has to say now.
 pub(super) enum Step {
@@ -78,11 +86,19 @@ impl Body {
             let text = format!("a message of {} bytes is over the limit of {max}", bytes.len());
             return Err(Error::new(Code::Exhausted, "frame.size", text).help("ask for less at once"));
         }
-        Ok(Self(bytes))
+        Ok(Self { bytes, codec: WireCodec::Msgpack })
+    }
+
+    /// By place where the caller reads that and the value is not too long for it; else as msgpack.
+    fn of(value: &(dyn Any + Send), by_place: Option<Encode>, named: Encode) -> Result<Self, Error> {
+        match by_place.map(|encode| encode(value)) {
+            Some(Ok(bytes)) => Ok(Self { bytes: bytes.into(), codec: WireCodec::Bincode }),
+            _ => named(value).and_then(Self::new),
+        }
     }
 
     pub(super) fn into_frame(self, stream: StreamId) -> Frame {
-        Frame::new(FrameType::Data, stream).with_body(WireCodec::Msgpack, self.0)
+        Frame::new(FrameType::Data, stream).with_body(self.codec, self.bytes)
     }
 }
 
@@ -102,6 +118,14 @@ impl OpenStream {
 
     pub(super) fn is_subscription(&self) -> bool {
         matches!(self.source, Source::Subscription(_))
+    }
+
+    /// What rides along with the answer.
+    pub(super) fn schema(&mut self) -> Option<String> {
+        match &mut self.source {
+            Source::Call { schema, .. } => schema.take(),
+            Source::Subscription(_) | Source::Declaring { .. } => None,
+        }
     }
 
     /// Whether items come before the reply.
@@ -142,8 +166,7 @@ impl OpenStream {
             match self.source.poll(&mut Context::from_waker(&self.waker)) {
                 Said::Item(item) => self.held = Some(item),
                 Said::Reply(reply) => {
-                    let encoded = self.source.encode_reply(reply, stream, sharing);
-                    return or_error(encoded.and_then(Body::new), Step::Reply);
+                    return or_error(self.source.encode_reply(reply, stream, sharing), Step::Reply);
                 }
                 Said::Error(error) => return Step::Error(error),
                 Said::Idle => return Step::Idle,
@@ -155,7 +178,7 @@ impl OpenStream {
         let Some(item) = self.held.take() else { return Step::Idle };
         self.sent += 1;
         self.counted.sent();
-        or_error(self.source.encode_item(item, stream, sharing).and_then(Body::new), Step::Item)
+        or_error(self.source.encode_item(item, stream, sharing), Step::Item)
     }
 }
 
@@ -191,28 +214,30 @@ impl Source {
         }
     }
 
-    fn encode_item(&self, item: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Bytes, Error> {
+    fn encode_item(&self, item: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Body, Error> {
         match (self, item) {
-            (Source::Call { spec, .. }, Unsent::Value(item)) => {
-                sharing.item(stream, spec, item.as_ref()).map(Bytes::from)
+            (Source::Call { spec, by_place, .. }, Unsent::Value(item)) => {
+                let places = spec.positional.as_ref().filter(|_| *by_place).map(|places| places.encode_item);
+                sharing.item(stream, item.as_ref(), |item| Body::of(item, places, spec.encode_item))
             }
             (_, item) => Self::encode(item, stream, sharing),
         }
     }
 
-    fn encode_reply(&self, reply: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Bytes, Error> {
+    fn encode_reply(&self, reply: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Body, Error> {
         match (self, reply) {
-            (Source::Call { spec, .. }, Unsent::Value(reply)) => {
-                sharing.reply(stream, spec, reply.as_ref()).map(Bytes::from)
+            (Source::Call { spec, by_place, .. }, Unsent::Value(reply)) => {
+                let places = spec.positional.as_ref().filter(|_| *by_place).map(|places| places.encode_reply);
+                sharing.reply(stream, reply.as_ref(), |reply| Body::of(reply, places, spec.encode_reply))
             }
             (_, reply) => Self::encode(reply, stream, sharing),
         }
     }
 
-    fn encode(unsent: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Bytes, Error> {
+    fn encode(unsent: Unsent, stream: StreamId, sharing: &mut Sharing) -> Result<Body, Error> {
         match unsent {
-            Unsent::Delivery(delivery) => sharing.delivery(stream, &delivery),
-            Unsent::Encoded(bytes) => Ok(bytes),
+            Unsent::Delivery(delivery) => sharing.delivery(stream, &delivery).and_then(Body::new),
+            Unsent::Encoded(bytes) => Body::new(bytes),
             Unsent::Value(_) => Err(Error::internal("reply.type", "a value without an operation")),
         }
     }

@@ -380,8 +380,12 @@ fn a_lease_that_is_not_needed_is_given_back_granted_or_not() {
 }
 
 fn reserve(world: &mut World, ticket: u64, environment: &str) -> pool::ReserveReply {
+    reserve_for(world, ticket, environment, false)
+}
+
+fn reserve_for(world: &mut World, ticket: u64, environment: &str, lasting: bool) -> pool::ReserveReply {
     let environment = environment.parse().unwrap();
-    let request = pool::ReserveRequest { ticket, environment, spec: EnvironmentSpec::default(), lasting: false };
+    let request = pool::ReserveRequest { ticket, environment, spec: EnvironmentSpec::default(), lasting };
     let reply = world.send(&Command::Reserve(request)).reply.unwrap().unwrap();
     *reply.downcast::<pool::ReserveReply>().unwrap()
 }
@@ -427,6 +431,22 @@ fn a_call_reserves_an_idle_worker_until_it_is_over_or_forgotten() {
         }
         assert_eq!(world.executing().len(), 1);
     }
+}
+
+#[test]
+fn a_service_has_a_worker_beyond_those_that_tasks_may_have() {
+    let (mut world, _) = computing();
+    assert_eq!(reserve(&mut world, 7, "e").worker, None);
+    assert_eq!(world.count("worker.requested"), 1, "a call waits for the one that there may be");
+    assert_eq!(reserve_for(&mut world, 8, "e", true).worker, None);
+    assert_eq!(world.count("worker.requested"), 2);
+    world.bring_up();
+    // Who asks first gets it, and the service's right to one is not used up by that.
+    assert!(reserve(&mut world, 7, "e").worker.is_some());
+    assert_eq!(reserve_for(&mut world, 8, "e", true).worker, None);
+    world.send(&Command::Unreserve(pool::UnreserveRequest { ticket: 7 }));
+    assert!(reserve_for(&mut world, 8, "e", true).worker.is_some());
+    assert_eq!(world.count("worker.requested"), 2);
 }
 
 #[test]
