@@ -97,6 +97,7 @@ impl LocalClient {
             role: self.role,
             caller: Some(Arc::clone(&self.caller)),
             timings: options.timings.then(Timings::begin),
+            shares: false,
         }
     }
 }

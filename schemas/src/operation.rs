@@ -251,7 +251,7 @@ impl Spec {
 }
 
 /// An operation's bodies as bincode ([`codec::positional`]).
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Positional {
     schema: fn() -> Option<String>,
     found: Arc<OnceLock<Option<String>>>,

@@ -111,7 +111,9 @@ fn hello(options: &ConnectOptions) -> Frame {
         api: Some(API),
         api_compatible: Some(API_COMPATIBLE),
         role: options.role,
-        features: Some([BINCODE].into_iter().chain(options.memory.then_some(TAKES_NAMED)).map(Into::into).collect()),
+        features: Some(
+            [BINCODE].into_iter().chain(options.memory.then_some(TAKES_NAMED)).map(Into::into).collect(),
+        ),
         ..Envelope::default()
     })
 }

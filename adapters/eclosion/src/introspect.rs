@@ -39,10 +39,8 @@ pub(crate) struct Own {
 }
 
 #[cfg(feature = "workers")]
-type ServiceViews = eclosion_kernel::view::Views<
-    eclosion_schemas::ServiceName,
-    eclosion_schemas::ops::service::ServiceView,
->;
+type ServiceViews =
+    eclosion_kernel::view::Views<eclosion_schemas::ServiceName, eclosion_schemas::ops::service::ServiceView>;
 
 /// Asked by every `kernel.status`; it must be quick.
 pub(crate) struct Finder(pub(crate) Box<dyn Fn() -> Vec<String> + Send + Sync>);

@@ -266,7 +266,7 @@ struct Complete {
 impl Complete {
     fn new() -> Self {
         let worker = WorkerId::new("w-1-1").unwrap_or_else(|_| unreachable!("a letter and two numbers"));
-        Self { core: Bare::new(DagTracker), worker, fences: 0, ready: Vec::new() }
+        Self { core: Bare::new(DagTracker::default()), worker, fences: 0, ready: Vec::new() }
     }
 }
 

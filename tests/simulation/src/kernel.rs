@@ -178,6 +178,7 @@ impl<C: Core> Default for Seat<C> {
 }
 
 /// What the journal's release queue has let out.
+#[expect(clippy::large_enum_variant, reason = "few at a time, each moved once")]
 enum Released {
     Effects(Effects),
     Answer(ReplyTo, Answer, Seq),

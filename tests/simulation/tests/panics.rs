@@ -2,7 +2,7 @@
 //! mailboxes, supervision and journal. The caller is answered by the next incarnation, or told by name who died; what the
 //! actor knows afterwards is what its records say; the others have not noticed.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test, helpers and all")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, helpers and all")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -1,6 +1,8 @@
 //! Seeds, and mistakes on purpose that they must find. `SIM_SEED=7` repeats one of them, `SIM_SEEDS=5000` plays more,
 //! `SIM_SEED_FIRST=100000` others.
 
+#![expect(clippy::unwrap_used, reason = "a player that panicked has failed the test")]
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

@@ -118,7 +118,7 @@ impl World {
                     let (flow, set, tenant) = (flow.as_ref().clone(), set.clone(), tenant.clone());
                     let idem = Some(idem);
                     let request = StartRequest { flow, set, tenant, new: true, idem, no_cache: false };
-                    let command = Command::Start(Box::new(request));
+                    let command = Command::Start(Box::new(request), None);
                     self.ask_with::<DagTracker>((Who::Scheduler, id), command, effects, ReplyTo::Tick(id));
                 }
                 Action::Call { .. } => {
