@@ -56,7 +56,9 @@ impl House {
     /// The document that it prints with `--json`.
     pub(crate) fn json(&self, words: &[&str]) -> Value {
         let said = self.say(&[words, &["--json"]].concat());
-        serde_json::from_str(&said).unwrap_or_else(|why| panic!("{words:?}: {why}: {said}"))
+        let document = serde_json::from_str(&said);
+        assert!(document.is_ok(), "{words:?}: {said}");
+        document.unwrap()
     }
 
     /// Exit code, and what it says on stderr.
