@@ -131,12 +131,12 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns the bytes that it gives back.
+    /// Returns the bytes that it gives back: none of what is to come back.
     fn purge(&mut self, item: &Item, rule: Rule, why: String) -> u64 {
         let Some(kept) = self.state.kept.get(item).filter(|kept| kept.phase == Phase::Trashed) else {
             return 0;
         };
-        if !self.is_meant(item.kind) || !self.seen.insert(item.clone()) {
+        if self.state.comes_back(item) || !self.is_meant(item.kind) || !self.seen.insert(item.clone()) {
             return 0;
         }
         let shown = PlanItem {

@@ -12,7 +12,8 @@
 //! not what was appended since. (2) Exactly the items that are moving, restoring or purging have an effect outstanding,
 //! and each pass that is due. (3) An item that is named again while it is in the trash is restored, by itself. (4) A
 //! survey older than what is remembered of names is refused; it is taken again. (5) A run comes back with what it alone
-//! had named, or not yet: while any of that is still on its way into the trash, it waits.
+//! had named, or not yet: while any of that is still on its way into the trash, it waits. (6) What is to come back is not
+//! purged.
 //!
 //! Memory holds unfinished runs, living workers, the newest names and what is in the trash, at most
 //! [`TRASH_ITEMS_MAX`] items: the oldest are purged above that. What exists otherwise comes with a survey.
@@ -261,6 +262,12 @@ impl State {
         item_of_run(run)
             .and_then(|item| self.kept.get(&item))
             .is_some_and(|kept| kept.phase != Phase::Restoring)
+    }
+
+    /// It, or a run that it is in the trash with, was named again.
+    pub(crate) fn comes_back(&self, item: &Item) -> bool {
+        let of = self.kept.get(item).into_iter().flat_map(|kept| kept.of.iter().filter_map(item_of_run));
+        self.wanted.contains(item) || of.into_iter().any(|run| self.wanted.contains(&run))
     }
 
     /// Items on their way.

@@ -46,6 +46,10 @@ struct Inner {
 #[derive(Debug, Clone, Copy)]
 struct Armed {
     point: Point,
+    /// Only commands that came as a message of this operation; any, if there is none.
+    operation: Option<&'static str>,
+    /// The next command is such a one.
+    has_come: bool,
     /// So often, each time that the command comes.
     times: u32,
     decided: bool,
@@ -55,7 +59,24 @@ struct Armed {
 impl Trap {
     /// The next `times` commands that reach this point panic there.
     pub fn arm(&self, point: Point, times: u32) {
-        *self.lock() = Some(Armed { point, times, decided: false, appending: false });
+        self.set(point, times, None);
+    }
+
+    /// The same of one operation's messages: what an actor tells itself meanwhile springs nothing.
+    pub fn arm_for(&self, operation: &'static str, point: Point, times: u32) {
+        self.set(point, times, Some(operation));
+    }
+
+    fn set(&self, point: Point, times: u32, operation: Option<&'static str>) {
+        let (has_come, decided, appending) = (false, false, false);
+        *self.lock() = Some(Armed { point, operation, has_come, times, decided, appending });
+    }
+
+    /// The next command is a message of this operation.
+    pub fn comes(&self, operation: &str) {
+        if let Some(armed) = self.lock().as_mut() {
+            armed.has_come = armed.operation == Some(operation);
+        }
     }
 
     /// Whether it was still armed.
@@ -76,7 +97,8 @@ impl Trap {
 
     fn decides(&self) {
         if let Some(armed) = self.lock().as_mut() {
-            armed.decided = true;
+            armed.decided = std::mem::take(&mut armed.has_come) || armed.operation.is_none();
+            armed.appending = false;
         }
         self.reach(Point::BeforeDecide);
     }

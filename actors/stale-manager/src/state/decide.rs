@@ -114,26 +114,25 @@ pub(super) fn restore(state: &State, request: &RestoreRequest) -> Result<Decisio
 
 /// The item, and of a run what else is in the trash because the run is.
 fn with_it(state: &State, item: &Item) -> Vec<Item> {
-    let mut items = vec![item.clone()];
-    if item.kind == ItemKind::Run {
-        let named = |kept: &Kept| kept.of.iter().any(|run| run.as_str() == item.id.as_str());
-        let trashed = state.kept.iter().filter(|(_, kept)| kept.phase == Phase::Trashed);
-        items.extend(
-            trashed
-                .filter(|(item, kept)| item.kind != ItemKind::Run && named(kept))
-                .map(|(item, _)| item.clone()),
-        );
-    }
-    items
+    let trashed = because_of(state, item, Phase::Trashed).cloned();
+    std::iter::once(item.clone()).chain(trashed).collect()
 }
 
 /// What is on its way into the trash because the run is: a run that came back without it would have lost it.
-fn moving_with<'a>(state: &'a State, item: &Item) -> Option<&'a Item> {
-    let named = |kept: &Kept| kept.of.iter().any(|run| run.as_str() == item.id.as_str());
-    let mut moving = state.kept.iter().filter(|(_, kept)| kept.phase == Phase::Moving);
-    moving.find(|(_, kept)| item.kind == ItemKind::Run && named(kept)).map(|(item, _)| item)
+fn moving_with<'a>(state: &'a State, item: &'a Item) -> Option<&'a Item> {
+    because_of(state, item, Phase::Moving).next()
 }
 
+/// What was collected because this run was, and has come so far.
+fn because_of<'a>(state: &'a State, run: &'a Item, phase: Phase) -> impl Iterator<Item = &'a Item> {
+    let named = move |kept: &Kept| kept.of.iter().any(|of| of.as_str() == run.id.as_str());
+    let is_meant = move |item: &Item, kept: &Kept| {
+        run.kind == ItemKind::Run && item.kind != ItemKind::Run && kept.phase == phase && named(kept)
+    };
+    state.kept.iter().filter(move |(item, kept)| is_meant(item, kept)).map(|(item, _)| item)
+}
+
+/// Into the trash or out of it, or about to be.
 fn on_its_way(item: &Item) -> Error {
     let message = format!("{item} is on its way");
     Error::new(Code::Unavailable, "gc.moving", message).retry(Retry::After { after_ms: 100 })
@@ -152,14 +151,18 @@ fn check_trashed(item: &Item, kept: &Kept) -> Result<(), Error> {
     }
 }
 
-/// At most so many at a time as a plan decides; who asks for everything asks again.
+/// At most so many at a time as a plan decides; who asks for everything asks again. What is to come back stays.
 pub(super) fn purge(state: &State, request: &PurgeRequest) -> Result<Decision, Error> {
     let items: Vec<&Item> = match &request.item {
+        Some(item) if state.comes_back(item) => return Err(on_its_way(item)),
         Some(item) => {
             check_trashed(item, state.kept.get(item).ok_or_else(|| not_in_trash(item))?)?;
             vec![item]
         }
-        None => state.trashed.iter().map(|(_, item)| item).take(DECIDED_MAX).collect(),
+        None => {
+            let trashed = state.trashed.iter().map(|(_, item)| item);
+            trashed.filter(|item| !state.comes_back(item)).take(DECIDED_MAX).collect()
+        }
     };
     let purging = |item: &&Item| {
         let (item, why) = ((*item).clone(), "the trash was emptied".into());

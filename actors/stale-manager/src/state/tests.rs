@@ -159,7 +159,11 @@ impl World {
 
     /// Does what is owed, as the hands would.
     fn perform(&mut self) {
-        let owed: Vec<_> = self.engine.outstanding().clone().into_iter().collect();
+        self.perform_some(usize::MAX);
+    }
+
+    fn perform_some(&mut self, count: usize) {
+        let owed: Vec<_> = self.engine.outstanding().clone().into_iter().take(count).collect();
         for (effect, work) in owed {
             let (item, outcome) = match work {
                 Effect::Pass => continue,
@@ -174,6 +178,28 @@ impl World {
             };
             self.send(&Command::Done(vec![Done { effect, item, outcome }]));
         }
+    }
+
+    fn pin(&mut self, run: &str) {
+        self.foreign(ArtifactPinned {
+            run: run.parse().unwrap(),
+            task: "a".parse().unwrap(),
+            holder: "ada".into(),
+            reason: String::new(),
+        });
+    }
+
+    fn restore(&mut self, item: &str) -> Result<Vec<Item>, Error> {
+        let request = RestoreRequest { item: item.parse().unwrap(), reason: String::new() };
+        let reply = self.send(&Command::Restore(request)).reply.unwrap()?;
+        Ok(reply.downcast::<RestoreReply>().unwrap().restored)
+    }
+
+    fn purge(&mut self, item: Option<&str>) -> Result<u64, Error> {
+        let item = item.map(|item| item.parse().unwrap());
+        let reply =
+            self.send(&Command::Purge(PurgeRequest { item, reason: String::new() })).reply.unwrap()?;
+        Ok(*reply.downcast::<u64>().unwrap())
     }
 
     fn trashed(&self) -> Vec<String> {
@@ -254,12 +280,7 @@ fn what_is_held_is_shown_with_its_holder_and_stays() {
     world.foreign(WorkerRequested { worker: "w-1".parse().unwrap(), environment: "e".parse().unwrap() });
     let (environment, python) = ("e".parse().unwrap(), "/cache/env/bin/python".into());
     world.foreign(EnvironmentReady { environment, python });
-    world.foreign(ArtifactPinned {
-        run: "pinned".parse().unwrap(),
-        task: "a".parse().unwrap(),
-        holder: "ada".into(),
-        reason: String::new(),
-    });
+    world.pin("pinned");
     world.foreign(ArtifactTagged {
         path: "f/a".into(),
         tag: "best".into(),
@@ -396,11 +417,7 @@ fn the_trash_is_purged_when_its_grace_is_over_and_not_before() {
     world.apply();
     world.perform();
     assert_eq!(world.trashed(), [""; 0]);
-    let refused = world.send(&Command::Restore(RestoreRequest {
-        item: "artifact/d".parse().unwrap(),
-        reason: String::new(),
-    }));
-    assert_eq!(refused.reply.unwrap().unwrap_err().reason, "gc.not_in_trash");
+    assert_eq!(world.restore("artifact/d").unwrap_err().reason, "gc.not_in_trash");
 }
 
 #[test]
@@ -411,13 +428,73 @@ fn a_run_that_is_restored_brings_what_only_it_named() {
     world.put("artifact/d", 5, 50).named_by = vec!["old".parse().unwrap()];
     assert_eq!(world.apply().decided, 2);
     world.perform();
-    let item = "run/old".parse().unwrap();
-    let step = world.send(&Command::Restore(RestoreRequest { item, reason: String::new() }));
-    let reply: RestoreReply = *step.reply.unwrap().unwrap().downcast().unwrap();
-    let restored: Vec<_> = reply.restored.iter().map(Item::to_string).collect();
+    let restored: Vec<_> = world.restore("run/old").unwrap().iter().map(Item::to_string).collect();
     assert_eq!(restored, ["run/old", "artifact/d"]);
     world.perform();
     assert!(world.engine.state().kept.is_empty());
+}
+
+/// A run in the trash, and on its way there what only that run had named.
+fn half_collected(objects: &[&str]) -> World {
+    let runs = Limits { count_max: 0, ..NEVER };
+    let mut world = World::new(RetentionOptions { runs, ..options() });
+    world.put("run/old", 1, 50);
+    for object in objects {
+        world.put(object, 5, 50).named_by = vec!["old".parse().unwrap()];
+    }
+    assert_eq!(world.apply().decided, 1 + objects.len() as u64);
+    assert_eq!(world.trashed(), ["run/old"]);
+    world
+}
+
+#[test]
+fn a_run_comes_back_with_what_it_alone_had_named_or_not_yet() {
+    // What becomes of the object, and what comes back with the run then.
+    let failed = Moved::Failed { error: Error::internal("gc.io", "no".to_owned()) };
+    for (moved, expected) in [
+        (Moved::Trashed, vec!["run/old", "artifact/d"]),
+        (Moved::Kept { why: "in use".into() }, vec!["run/old"]),
+        (failed, vec!["run/old"]),
+        (Moved::Gone, vec!["run/old"]),
+    ] {
+        let mut world = half_collected(&["artifact/d"]);
+        let refused = world.restore("run/old").unwrap_err();
+        assert_eq!(refused.reason, "gc.moving");
+        assert!(refused.message.contains("artifact/d"), "{refused}");
+        let effect = *world.engine.outstanding().keys().next().unwrap();
+        let (item, outcome) =
+            ("artifact/d".parse().unwrap(), Outcome::Moved { moved: moved.clone(), erased: Vec::new() });
+        world.send(&Command::Done(vec![Done { effect, item, outcome }]));
+        let restored = world.restore("run/old").unwrap();
+        assert_eq!(restored.iter().map(Item::to_string).collect::<Vec<_>>(), expected, "{moved:?}");
+        world.perform();
+        assert!(world.engine.state().kept.is_empty(), "{moved:?}");
+        assert_eq!(world.replayed(), world.engine.digest());
+    }
+}
+
+#[test]
+fn a_run_that_is_pinned_in_the_trash_waits_for_what_is_on_its_way_and_is_not_purged() {
+    let mut world = half_collected(&["artifact/d", "artifact/e"]);
+    world.pin("old");
+    let restoring = |world: &World| {
+        let owed = world.engine.outstanding().values();
+        owed.filter(|effect| matches!(effect, Effect::Restore { .. })).count()
+    };
+    world.perform_some(1);
+    assert_eq!((restoring(&world), world.trashed().len()), (0, 2), "it waits for the other one");
+    // Its time in the trash is over, and somebody empties it.
+    world.now = world.now.plus_ms(10 * MINUTE);
+    assert_eq!(named(&world.plan().items), []);
+    assert_eq!(world.purge(None).unwrap(), 0);
+    for item in ["run/old", "artifact/d"] {
+        assert_eq!(world.purge(Some(item)).unwrap_err().reason, "gc.moving", "{item}");
+    }
+    world.perform();
+    assert_eq!(restoring(&world), 3, "all come back");
+    world.perform();
+    assert!(world.engine.state().kept.is_empty(), "{:?}", world.engine.state().kept);
+    assert_eq!(world.replayed(), world.engine.digest());
 }
 
 #[test]

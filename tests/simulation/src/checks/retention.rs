@@ -73,6 +73,11 @@ impl Retained {
                 return Err(format!("{} was collected twice", event.item));
             }
         } else if let Some(event) = record.event::<GcPurging>() {
+            // Of the others a new one may be where it was; of these, what is in the trash comes back.
+            let comes_back = matches!(event.item.kind, ItemKind::Run | ItemKind::Artifact);
+            if let Some(holder) = self.holder(&event.item).filter(|_| comes_back) {
+                return Err(format!("{} is purged, and {holder} holds it", event.item));
+            }
             match self.collected.get_mut(&event.item) {
                 Some(purging) => *purging = true,
                 None => return Err(format!("{} is purged, and was not collected", event.item)),
