@@ -284,11 +284,15 @@ class Judge:
 
     def deaths(self) -> None:
         """Workers die only of what was done to them; the kernel's own death is not among it. Or it says why it did it."""
-        dead = [body["certificate"]["death"] for _, body in self.of("worker.died") if not body.get("wanted")]
-        unwanted = sum(1 for death in dead if not (death.get("sender") or "").startswith("eclosion: its call was"))
+        dead = [(record.seq, body) for record, body in self.of("worker.died") if not body.get("wanted")]
+        unwanted = [
+            f"#{seq} {body['worker']}: {body['certificate']['death']}"
+            for seq, body in dead
+            if not (body["certificate"]["death"].get("sender") or "").startswith("eclosion: its call was")
+        ]
         kills = self.about["kills"]
         bound = kills["worker"] + kills["keeper"] * self.about["workers_max"]
-        self.claim(unwanted <= bound, f"{unwanted} workers died, {bound} deaths are explained")
+        self.claim(len(unwanted) <= bound, f"{len(unwanted)} workers died, {bound} deaths are explained: {unwanted}")
 
 
 def forge(kind: str, records: list[Record], ledger: list[dict[str, Any]], about: dict[str, Any]) -> None:

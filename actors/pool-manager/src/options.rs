@@ -27,6 +27,8 @@ pub struct PoolOptions {
     pub wishes_max: usize,
     /// Attempts that may wait at a worker behind the one that it computes; only such as are known to be quick.
     pub ahead_max: u32,
+    /// A task that took no more than this is quick: to hand it over costs as much as to compute it.
+    pub quick_ms: u64,
     /// A worker ends once it has finished so many attempts; 0: never.
     pub recycle_attempts: u64,
     /// A worker ends, between attempts, when it is as old; 0: never.
@@ -51,6 +53,7 @@ impl PoolOptions {
             weights: BTreeMap::new(),
             wishes_max: 262_144,
             ahead_max: 4,
+            quick_ms: 2,
             recycle_attempts: 0,
             recycle_age_ms: 0,
             recycle_rss_bytes: 0,

@@ -27,7 +27,8 @@ pub trait Launcher: Send + Sync + 'static {
     /// Kills the worker and all that came of it, for this reason. Leads to `pool.worker_down`.
     fn kill(&self, worker: &WorkerId, reason: &str);
 
-    /// The workers that have a holder now, attached or still expected to attach.
+    /// The workers that have a holder now, attached or still expected to attach, and those whose end is still on its way
+    /// to the pool manager.
     fn live(&self) -> Vec<WorkerId>;
 }
 

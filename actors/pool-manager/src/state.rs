@@ -68,8 +68,6 @@ pub(crate) use manage::why_drained;
 
 /// Dead workers that readers are still shown.
 pub const DEAD_KEPT_MAX: usize = 32;
-/// A task that took no more than this is quick: to hand it over costs as much as to compute it.
-const QUICK_MS: u64 = 2;
 /// Tasks that are remembered as quick.
 const QUICK_KEPT_MAX: usize = 1_024;
 /// A worker that has computed one attempt for this long is given nothing more; what waits there it gives back.
@@ -433,7 +431,7 @@ impl Core for Pool {
     }
 
     fn apply(&self, state: &mut State, record: &Record) {
-        fold::apply(state, record);
+        fold::apply(&self.options, state, record);
     }
 
     fn outstanding<'a>(&self, state: &'a State) -> &'a BTreeMap<EffectId, Effect> {

@@ -89,8 +89,9 @@ impl<'a> Planning<'a> {
     ) -> Self {
         let mut by_kind: BTreeMap<ItemKind, Vec<usize>> = BTreeMap::new();
         for (index, found) in survey.found.iter().enumerate() {
-            // A copy of it is in the trash or on its way: it is looked at again when that is over.
-            if !state.kept.contains_key(&found.item) {
+            // A copy of it is in the trash or on its way, or was since: it is looked at again when that is over.
+            let was_moved = state.recent.has_left_after(&found.item, survey.as_of);
+            if !was_moved && !state.kept.contains_key(&found.item) {
                 by_kind.entry(found.item.kind).or_default().push(index);
             }
         }

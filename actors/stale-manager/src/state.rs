@@ -11,7 +11,7 @@
 //! Invariants: (1) `gc.collected` is decided only for an item that nothing known holds: not what the survey found, and
 //! not what was appended since. (2) Exactly the items that are moving, restoring or purging have an effect outstanding,
 //! and each pass that is due. (3) An item that is named again while it is in the trash is restored, by itself. (4) A
-//! survey older than what is remembered of names is refused; it is taken again. (5) A run comes back with what it alone
+//! survey older than what is remembered is refused; it is taken again. With one survey an item is collected once. (5) A run comes back with what it alone
 //! had named, or not yet: while any of that is still on its way into the trash, it waits. (6) What is to come back is not
 //! purged.
 //!
@@ -46,7 +46,7 @@ mod fold;
 
 /// In the trash at a time.
 pub const TRASH_ITEMS_MAX: usize = 32_768;
-/// Names remembered that may be newer than a survey.
+/// Names remembered that may be newer than a survey, and items.
 const RECENT_MAX: usize = 16_384;
 /// After a start, before the first pass by itself.
 const FIRST_PASS_MS: u64 = 60_000;
@@ -223,12 +223,14 @@ pub(crate) enum Phase {
     Purging,
 }
 
-/// The newest names of contents: what a survey may not have seen.
+/// What a survey may not have seen: the newest names of contents, and items that were collected and are not any more.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Recent {
     by_digest: BTreeMap<Digest, (Seq, RunId)>,
     by_seq: BTreeSet<(Seq, Digest)>,
-    /// Names up to here are forgotten.
+    left: BTreeMap<Item, Seq>,
+    left_by_seq: BTreeSet<(Seq, Item)>,
+    /// What was up to here is forgotten.
     pub(crate) floor: Seq,
 }
 
@@ -241,8 +243,25 @@ impl Recent {
         while self.by_seq.len() > RECENT_MAX {
             let Some((seq, digest)) = self.by_seq.pop_first() else { return };
             self.by_digest.remove(&digest);
-            self.floor = seq;
+            self.floor = self.floor.max(seq);
         }
+    }
+
+    /// It is gone, or where it was before: a survey of earlier says nothing about it.
+    pub(crate) fn leave(&mut self, item: &Item, seq: Seq) {
+        if let Some(earlier) = self.left.insert(item.clone(), seq) {
+            self.left_by_seq.remove(&(earlier, item.clone()));
+        }
+        self.left_by_seq.insert((seq, item.clone()));
+        while self.left_by_seq.len() > RECENT_MAX {
+            let Some((seq, item)) = self.left_by_seq.pop_first() else { return };
+            self.left.remove(&item);
+            self.floor = self.floor.max(seq);
+        }
+    }
+
+    pub(crate) fn has_left_after(&self, item: &Item, as_of: Seq) -> bool {
+        self.left.get(item).is_some_and(|seq| *seq > as_of)
     }
 
     /// The run that named it after `as_of`.

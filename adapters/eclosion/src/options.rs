@@ -23,6 +23,8 @@ pub struct Options {
     pub workers_min: u32,
     /// An idle worker ends after this.
     pub idle_ms: u64,
+    /// A task that took no more than this may wait at a worker behind another.
+    pub quick_ms: u64,
     /// When workers end between attempts: after so many, at an age, idle with more memory than this; 0: never.
     pub recycle_attempts: u64,
     pub recycle_age_ms: u64,
@@ -63,6 +65,7 @@ impl Options {
             workers_max: cores,
             workers_min: config::WORKERS_MIN_DEFAULT,
             idle_ms: config::IDLE_MS_DEFAULT,
+            quick_ms: config::QUICK_MS_DEFAULT,
             recycle_attempts: 0,
             recycle_age_ms: 0,
             recycle_rss_bytes: 0,
@@ -95,6 +98,7 @@ impl Options {
             workers_max,
             workers_min,
             idle_ms: settings.whole(&config::IDLE_MS)?,
+            quick_ms: settings.whole(&config::QUICK_MS)?,
             recycle_attempts: settings.whole(&config::RECYCLE_ATTEMPTS)?,
             recycle_age_ms: settings.whole(&config::RECYCLE_AGE_MS)?,
             recycle_rss_bytes: settings.whole(&config::RECYCLE_RSS_BYTES)?,
@@ -117,6 +121,7 @@ impl Options {
         PoolOptions {
             workers_min: self.workers_min,
             idle_ms: self.idle_ms,
+            quick_ms: self.quick_ms,
             recycle_attempts: self.recycle_attempts,
             recycle_age_ms: self.recycle_age_ms,
             recycle_rss_bytes: self.recycle_rss_bytes,

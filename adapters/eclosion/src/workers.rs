@@ -29,7 +29,7 @@ mod processes;
 mod spans;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -86,8 +86,8 @@ struct Shared {
     stopping: AtomicBool,
     /// Somebody looks what workers take up. Locked after `workers` if both are.
     looking: Mutex<bool>,
-    /// Deaths that were not heard of yet.
-    reporting: watch::Sender<usize>,
+    /// Dead, and not heard of yet: until then they are no less there than the living.
+    reporting: watch::Sender<BTreeSet<WorkerId>>,
 }
 
 impl WorkerHost {
@@ -109,7 +109,7 @@ impl WorkerHost {
             attached_counter: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             looking: Mutex::default(),
-            reporting: watch::Sender::new(0),
+            reporting: watch::Sender::default(),
         }))
     }
 
@@ -174,7 +174,7 @@ impl WorkerHost {
         let mut reporting = self.0.reporting.subscribe();
         let ended = async {
             loop {
-                if self.is_empty() && *reporting.borrow_and_update() == 0 {
+                if self.is_empty() && reporting.borrow_and_update().is_empty() {
                     return;
                 }
                 if reporting.changed().await.is_err() {

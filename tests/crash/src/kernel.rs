@@ -25,6 +25,8 @@ pub(crate) struct Kernel {
     state: PathBuf,
     grace_ms: u64,
     collects: bool,
+    /// Every task may wait at a worker, however long it takes.
+    all_quick: bool,
     child: Option<Child>,
 }
 
@@ -36,6 +38,7 @@ impl Kernel {
             state: state.to_owned(),
             grace_ms: GRACE_MS,
             collects: false,
+            all_quick: false,
             child: None,
         }
     }
@@ -66,6 +69,11 @@ impl Kernel {
         self.collects = true;
     }
 
+    /// Of the kernels that are started from now on: what is given ahead does not depend on how fast this machine is.
+    pub(crate) fn give_ahead(&mut self, all_quick: bool) {
+        self.all_quick = all_quick;
+    }
+
     /// The binary in one of its roles, with this round's places.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
@@ -80,6 +88,9 @@ impl Kernel {
             .env("ECLOSION_WORKERS_MAX", WORKERS_MAX.to_string())
             .env("RUST_LOG", "info")
             .stdin(Stdio::null());
+        if self.all_quick {
+            command.env("ECLOSION_QUICK_MS", "600000");
+        }
         if self.collects {
             for name in ["INTERVAL_MS", "UNNAMED_MS", "RUN_COUNT_MAX"] {
                 command.env(format!("ECLOSION_RETENTION_{name}"), "0");

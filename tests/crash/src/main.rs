@@ -68,11 +68,11 @@ impl Totals {
     fn bound(&self) -> String {
         let rounds = self.passed + self.failed;
         if self.failed > 0 || rounds == 0 {
-            return format!("{rounds} rounds bound nothing");
+            return format!("{} of {rounds} rounds passed: that bounds nothing", self.passed);
         }
         let percent = (300.0 / rounds as f64).min(100.0);
         format!(
-            "{rounds} rounds of {rounds}: with 95 % confidence fewer than {percent:.2} % of such rounds fail (3/n)"
+            "all {rounds} rounds passed: with 95 % confidence fewer than {percent:.2} % of such rounds fail (3/{rounds})"
         )
     }
 }

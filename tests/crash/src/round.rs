@@ -163,6 +163,13 @@ impl Round {
         Ok(())
     }
 
+    /// An orderly stop, and a kernel with other settings.
+    pub(crate) async fn begin_again(&mut self) -> Result<(), Failure> {
+        self.kernel.stop(&self.client).await?;
+        self.client = self.kernel.start().await?;
+        Ok(())
+    }
+
     pub(crate) async fn run_succeeds(&self) -> Result<(), Failure> {
         let filter = format!("run/{}/state", self.run);
         let ended = async || Ok(Some(self.get().await?).filter(|run| run.run.state.is_final()));

@@ -2,13 +2,13 @@
 
 use super::*;
 
-pub(super) fn apply(state: &mut State, record: &Record) {
+pub(super) fn apply(options: &PoolOptions, state: &mut State, record: &Record) {
     let own = |n| EffectId { seq: record.seq, n };
     match &*record.kind {
         RunStarted::KIND => with(record, |event: &RunStarted| run_started(state, event)),
         RunCancelling::KIND => with(record, |event: &RunCancelling| run_cancelling(state, event, own)),
         RunFinished::KIND => with(record, |event: &RunFinished| run_finished(state, event, own)),
-        StepCommitted::KIND => with(record, |event| step_committed(state, event, record.at)),
+        StepCommitted::KIND => with(record, |event| step_committed(options, state, event, record.at)),
         StepFailed::KIND => with(record, |event: &StepFailed| step_failed(state, event, record)),
         LeaseGranted::KIND => with(record, |event| lease_granted(state, event)),
         LeaseRefused::KIND => with(record, |event| lease_refused(state, event)),
@@ -98,19 +98,19 @@ fn fences_of(state: &State, run: &RunId) -> Vec<Fence> {
     given.filter(|computing| computing.task.run == *run).map(|computing| computing.fence).collect()
 }
 
-fn step_committed(state: &mut State, event: &StepCommitted, at: Timestamp) {
+fn step_committed(options: &PoolOptions, state: &mut State, event: &StepCommitted, at: Timestamp) {
     state.blame.committed(&event.run, &event.task);
     let worker = state.fences.get(&event.fence).and_then(|id| state.workers.get(id));
     let first = worker.filter(|worker| worker.computing().is_some_and(|first| first.fence == event.fence));
     let took_ms = first.map(|worker| at.since_ms(worker.since));
     if let (Some(took_ms), Some(task)) = (took_ms, state.task_of_flow(&event.run, &event.task)) {
-        learn(&mut state.quick, task, took_ms);
+        learn(&mut state.quick, task, took_ms <= options.quick_ms);
     }
     free(state, event.fence, at);
 }
 
-fn learn(quick: &mut BTreeSet<TaskOfFlow>, task: TaskOfFlow, took_ms: u64) {
-    if took_ms > QUICK_MS {
+fn learn(quick: &mut BTreeSet<TaskOfFlow>, task: TaskOfFlow, was_quick: bool) {
+    if !was_quick {
         quick.remove(&task);
     } else if quick.insert(task) && quick.len() > QUICK_KEPT_MAX {
         quick.pop_first();

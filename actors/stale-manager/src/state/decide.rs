@@ -15,7 +15,13 @@ pub(super) fn collect(
         return Err(Error::new(Code::Unavailable, "gc.survey_old", message).retry(Retry::Now));
     }
     let plan = plan::plan(options, state, &request.survey, request.only, now);
-    let wanted = |planned: &&Planned| request.items.is_empty() || request.items.contains(&planned.shown.item);
+    let named = |item: &Item| request.items.is_empty() || request.items.contains(item);
+    // The plan lets objects go with the runs that it collects; whoever asks for some of it may have left such a run out.
+    let stays = |run: &RunId| !state.is_collected(run) && !item_of_run(run).is_some_and(|item| named(&item));
+    let is_object = |planned: &Planned| planned.shown.item.kind == ItemKind::Artifact;
+    let wanted = |planned: &&Planned| {
+        named(&planned.shown.item) && !(is_object(planned) && planned.of.iter().any(stays))
+    };
     let limit = if request.dry_run { 0 } else { DECIDED_MAX };
     let events: Vec<AnyEvent> = plan
         .items

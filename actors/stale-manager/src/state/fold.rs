@@ -64,14 +64,14 @@ pub(super) fn apply(state: &mut State, record: &Record) {
             state.outstanding.insert(effect, Effect::Pass);
         }
         GcCollected::KIND => with(record, |event| collected(state, event, record)),
-        GcMoved::KIND => with(record, |event| moved(state, event, record.at)),
+        GcMoved::KIND => with(record, |event| moved(state, event, record)),
         GcPurging::KIND => {
             with(record, |event: &GcPurging| leave(state, &event.item, record.seq, Phase::Purging))
         }
         GcRestoring::KIND => {
             with(record, |event: &GcRestoring| leave(state, &event.item, record.seq, Phase::Restoring));
         }
-        GcRestored::KIND => with(record, |event| restored(state, event, record.at)),
+        GcRestored::KIND => with(record, |event| restored(state, event, record)),
         GcPassed::KIND => with(record, |event| passed(state, event, record.at)),
         _ => {}
     }
@@ -159,7 +159,7 @@ fn trashed(state: &mut State, item: &Item, kept: &Kept) {
     state.trashed.insert((kept.since, item.clone()));
 }
 
-fn moved(state: &mut State, event: &GcMoved, at: Timestamp) {
+fn moved(state: &mut State, event: &GcMoved, record: &Record) {
     if state.outstanding.remove(&event.effect).is_none() {
         return;
     }
@@ -167,7 +167,7 @@ fn moved(state: &mut State, event: &GcMoved, at: Timestamp) {
     match (&event.outcome, kept.phase) {
         (Moved::Trashed, _) => {
             kept.phase = Phase::Trashed;
-            kept.since = at;
+            kept.since = record.at;
             trashed(state, &event.item, &kept);
             state.kept.insert(event.item.clone(), kept);
         }
@@ -192,6 +192,9 @@ fn moved(state: &mut State, event: &GcMoved, at: Timestamp) {
             state.wanted.remove(&event.item);
         }
     }
+    if !state.kept.contains_key(&event.item) {
+        state.recent.leave(&event.item, record.seq);
+    }
 }
 
 /// Out of the trash, in one direction or the other.
@@ -209,16 +212,18 @@ fn leave(state: &mut State, item: &Item, seq: Seq, phase: Phase) {
     state.outstanding.insert(EffectId { seq, n: 1 }, effect);
 }
 
-fn restored(state: &mut State, event: &GcRestored, at: Timestamp) {
+fn restored(state: &mut State, event: &GcRestored, record: &Record) {
     state.outstanding.remove(&event.effect);
     state.wanted.remove(&event.item);
     let Some(mut kept) = state.kept.remove(&event.item) else { return };
     if event.error.is_some() && kept.phase == Phase::Restoring {
         // Its time in the trash begins anew, so that somebody can look.
-        (kept.phase, kept.since) = (Phase::Trashed, at);
+        (kept.phase, kept.since) = (Phase::Trashed, record.at);
         state.trash_bytes += kept.bytes;
         state.trashed.insert((kept.since, event.item.clone()));
         state.kept.insert(event.item.clone(), kept);
+    } else {
+        state.recent.leave(&event.item, record.seq);
     }
 }
 

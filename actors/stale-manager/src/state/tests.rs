@@ -162,6 +162,13 @@ impl World {
         self.perform_some(usize::MAX);
     }
 
+    /// What came of the first effect.
+    fn moved(&mut self, item: &str, moved: Moved) {
+        let (effect, item) = (*self.engine.outstanding().keys().next().unwrap(), item.parse().unwrap());
+        let outcome = Outcome::Moved { moved, erased: Vec::new() };
+        self.send(&Command::Done(vec![Done { effect, item, outcome }]));
+    }
+
     fn perform_some(&mut self, count: usize) {
         let owed: Vec<_> = self.engine.outstanding().clone().into_iter().take(count).collect();
         for (effect, work) in owed {
@@ -270,6 +277,27 @@ fn what_a_run_names_goes_with_the_last_run_that_names_it() {
     let expected =
         [("run/old", Rule::Count), ("artifact/none", Rule::Unnamed), ("artifact/only", Rule::Unnamed)];
     assert_eq!(items, expected.map(|(item, rule)| (item.to_owned(), rule)));
+}
+
+#[test]
+fn an_object_does_not_go_without_its_runs_whoever_asks_for_it() {
+    let runs = Limits { count_max: 0, ..NEVER };
+    for (asked, expected) in [
+        (&["artifact/d"][..], 0),
+        (&["artifact/d", "run/old"], 1),
+        (&["artifact/d", "run/old", "run/new"], 3),
+        (&["log/w-1"], 1),
+    ] {
+        let mut world = World::new(RetentionOptions { runs, logs: runs, ..options() });
+        world.put("run/old", 1, 50);
+        world.put("run/new", 1, 50);
+        world.put("artifact/d", 5, 50).named_by = vec!["old".parse().unwrap(), "new".parse().unwrap()];
+        world.put("log/w-1", 5, 50).named_by = vec!["old".parse().unwrap()];
+        let items: BTreeSet<Item> = asked.iter().map(|item| item.parse().unwrap()).collect();
+        let (survey, items) = (world.survey.clone().into(), items.into());
+        let reply = world.collect(CollectRequest { survey, items, ..Default::default() });
+        assert_eq!(reply.decided, expected, "{asked:?}");
+    }
 }
 
 #[test]
@@ -406,6 +434,30 @@ fn an_item_that_could_not_be_moved_is_as_if_it_had_not_been_collected() {
 }
 
 #[test]
+fn with_one_survey_an_item_is_collected_once_whatever_became_of_it() {
+    for (name, moved) in [
+        ("kept", Moved::Kept { why: "in use".into() }),
+        ("failed", Moved::Failed { error: Error::internal("gc.io", "no".to_owned()) }),
+        ("gone", Moved::Gone),
+        ("purged", Moved::Trashed),
+    ] {
+        let mut world = World::new(RetentionOptions { trash_grace_ms: 0, ..options() });
+        world.put("artifact/d", 5, 50);
+        assert_eq!(world.apply().decided, 1, "{name}");
+        world.moved("artifact/d", moved);
+        if name == "purged" {
+            assert_eq!(world.apply().decided, 1, "its grace is over");
+            world.moved("artifact/d", Moved::Purged { bytes: 5 });
+        }
+        assert_eq!(world.apply().decided, 0, "{name}: a pass would go on without end");
+        // What is found later is looked at again.
+        world.survey.as_of = world.engine.depends_on();
+        assert_eq!(world.apply().decided, 1, "{name}");
+        assert_eq!(world.replayed(), world.engine.digest());
+    }
+}
+
+#[test]
 fn the_trash_is_purged_when_its_grace_is_over_and_not_before() {
     let mut world = World::new(options());
     world.put("artifact/d", 5, 50);
@@ -461,10 +513,7 @@ fn a_run_comes_back_with_what_it_alone_had_named_or_not_yet() {
         let refused = world.restore("run/old").unwrap_err();
         assert_eq!(refused.reason, "gc.moving");
         assert!(refused.message.contains("artifact/d"), "{refused}");
-        let effect = *world.engine.outstanding().keys().next().unwrap();
-        let (item, outcome) =
-            ("artifact/d".parse().unwrap(), Outcome::Moved { moved: moved.clone(), erased: Vec::new() });
-        world.send(&Command::Done(vec![Done { effect, item, outcome }]));
+        world.moved("artifact/d", moved.clone());
         let restored = world.restore("run/old").unwrap();
         assert_eq!(restored.iter().map(Item::to_string).collect::<Vec<_>>(), expected, "{moved:?}");
         world.perform();

@@ -13,6 +13,7 @@ const WORKERS: u64 = 4096;
 
 pub(crate) const WORKERS_MIN_DEFAULT: u32 = 0;
 pub(crate) const IDLE_MS_DEFAULT: u64 = 60_000;
+pub(crate) const QUICK_MS_DEFAULT: u64 = 2;
 pub(crate) const CANCEL_GRACE_MS_DEFAULT: u64 = 5_000;
 pub(crate) const GRACE_MS_DEFAULT: u64 = 60_000;
 pub(crate) const UNFINISHED_RUNS_MAX_DEFAULT: u32 = 1_024;
@@ -97,6 +98,14 @@ pub static IDLE_MS: Setting = Setting {
     default: Preset::Whole(IDLE_MS_DEFAULT),
     variable: "ECLOSION_IDLE_MS",
     doc: "An idle worker ends after this.",
+};
+
+pub static QUICK_MS: Setting = Setting {
+    key: "pool.quick_ms",
+    kind: Kind::Whole { min: 0, max: WEEK_MS },
+    default: Preset::Whole(QUICK_MS_DEFAULT),
+    variable: "ECLOSION_QUICK_MS",
+    doc: "A task that took no more than this may wait at a worker behind another, for a moment.",
 };
 
 pub static RECYCLE_ATTEMPTS: Setting = Setting {
@@ -189,7 +198,7 @@ pub static RESOURCES: Setting = Setting {
 };
 
 /// In the order in which they are shown.
-pub static TABLE: [&Setting; 36] = [
+pub static TABLE: [&Setting; 37] = [
     &INSTANCE,
     &LISTEN,
     &SOCKET,
@@ -200,6 +209,7 @@ pub static TABLE: [&Setting; 36] = [
     &WORKERS_MAX,
     &WORKERS_MIN,
     &IDLE_MS,
+    &QUICK_MS,
     &RECYCLE_ATTEMPTS,
     &RECYCLE_AGE_MS,
     &RECYCLE_RSS_BYTES,

@@ -93,7 +93,8 @@ impl Launcher for WorkerHost {
     }
 
     fn live(&self) -> Vec<WorkerId> {
-        lock(&self.0.workers).keys().cloned().collect()
+        let workers = lock(&self.0.workers);
+        workers.keys().chain(&*self.0.reporting.borrow()).cloned().collect()
     }
 }
 

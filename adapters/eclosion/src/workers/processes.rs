@@ -227,7 +227,12 @@ impl WorkerHost {
     /// Reports a worker's death, and forgets it once that was heard.
     pub(super) fn gone(&self, worker: &WorkerId) {
         let Ok(kernel) = self.kernel().cloned() else { return };
-        let Some(entry) = lock(&self.0.workers).remove(worker) else { return };
+        let entry = {
+            let mut workers = lock(&self.0.workers);
+            let Some(entry) = workers.remove(worker) else { return };
+            self.0.reporting.send_modify(|dead| _ = dead.insert(worker.clone()));
+            entry
+        };
         entry.settled.send_replace(true);
         let exit = entry.exit.borrow().clone();
         let Exit { death, peak_rss_bytes } =
@@ -247,16 +252,15 @@ impl WorkerHost {
             wanted: self.is_stopping(),
         };
         let (host, worker) = (self.clone(), worker.clone());
-        self.0.reporting.send_modify(|deaths| *deaths += 1);
         tokio::spawn(async move {
             if until_heard::<WorkerDown>(kernel.bus(), request).await.is_ok()
                 && entry.attached.is_none()
                 && let Some(keeper) = &*host.0.keeper.lock().await
-                && let Err(why) = keeper.forget(worker)
+                && let Err(why) = keeper.forget(worker.clone())
             {
                 tracing::debug!(%why, "the keeper keeps an exit record");
             }
-            host.0.reporting.send_modify(|deaths| *deaths -= 1);
+            host.0.reporting.send_modify(|dead| _ = dead.remove(&worker));
         });
     }
 

@@ -23,11 +23,8 @@ const PINNED_WIDTH: u64 = 4;
 
 impl Round {
     pub(crate) async fn kill_collection(&mut self, dice: &mut Seed) -> Result<(), Failure> {
-        self.kernel.stop(&self.client).await?;
-        self.account.kills.kernel += 1;
-        self.account.kills.keeper += 1;
         self.kernel.keep_nothing();
-        self.client = self.kernel.start().await?;
+        self.begin_again().await?;
 
         // Nobody holds the first; one artifact of the second is pinned; the third is under way.
         self.blobs(1, WIDTH, 0).await?;

@@ -1,5 +1,6 @@
 //! A crowd: hundreds of tasks that take no time, so that several wait at each worker and outcomes are on their way at any
-//! moment. The dice choose who is struck, and after how many ends.
+//! moment. The kernel is told that its tasks are quick: on a machine with much to do they would not be for a while, and
+//! nothing would wait. The dice choose who is struck, and after how many ends.
 //!
 //! The second crowd has a task that blocks in its midst. What waits behind it must be given back and end elsewhere while
 //! it still blocks: its gate is opened only then.
@@ -42,6 +43,8 @@ const SPARING: [Strike; 4] =
 
 impl Round {
     pub(crate) async fn crowds(&mut self, dice: &mut Seed) -> Result<(), Failure> {
+        self.kernel.give_ahead(true);
+        self.begin_again().await?;
         let mut left = strikes(&[&SPARING[..], &DEADLY].concat(), 3, dice);
         while !left.is_empty() {
             let before = left.len();
@@ -50,7 +53,10 @@ impl Round {
             self.run_succeeds().await?;
             ensure(left.len() < before, || "a crowd was over before it could be struck".into())?;
         }
-        self.crowd_behind_one(dice).await
+        self.crowd_behind_one(dice).await?;
+        // Of the kernel that whoever comes next begins with.
+        self.kernel.give_ahead(false);
+        Ok(())
     }
 
     async fn crowd_behind_one(&mut self, dice: &mut Seed) -> Result<(), Failure> {
