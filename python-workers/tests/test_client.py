@@ -142,13 +142,28 @@ def test_threads_share_a_client(client: Client) -> None:
         assert list(threads.map(work, range(40))) == [n * n for n in range(40)]
 
 
-def test_ctrl_c_in_a_wait_cancels_the_call(home: House, tmp_path: pathlib.Path) -> None:
+WAITS = {
+    "result": "def main(): client_steps.wait_task.submit(sys.argv[1]).result()",
+    "map": "def main(): list(eclosion.as_completed(eclosion.connect().map(client_steps.wait, [sys.argv[1]])))",
+    "executor": """
+def main():
+    with eclosion.Executor() as pool:
+        pool.submit(client_steps.wait, sys.argv[1]).result()
+""",
+    "asyncio": """
+async def wait():
+    async with await aio.connect() as kernel:
+        await kernel.submit(client_steps.wait, sys.argv[1])
+def main(): asyncio.run(wait())
+""",
+}
+
+
+@pytest.mark.parametrize("source", WAITS.values(), ids=WAITS)
+def test_ctrl_c_in_a_wait_cancels_the_call(home: House, tmp_path: pathlib.Path, source: str) -> None:
     gate = steps.gate(tmp_path)
-    program = (
-        "import eclosion, client_steps\n"
-        "try: client_steps.wait_task.submit(__import__('sys').argv[1]).result()\n"
-        "except KeyboardInterrupt: print('interrupted')\n"
-    )
+    program = f"import asyncio, eclosion, client_steps, sys\nfrom eclosion.client import aio\n{source}\n"
+    program += "try: main()\nexcept KeyboardInterrupt: print('interrupted')\n"
     path = os.pathsep.join([str(SOURCES), os.path.dirname(__file__)])
     started = subprocess.Popen(
         [sys.executable, "-c", program, str(gate)],

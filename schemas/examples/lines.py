@@ -1,13 +1,8 @@
 """A client of the line dialect in Python, without a dependency: python lines.py SOCKET METHOD [REQUEST as JSON]"""
 
-import itertools
 import json
 import socket
 import sys
-
-
-class BusError(Exception):
-    """What a call was refused with: `code`, `reason`, `message`, `retry`, `help`."""
 
 
 class Bus:
@@ -15,7 +10,7 @@ class Bus:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)
         self.lines = self.socket.makefile(encoding="utf-8", newline="\n")
-        self.streams, self.held = itertools.count(1, 2), {}
+        self.last, self.held = -1, {}
         self.say("hello", client="lines.py", api=1, **hello)
         self.welcome = self.hear(0)
 
@@ -25,39 +20,29 @@ class Bus:
     def hear(self, stream):
         while not self.held.get(stream):
             line = json.loads(self.lines.readline() or '{"type": "error", "body": {"message": "the kernel is gone"}}')
-            if line["type"] == "error" and "stream" not in line:
-                raise BusError(line["body"])
             if line["type"] == "ping":
                 self.say("pong", id=line.get("id"))
-            elif line["type"] != "goaway":
-                self.held.setdefault(line.get("stream", 0), []).append(line)
-        return self.held[stream].pop(0)
+            elif line["type"] != "goaway":  # An error without a stream is the connection's: whoever waits is told.
+                self.held.setdefault(line.get("stream", stream if line["type"] == "error" else 0), []).append(line)
+        if (line := self.held[stream].pop(0))["type"] == "error":
+            raise RuntimeError(line["body"])  # {code, reason, message, retry, help}
+        return line
 
     def stream(self, method, request, credit=64, **keys):
-        """Yields items, then the reply. Leaving the loop cancels the call."""
-        stream, line = next(self.streams), {}
+        """Yields items, and the reply at last. Leaving the loop cancels the call."""
+        self.last = stream = self.last + 2
         self.say("call", stream=stream, method=method, body=request, credit=credit, **keys)
         try:
-            for taken in itertools.count(1):
-                line = self.hear(stream)
-                if line["type"] == "error":
-                    raise BusError(line["body"])
+            while not (line := self.hear(stream)).get("end"):
                 yield line["body"]
-                if line.get("end"):
-                    return
-                self.say("credit", stream=stream, credit=taken + credit)
-        finally:
-            if not line.get("end"):
-                self.say("cancel", stream=stream)
-
-    def call(self, method, request, **keys):
-        *_, reply = self.stream(method, request, **keys)
-        return reply
+                self.say("credit", stream=stream, credit=(credit := credit + 1))
+        except (GeneratorExit, KeyboardInterrupt):
+            self.say("cancel", stream=stream)
+            raise
+        yield line["body"]
 
 
 if __name__ == "__main__":
-    try:
-        for item in Bus(sys.argv[1]).stream(sys.argv[2], json.loads(sys.argv[3] if len(sys.argv) > 3 else "{}")):
-            print(json.dumps(item), flush=True)
-    except BusError as refused:
-        sys.exit(json.dumps(refused.args[0]))
+    socket_path, method, request = (*sys.argv[1:], "{}")[:3]
+    for item in Bus(socket_path).stream(method, json.loads(request)):
+        print(json.dumps(item), flush=True)

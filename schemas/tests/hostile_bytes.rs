@@ -103,6 +103,16 @@ fn on_a_small_stack(work: impl FnOnce() + Send + 'static) {
     std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap();
 }
 
+/// Lists in lists, where a length may lie twice.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Places {
+    lists: Vec<Vec<u64>>,
+    named: std::collections::BTreeMap<String, Option<u64>>,
+}
+
+/// A list takes at most a MiB before its first element is there, and one in it as much again.
+const PLACES_PEAK: usize = (2 << 20) + 128 * 1024;
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -110,6 +120,28 @@ proptest! {
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..2048), piece in 1..64_usize) {
         let ((), peak) = peak_of(|| decode_in_pieces(&bytes, piece));
         prop_assert!(peak <= paid_by(bytes.len()), "{peak} bytes for {}", bytes.len());
+    }
+
+    #[test]
+    fn any_bytes_are_read_by_place_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+        let (_, peak) = peak_of(|| codec::positional::decode::<Places>(&bytes));
+        prop_assert!(peak <= PLACES_PEAK + 64 * bytes.len(), "{peak} bytes for {}", bytes.len());
+    }
+
+    #[test]
+    fn a_length_that_lies_is_paid_by_nobody(
+        good in prop::collection::vec((any::<String>(), prop::option::of(any::<u64>())), 0..16), at in any::<prop::sample::Index>(),
+        lie in any::<u64>(),
+    ) {
+        let places = Places { lists: vec![good.iter().map(|(_, number)| number.unwrap_or(0)).collect()], named: good.into_iter().collect() };
+        let mut bytes = codec::positional::encode(&places).unwrap();
+        let at = at.index(bytes.len());
+        let mut lied = bytes[..at].to_vec();
+        lied.push(0xfd);
+        lied.extend(lie.to_le_bytes());
+        lied.extend(bytes.drain(at..).skip(1));
+        let (_, peak) = peak_of(|| codec::positional::decode::<Places>(&lied));
+        prop_assert!(peak <= PLACES_PEAK + 64 * lied.len(), "{peak} bytes for {}", lied.len());
     }
 
     #[test]

@@ -101,6 +101,14 @@ fn a_service_that_is_killed_comes_back_under_its_address_and_its_callers_are_tol
     let process = processes["processes"].as_array().unwrap().iter().find(|row| row["pid"] == pid).unwrap();
     assert_eq!((text(&process["kind"]), text(&process["service"])), ("service", "desk"));
 
+    // The address has one holder, whatever a second service is called.
+    let code = scene.0.path("");
+    let second = ["service", "start", "second", "desk:Desk", "--code", &code, "--restarts-max", "0"];
+    let (_, said) = scene.0.refused(&second);
+    assert!(said.contains("is served already, by") && said.contains(&format!("(pid {pid})")), "{said}");
+    scene.0.json(&["service", "stop", "second"]);
+    assert_eq!(scene.hello(), format!("Hello, Ada, guest 2 of {pid}"));
+
     // A caller is inside when it is killed: told at once, by name.
     let began = scene.0.path("began");
     let request = format!(r#"{{"began": {began:?}}}"#);

@@ -303,6 +303,9 @@ impl Shared {
             let takers: Vec<Waker> = takers.collect();
             takers.into_iter().chain(std::mem::take(&mut state.waiting)).collect()
         };
+        if let Some(desk) = self.desk.get() {
+            desk.close();
+        }
         woken.into_iter().for_each(Waker::wake);
     }
 }

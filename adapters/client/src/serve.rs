@@ -2,21 +2,25 @@
 //!
 //! ```no_run
 //! # use eclosion_schemas::operation::{Durability, NoItem, Operation, Role};
-//! # #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)] struct Hello { name: String }
+//! # struct Hello;
 //! # impl Operation for Hello {
-//! #     type Request = Hello; type Reply = String; type Item = NoItem;
+//! #     type Request = String; type Reply = String; type Item = NoItem;
 //! #     const NAME: &'static str = "greeter.hello"; const ADDRESS: &'static str = "/greeter";
 //! #     const ROLE: Role = Role::View; const DURABILITY: Durability = Durability::Call;
-//! #     const DOC: &'static str = "Says hello."; fn example() -> Hello { Hello { name: "Ada".into() } }
+//! #     const DOC: &'static str = "Says hello."; fn example() -> String { "Ada".into() }
 //! # }
 //! # async fn example() -> Result<(), eclosion_schemas::Error> {
 //! use eclosion_client::Service;
 //! let service = Service::new("/greeter")
-//!     .operation::<Hello, _, _>(|hello, _| async move { Ok(format!("Hello, {}!", hello.name)) });
+//!     .operation::<Hello, _, _>(|name, _| async move { Ok(format!("Hello, {name}!")) });
 //! let serving = service.serve("/run/user/1000/eclosion/default.sock").await?;
 //! println!("{}", serving.closed().await);
 //! # Ok(()) }
 //! ```
+//!
+//! Callers see an actor like any other: the address is in `eclosion tree`, its mailbox, deadlines and statistics are the
+//! kernel's, and what dies here reaches them as `service.gone`. Bodies are msgpack whoever calls, since a caller's own come as
+//! they were sent.
 //!
 //! Each CALL of the kernel is a task, as many at a time as the address was declared with:
 //!
@@ -28,7 +32,11 @@
 //! ```
 //!
 //! Invariants: (1) A call is answered once, or was cancelled. (2) Items wait for credit, so what is under way is bounded.
-//! (3) With the connection end the calls and the address: who started the program decides whether it comes back.
+//! (3) With the connection end the calls and the address, at both ends. (4) What does not fit into a frame is the error of
+//! its call and of no other.
+//!
+//! It deliberately does not begin again: [`Serving::closed`] returns, and who started the program decides whether it comes
+//! back. A service that the kernel itself keeps alive is a Python object (`eclosion service start`).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -49,6 +57,9 @@ use tokio::task::AbortHandle;
 use crate::connection::Shared;
 use crate::{Client, ConnectOptions};
 
+/// Of a frame, for what is not its body.
+const ENVELOPE_ROOM_BYTES: usize = 1024;
+
 type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
 type Handler = Arc<dyn Fn(Bytes, Sender) -> Answer + Send + Sync>;
 
@@ -60,25 +71,28 @@ pub struct Service {
 }
 
 impl Service {
+    /// Nothing yet, at `address`: one path, as `/greeter`, whose first word is none of the kernel's.
     pub fn new(address: impl Into<String>) -> Self {
         let (address, operations) = (address.into(), Vec::new());
         let address = ServedAddress { address, waiting_max: 256, concurrency: 16, operations };
         Self { address, handlers: BTreeMap::new() }
     }
 
-    /// Calls that may wait at the kernel; more are refused there.
+    /// Calls that may wait at the kernel, 256 unless told; more are refused there with `exhausted`.
     pub fn waiting_max(mut self, calls: u32) -> Self {
         self.address.waiting_max = calls;
         self
     }
 
-    /// Calls that are handled at a time.
+    /// Calls that are handled at a time, 16 unless told.
     pub fn concurrency(mut self, calls: u32) -> Self {
         self.address.concurrency = calls;
         self
     }
 
-    /// Serves an operation. The handler's future is dropped when its caller leaves.
+    /// Serves an operation, whose address is this service's and not [`Operation::ADDRESS`]. The handler's future is dropped when
+    /// its caller leaves, and at its deadline; a panic in it is that call's error, and the service goes on. A request that is
+    /// not the operation's is refused before the handler sees it.
     pub fn operation<O, F, A>(mut self, handler: F) -> Self
     where
         O: Operation,
@@ -190,10 +204,10 @@ impl<O: Operation> Called<O> {
         self.sender.trace.as_deref()
     }
 
-    /// Sends an item, once the caller has granted it.
+    /// Sends an item, once the caller has granted it. Of an operation that does not stream it waits until the deadline.
     ///
     /// # Errors
-    /// `cancelled` when nobody listens any more.
+    /// `cancelled` when nobody listens any more, `exhausted` for an item that does not fit into a frame.
     pub async fn item(&mut self, item: O::Item) -> Result<(), Error> {
         self.sender.item(codec::encode(&item)?.into()).await
     }
@@ -218,6 +232,7 @@ impl Sender {
         let Some(shared) = calls.and_then(|calls| calls.shared.upgrade()) else {
             return Err(Error::new(Code::Cancelled, "call.abandoned", "nobody waits for the call any more"));
         };
+        within(&shared, &body)?;
         self.sent += 1;
         shared.send(Frame::new(FrameType::Data, self.stream).with_body(WireCodec::Msgpack, body));
         Ok(())
@@ -249,6 +264,12 @@ impl Drop for Open {
 }
 
 impl Desk {
+    /// The connection is gone: nobody waits for what is in hand.
+    pub(crate) fn close(&self) {
+        let open = std::mem::take(&mut *self.0.open());
+        drop(open);
+    }
+
     /// A frame of a stream that is the kernel's.
     pub(crate) fn take(&self, frame: Frame) {
         match frame.kind {
@@ -320,6 +341,9 @@ struct Answering {
 
 impl Answering {
     fn reply(self, body: Vec<u8>) {
+        if let Some(refusal) = self.calls.shared.upgrade().and_then(|shared| within(&shared, &body).err()) {
+            return self.refuse(&refusal);
+        }
         let frame = Frame::new(FrameType::Data, self.stream).with_body(WireCodec::Msgpack, body).end();
         self.calls.end(self.stream, frame);
     }
@@ -335,6 +359,15 @@ impl Drop for Answering {
         // One that was answered or cancelled is not open any more.
         self.calls.end(self.stream, Frame::error(self.stream, &error));
     }
+}
+
+fn within(shared: &Shared, body: &[u8]) -> Result<(), Error> {
+    let max = (shared.limits().frame_bytes as usize).saturating_sub(ENVELOPE_ROOM_BYTES);
+    if body.len() > max {
+        let text = format!("a message of {} bytes is over the limit of {max}", body.len());
+        return Err(Error::new(Code::Exhausted, "frame.size", text).help("send large values as artifacts"));
+    }
+    Ok(())
 }
 
 fn unknown(method: Option<&str>) -> Error {

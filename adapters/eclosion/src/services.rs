@@ -9,7 +9,8 @@
 //! Bounds: addresses and operations of one connection ([`ADDRESSES_MAX`], [`OPERATIONS_MAX`]), operations in sum
 //! ([`TABLE_MAX`]; those of who has left give way first), calls open in sum as many as a connection may have.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use eclosion_bus::{Address, Bus, InHand, MailboxOptions};
@@ -41,11 +42,16 @@ struct Shared {
     kernel: Kernel,
     /// Of the table that it was computed from.
     hash: Mutex<(Weak<Table>, String)>,
+    holders: Mutex<Holders>,
 }
+
+/// Who serves which address now.
+type Holders = BTreeMap<Address, Arc<str>>;
 
 impl ServiceTable {
     pub(crate) fn new(kernel: &Kernel) -> Self {
-        Self(Arc::new(Shared { kernel: kernel.clone(), hash: Mutex::new((Weak::new(), String::new())) }))
+        let (kernel, hash) = (kernel.clone(), Mutex::new((Weak::new(), String::new())));
+        Self(Arc::new(Shared { kernel, hash, holders: Mutex::default() }))
     }
 
     async fn give(
@@ -58,10 +64,21 @@ impl ServiceTable {
         let specs = specs(&request, &owner)?;
         let bus = self.0.kernel.bus().clone();
         bus.amend(|table| fits(table, &specs, &bus))?;
-        let mut registration = Registration { bus: bus.clone(), addresses: Vec::new() };
+        let mut registration = Registration { shared: Arc::clone(&self.0), addresses: Vec::new() };
         for served in &request.addresses {
             let address = Address::new(&served.address)?;
-            self.serve(address.clone(), served, &owner, &line).await?;
+            if let Some(holder) = self.0.holder(&address) {
+                return Err(taken(&address, &holder));
+            }
+            self.serve(address.clone(), served, &owner, &line).await.map_err(|why| match why.code {
+                // By somebody who came a moment earlier, or who is no service.
+                Code::AlreadyExists => {
+                    let holder = self.0.holder(&address);
+                    taken(&address, holder.as_deref().unwrap_or("the kernel's own program"))
+                }
+                _ => why,
+            })?;
+            self.0.holders().insert(address.clone(), Arc::clone(&owner));
             registration.addresses.push(address);
         }
         bus.amend(|table| declare(table, &specs))?;
@@ -98,6 +115,21 @@ impl ServiceTable {
     }
 }
 
+fn taken(address: &Address, holder: &str) -> Error {
+    let text = format!("{address} is served already, by {holder}");
+    Error::new(Code::AlreadyExists, "address.taken", text).help("eclosion tree")
+}
+
+impl Shared {
+    fn holder(&self, address: &Address) -> Option<Arc<str>> {
+        self.holders().get(address).cloned()
+    }
+
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Services for ServiceTable {
     fn declare(
         &self,
@@ -127,15 +159,17 @@ pub(crate) fn describe_hash(table: &Table) -> String {
 
 /// The addresses of one session; they are closed with it.
 struct Registration {
-    bus: Bus,
+    shared: Arc<Shared>,
     addresses: Vec<Address>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         for address in &self.addresses {
+            // First, so that who takes it next is not forgotten here.
+            self.shared.holders().remove(address);
             // It may have been closed by hand.
-            let _ = self.bus.close(address);
+            let _ = self.shared.kernel.bus().close(address);
         }
     }
 }

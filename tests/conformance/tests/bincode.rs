@@ -6,7 +6,7 @@ use eclosion::bus::InHand;
 use eclosion::schemas::codec::{self, positional};
 use eclosion::schemas::frame::{API, Decoder, Envelope, Frame, FrameType, Limits, StreamId, WireCodec};
 use eclosion::schemas::operation::{Durability, NoItem, Operation, Role, Spec, positional_schema};
-use eclosion::schemas::ops::kernel::{Empty, Status};
+use eclosion::schemas::ops::kernel::{Describe, DescribeRequest};
 use eclosion::{Handler, Kernel};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -143,9 +143,9 @@ async fn hostile_bytes_and_operations_without_a_layout_are_refused() {
         let answer = scene.wire.call(Repeat::NAME, WireCodec::Bincode, body, None).await;
         assert_eq!(refused(answer), "request.malformed");
     }
-    assert_eq!(positional_schema::<Status>(), None, "its reply skips what is empty");
-    let empty = positional::encode(&Empty {}).unwrap();
-    let answer = scene.wire.call(Status::NAME, WireCodec::Bincode, empty, None).await;
+    assert_eq!(positional_schema::<Describe>(), None, "its reply is JSON, which says itself what it is");
+    let request = positional::encode(&DescribeRequest { name: None }).unwrap();
+    let answer = scene.wire.call(Describe::NAME, WireCodec::Bincode, request, None).await;
     assert_eq!(refused(answer), "request.codec");
     scene.kernel.shutdown().await;
 }

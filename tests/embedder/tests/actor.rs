@@ -6,11 +6,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use eclosion::Kernel;
+use eclosion::bus::InHand;
 use eclosion::kernel::journal::Record;
 use eclosion::schemas::events::Event;
 use eclosion::schemas::operation::{NoItem, Operation, Spec};
 use eclosion::schemas::{Code, Durability, Role, Seq};
+use eclosion::{Handler, Kernel};
 use eclosion_test_embedder::operations::{Hello, HelloReply, HelloRequest};
 use eclosion_test_embedder::{GREETINGS, Greeted, Greeter};
 use serde_json::Value;
@@ -69,7 +70,7 @@ async fn it_is_in_the_tree_and_on_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_in_python_that_knows_frames_alone_calls_it() {
+async fn a_client_in_python_calls_it_and_sees_it_in_the_tree() {
     let directory = tempfile::tempdir().unwrap();
     let kernel = start(directory.path()).await;
     let python = std::env::var_os("ECLOSION_TEST_PYTHON")
@@ -79,7 +80,8 @@ async fn a_client_in_python_that_knows_frames_alone_calls_it() {
         command.arg("-c").arg(include_str!("client.py")).arg(directory.path().join("run/kernel.sock"));
         command.env("PYTHONPATH", root().join("python-workers/src"));
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        assert_eq!(json(&output), serde_json::json!({"text": "Hello, Guido!", "times": 1}));
+        let greeted = serde_json::json!({"text": "Hello, Guido!", "times": 1});
+        assert_eq!(json(&output), serde_json::json!({"greeted": greeted, "is_in_the_tree": true}));
     } else {
         eprintln!("SKIPPED the Python client: no {}; cargo t python makes it", python.display());
     }
@@ -158,6 +160,14 @@ async fn a_name_that_is_not_its_own_is_refused() {
     assert_eq!(refusal(Spec::of::<Nobodys>()).await.reason, "operation.name");
 }
 
+/// No crate of ours but the facade, and nothing of the facade that is not public.
+#[test]
+fn it_depends_on_the_library_alone() {
+    let manifest = include_str!("../Cargo.toml");
+    let ours: Vec<_> = manifest.lines().filter(|line| line.starts_with("eclosion")).collect();
+    assert_eq!(ours, ["eclosion.workspace = true"]);
+}
+
 #[tokio::test]
 async fn a_clash_is_refused_with_the_name_that_clashes() {
     let twice = Kernel::builder().operation(Spec::of::<Hello>()).operation(Spec::of::<Hello>());
@@ -168,4 +178,14 @@ async fn a_clash_is_refused_with_the_name_that_clashes() {
     let refusal = deciders.start().await.unwrap_err();
     assert_eq!(refusal.reason, "event.decider");
     assert!(refusal.message.contains("greet.greeted"), "{refusal}");
+    let addresses = Kernel::builder().service("/greet", || Silent).actor(Greeter::default());
+    let refusal = addresses.start().await.unwrap_err();
+    assert_eq!((refusal.code, refusal.reason.as_str()), (Code::AlreadyExists, "address.taken"));
+    assert!(refusal.message.contains("/greet"), "{refusal}");
+}
+
+struct Silent;
+
+impl Handler for Silent {
+    async fn handle(&mut self, _: InHand) {}
 }

@@ -1,21 +1,11 @@
-"""Calls ``greet.hello`` over the kernel's socket with nothing but frames, and prints the reply as JSON."""
+"""Calls the application's own operation with the plain client, looks for its actor in the tree, and prints both as JSON."""
 
 import json
-import socket
 import sys
 
-import msgspec
+import eclosion
 
-from eclosion import _frames as frames
-
-with socket.socket(socket.AF_UNIX) as stream:
-    stream.connect(sys.argv[1])
-    stream.sendall(frames.encode(frames.HELLO, 0, {"client": "frames/1", "api": 1}))
-    request = msgspec.msgpack.encode({"name": "Guido"})
-    stream.sendall(frames.encode(frames.CALL, 1, {"method": "greet.hello", "idem": "once"}, request))
-    decoder = frames.Decoder()
-    while data := stream.recv(65536):
-        for frame in decoder.push(data):
-            if frame.stream == 1:
-                print(json.dumps(msgspec.msgpack.decode(frame.body)))
-                sys.exit(0 if frame.kind == frames.DATA else 1)
+with eclosion.connect(sys.argv[1]) as kernel:
+    greeted = kernel.call("greet.hello", {"name": "Guido"})
+    actors = [actor.address for actor in kernel.kernel.tree().actors]
+    print(json.dumps({"greeted": greeted, "is_in_the_tree": "/greet" in actors}))

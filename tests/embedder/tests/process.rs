@@ -5,16 +5,17 @@
 #![expect(clippy::unwrap_used, reason = "a test, helpers and all")]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use eclosion::schemas::operation::Spec;
 use eclosion::{Kernel, blocking};
 use eclosion_test_embedder::Greeter;
 use eclosion_test_embedder::operations::{Hello, HelloRequest};
 
-/// What Linux says of the signals that this process catches, ignores and blocks.
+/// What Linux says of the signals that this process catches, ignores and blocks, and of the rights of files that it makes.
 fn signals() -> Vec<String> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let kept = |line: &&str| ["SigCgt", "SigIgn", "SigBlk"].iter().any(|key| line.starts_with(key));
+    let kept = |line: &&str| ["SigCgt", "SigIgn", "SigBlk", "Umask"].iter().any(|key| line.starts_with(key));
     status.lines().filter(kept).map(str::to_owned).collect()
 }
 
@@ -36,6 +37,19 @@ async fn two_share_nothing() {
     one.shutdown().await;
     assert_eq!(two.bus().ask::<Hello>(request()).await.unwrap().times, 2);
     two.shutdown().await;
+}
+
+/// An actor's panic is told by the hook that the program has set, to whom it belongs.
+async fn the_panic_hook_stays() {
+    static HEARD: AtomicU32 = AtomicU32::new(0);
+    std::panic::set_hook(Box::new(|_| _ = HEARD.fetch_add(1, Ordering::SeqCst)));
+    let directory = tempfile::tempdir().unwrap();
+    let kernel = start(directory.path()).await;
+    let panics = HelloRequest { panic_once: true, ..request() };
+    let answered = kernel.bus().ask::<Hello>(panics).await;
+    kernel.shutdown().await;
+    drop(std::panic::take_hook());
+    assert_eq!((answered.unwrap().times, HEARD.load(Ordering::SeqCst)), (1, 1));
 }
 
 fn blocking_waits() {
@@ -64,6 +78,7 @@ fn a_kernel_takes_nothing_of_its_process() {
     // Not even threads to run on: one that has a single thread, and that is this one, is enough.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(two_share_nothing());
+    runtime.block_on(the_panic_hook_stays());
     blocking_refuses_to_stop_a_runtime(&runtime);
     drop(runtime);
     blocking_waits();

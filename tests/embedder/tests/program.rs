@@ -16,8 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// It hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
@@ -27,11 +28,11 @@ struct Number {
 }
 
 macro_rules! operation {
-    ($name:ident, $wire:literal, $item:ty, $streams:literal) => {
+    ($name:ident, $wire:literal, $reply:ty, $item:ty, $streams:literal) => {
         struct $name;
         impl Operation for $name {
             type Request = Number;
-            type Reply = Number;
+            type Reply = $reply;
             type Item = $item;
             const NAME: &'static str = $wire;
             const ADDRESS: &'static str = "/abacus";
@@ -46,20 +47,34 @@ macro_rules! operation {
     };
 }
 
-operation!(Double, "abacus.double", NoItem, false);
-operation!(Hold, "abacus.hold", NoItem, false);
-operation!(Count, "abacus.count", Number, true);
+operation!(Double, "abacus.double", Number, NoItem, false);
+operation!(Hold, "abacus.hold", Number, NoItem, false);
+operation!(Count, "abacus.count", Number, Number, true);
+operation!(Spell, "abacus.spell", String, NoItem, false);
+operation!(Other, "abacus.other", Number, NoItem, false);
 
 fn one(number: u64) -> Number {
     Number { number }
 }
 
 /// What the served side saw.
-#[derive(Default)]
 struct Seen {
     holding: Notify,
-    left: Notify,
+    left: Semaphore,
     counted: AtomicU64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { holding: Notify::new(), left: Semaphore::new(0), counted: AtomicU64::new(0) }
+    }
+}
+
+impl Seen {
+    /// Returns once a handler's future more is gone.
+    async fn left(&self) {
+        watched(self.left.acquire()).await.unwrap().forget();
+    }
 }
 
 /// Says that a handler's future is gone.
@@ -67,7 +82,7 @@ struct Leaving(Arc<Seen>);
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.0.left.notify_one();
+        self.0.left.add_permits(1);
     }
 }
 
@@ -142,20 +157,20 @@ async fn is_served<C: eclosion::Client>(client: &C, seen: &Seen) {
     }
     assert_eq!(counted, (0..300).collect::<Vec<_>>());
     assert_eq!(items.reply().await, Ok(one(300)));
-    seen.left.notified().await;
+    seen.left().await;
 
     let before = seen.counted.load(Ordering::SeqCst);
     let mut endless = client.stream::<Count>(one(u64::MAX)).credit(4).await.unwrap();
     assert_eq!(endless.next().await, Some(Ok(one(0))));
     drop(endless);
-    seen.left.notified().await;
+    seen.left().await;
     // No more than credit has let through at each of the two joints.
     let produced = seen.counted.load(Ordering::SeqCst) - before;
     assert!(produced <= 256, "{produced}");
 
     let held = client.call::<Hold>(one(1)).deadline(Duration::from_millis(20)).await.unwrap_err();
     assert_eq!(held.code, Code::Deadline);
-    seen.left.notified().await;
+    seen.left().await;
     assert_eq!(client.call::<Double>(one(1)).await, Ok(one(2)));
 }
 
@@ -177,16 +192,20 @@ async fn a_name_has_one_server_and_is_free_again_when_that_leaves() {
     let elsewhere = Service::new("/other").operation::<Double, _, _>(|request, _| async move { Ok(request) });
     let third = elsewhere.serve(&scene.socket).await.unwrap_err();
     assert_eq!(third.reason, "operation.name", "an operation is one address's, whoever asks for it");
+    assert!(third.message.contains("(pid ") && third.message.contains("/abacus"), "{third}");
+    let taken = Service::new("/abacus").operation::<Other, _, _>(|request, _| async move { Ok(request) });
+    let taken = taken.serve(&scene.socket).await.unwrap_err();
+    assert_eq!((taken.code, taken.reason.as_str()), (Code::AlreadyExists, "address.taken"));
+    let holder =
+        format!("/abacus is served already, by eclosion-rust/{} (pid {})", VERSION, std::process::id());
+    assert_eq!(taken.message, holder);
     let reserved = Service::new("/pool").operation::<Double, _, _>(|request, _| async move { Ok(request) });
     assert_eq!(reserved.serve(&scene.socket).await.unwrap_err().reason, "address.reserved");
     // What was refused has taken nothing from who was there.
     let client = scene.kernel.client();
     assert_eq!(client.call::<Double>(one(3)).await, Ok(one(6)));
 
-    let holding = tokio::spawn(async move { client.call::<Hold>(one(1)).await });
-    watched(seen.holding.notified()).await;
     drop(first);
-    assert_eq!(watched(holding).await.unwrap().unwrap_err().reason, "service.gone");
     let again = async {
         loop {
             match scene.serve(&seen).await {
@@ -198,6 +217,58 @@ async fn a_name_has_one_server_and_is_free_again_when_that_leaves() {
     };
     let _again = watched(again).await;
     assert_eq!(scene.kernel.client().call::<Double>(one(4)).await, Ok(one(8)));
+    scene.kernel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_death_reaches_callers_and_streams_behind_what_had_come() {
+    let (scene, seen) = (Scene::new().await, Arc::<Seen>::default());
+    let serving = scene.serve(&seen).await.unwrap();
+    let (local, attached) = (scene.kernel.client(), Client::connect(&scene.socket).await.unwrap());
+    let holding = tokio::spawn(async move { local.call::<Hold>(one(1)).await });
+    watched(seen.holding.notified()).await;
+    let mut items = attached.stream::<Count>(one(u64::MAX)).credit(2).await.unwrap();
+    assert_eq!(watched(items.next()).await, Some(Ok(one(0))));
+
+    drop(serving);
+    let told = watched(holding).await.unwrap().unwrap_err();
+    assert_eq!((told.code, told.reason.as_str()), (Code::Unavailable, "service.gone"));
+    let mut next = 1;
+    while let Some(item) = watched(items.next()).await {
+        assert_eq!(item, Ok(one(next)), "what had come, in its order");
+        next += 1;
+    }
+    let told = watched(items.reply()).await.unwrap_err();
+    assert_eq!((told.code, told.reason.as_str()), (Code::Unavailable, "service.gone"));
+    assert!(told.message.contains("eclosion-rust/"), "{told}");
+    // And the other way: nobody computes on for callers that are told already.
+    seen.left().await;
+    seen.left().await;
+    scene.kernel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_kernel_is_told_and_ends_what_was_in_hand() {
+    let (scene, seen) = (Scene::new().await, Arc::<Seen>::default());
+    let serving = scene.serve(&seen).await.unwrap();
+    let client = scene.kernel.client();
+    let _holding = tokio::spawn(async move { client.call::<Hold>(one(1)).await });
+    watched(seen.holding.notified()).await;
+    scene.kernel.shutdown().await;
+    assert_eq!(watched(serving.closed()).await.code, Code::Unavailable);
+    seen.left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_long_for_a_frame_is_one_calls_error() {
+    let scene = Scene::new().await;
+    let service = Service::new("/abacus")
+        .operation::<Spell, _, _>(|request, _| async move { Ok("x".repeat(request.number as usize)) });
+    let _serving = service.serve(&scene.socket).await.unwrap();
+    let client = Client::connect(&scene.socket).await.unwrap();
+    let refused = watched(async { client.call::<Spell>(one(1 << 24)).await }).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::Exhausted, "frame.size"));
+    assert_eq!(watched(async { client.call::<Spell>(one(2)).await }).await.unwrap(), "xx");
     scene.kernel.shutdown().await;
 }
 

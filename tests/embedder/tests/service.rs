@@ -61,16 +61,20 @@ impl Scene {
         Self { directory, kernel, client }
     }
 
-    /// The process, once its address is served.
-    async fn serve(&self, python: &Path) -> Service {
-        let service = Command::new(python)
+    fn command(&self, python: &Path) -> Command {
+        let mut command = Command::new(python);
+        command
             .args(["-m", "eclosion.service", "counter:Counter", "--socket"])
             .arg(self.directory.path().join("run/kernel.sock"))
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"))
             .env("PYTHONPATH", root().join("python-workers/src"))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .spawn();
-        let service = Service(service.unwrap());
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
+    /// The process, once its address is served.
+    async fn serve(&self, python: &Path) -> Service {
+        let service = Service(self.command(python).spawn().unwrap());
         self.until("it is served", || self.is_served()).await;
         service
     }
@@ -198,6 +202,41 @@ async fn its_death_reaches_every_caller_and_who_comes_back_takes_the_address_aga
     assert_eq!(nobody.code, Code::NoResponders);
     // Its state was the object's, and went with it.
     let _again = scene.serve(&python).await;
+    assert_eq!(scene.call("counter.add", json!({"amount": 1})).await, Ok(json!(1)));
+    scene.kernel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_death_ends_its_streams_behind_what_had_come() {
+    let Some(python) = python() else { return };
+    let scene = Scene::start().await;
+    let mut service = scene.serve(&python).await;
+    let mut numbers = scene.open("counter.upto", json!({"count": 1_000_000_000}), WATCHDOG).await;
+    assert_eq!(codec::decode::<u64>(&numbers.next().await.unwrap()), Ok(0));
+    service.kill();
+    let mut next = 1;
+    while let Some(item) = numbers.next().await {
+        assert_eq!(codec::decode::<u64>(&item), Ok(next));
+        next += 1;
+    }
+    let refusal = numbers.reply().await.unwrap_err();
+    assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, "service.gone"));
+    scene.kernel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_one_is_refused_with_the_name_of_the_first() {
+    let Some(python) = python() else { return };
+    let scene = Scene::start().await;
+    let first = scene.serve(&python).await;
+    let mut second = scene.command(&python);
+    let second = tokio::task::spawn_blocking(move || second.output().unwrap()).await.unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    let holder = format!("(pid {})", first.0.id());
+    assert!(
+        !second.status.success() && said.contains("is served already, by") && said.contains(&holder),
+        "{said}"
+    );
     assert_eq!(scene.call("counter.add", json!({"amount": 1})).await, Ok(json!(1)));
     scene.kernel.shutdown().await;
 }

@@ -76,13 +76,22 @@ fn fuzz(arguments: &[String]) -> Step {
     })
 }
 
-/// Each feature of the facade alone, as an embedder may ask for it.
+/// Each feature of the facade alone, as an embedder may ask for it; with none of them the example runs.
 fn features(workspace: &Workspace) -> bool {
     let alone = ["", "sqlite", "ipc", "client", "config", "workers"];
     alone.iter().all(|feature| {
         let check = ["check", "--quiet", "--locked", "--package", "eclosion", "--no-default-features"];
         workspace.cargo(&[&check[..], &["--features", feature]].concat())
-    })
+    }) && workspace.cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "eclosion",
+        "--no-default-features",
+        "--example",
+        "embed",
+    ])
 }
 
 fn lints() -> Vec<Step> {

@@ -286,7 +286,7 @@ def encode_arguments(arguments: dict[str, Any]) -> bytes:
 
 
 def as_completed(refs: Iterable[Ref[R]], timeout_s: float | None = None) -> Iterator[Ref[R]]:
-    """Gives each Ref when it is done, in that order."""
+    """Gives each Ref when it is done, in that order. Ctrl-C in the wait cancels those that are not."""
     import queue
 
     waited = list(refs)
@@ -296,7 +296,12 @@ def as_completed(refs: Iterable[Ref[R]], timeout_s: float | None = None) -> Iter
     end = until(timeout_s)
     for _ in waited:
         try:
-            yield done.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+            ref = done.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+        except KeyboardInterrupt:
+            for left in waited:
+                left.cancel()
+            raise
         except queue.Empty:
             text = "not all functions have returned in time; they go on"
             raise DeadlineExceeded(error("deadline", "deadline", text)) from None
+        yield ref

@@ -3,7 +3,8 @@
     with eclosion.Executor() as pool:
         print(list(pool.map(square, range(100))))
 
-Functions are called on warm workers; a worker that dies takes its own call along and no other.
+Functions are called on warm workers; a worker that dies takes its own call along and no other. A block that Ctrl-C ends
+cancels what is left of it instead of waiting.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ._client import Client, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from ._calls import Ref
 
@@ -56,6 +58,11 @@ class Executor(concurrent.futures.Executor):
                 ref.exception()
         if self._owns and wait:
             self._client.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, why: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown(cancel_futures=kind is not None and issubclass(kind, KeyboardInterrupt))
 
     def _settle(self, ref: Ref[R], future: concurrent.futures.Future[R]) -> None:
         self._refs.discard(ref)
