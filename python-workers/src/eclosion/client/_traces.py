@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from .. import _current
+from .._current import active
 
 
 def traceparent() -> str | None:
@@ -20,7 +20,7 @@ def traceparent() -> str | None:
         span = telemetry.get_current_span().get_span_context()
         if span.is_valid:
             return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"
-    attempt = _current.active()
+    attempt = active()
     if attempt is not None and attempt.trace is not None:
         return attempt.trace
     return _ENVIRONMENT
