@@ -244,7 +244,7 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     let granted = Frame::new(FrameType::Credit, KERNEL).with_envelope(granted);
     let made = Part { stage: Some(5), bytes: 4096, codec: "npy".into(), ..Part::default() };
     let output = Payload { body: PART_ZERO.to_vec().into(), parts: vec![made] };
-    let mut timed = Frame::call(KERNEL, task::EXECUTE, &task::Execute { timings: true, ..execute.clone() })?;
+    let timed = Frame::call(KERNEL, task::EXECUTE, &task::Execute { timings: true, ..execute.clone() })?;
     let ran = [1_790_000_000_000_000_000, 1_790_000_000_002_500_000];
     let ran = Envelope { stdout: Some([0, 0]), stderr: Some([0, 0]), ran: Some(ran), ..Envelope::default() };
     let ran = Frame::data(KERNEL, &Payload::of(&1))?.with_envelope(ran).end();
