@@ -1,7 +1,7 @@
 //! Locks and rates on the real binary: who holds a lock alone is alone, a rate is kept to the millisecond of the journal,
 //! who waits is told for whom, and what can never be had is refused before anything starts.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

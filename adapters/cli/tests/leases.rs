@@ -1,7 +1,7 @@
 //! Leases of clients on the real binary: one at a time, also over a kernel's death; a client that is killed leaves
 //! nothing; an operator takes one away, and that is recorded.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -7,7 +7,7 @@
 //! | `processes` | the same | the tree is killed (`limit.processes`), `retries` count |
 //! | `open_files`, `file_size` | RLIMIT_NOFILE, RLIMIT_FSIZE | `OSError` in the task (`limit.…`), `retries` count |
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -3,7 +3,7 @@
 //!
 //! No clock: tasks wait for files that are made here, and what is to happen is asked for until it is there.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

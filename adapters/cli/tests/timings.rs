@@ -1,6 +1,6 @@
 //! `timings: true` at the real binary with real Python: from the command line, and as a line of JSON.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
