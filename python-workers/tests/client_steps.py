@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import time
+from typing import TYPE_CHECKING
 
 import eclosion
 from eclosion import current, task
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 def square(x: int) -> int:
@@ -56,6 +61,41 @@ def wait(gate: str) -> str:
 
 
 wait_task = task(wait)
+
+
+def tokens(count: int) -> Generator[str, None, int]:
+    for n in range(count):
+        yield f"token {n}"
+    return count
+
+
+def breaks_off(count: int) -> Generator[int, None, None]:
+    yield from range(count)
+    raise KeyError("no more")
+
+
+def endless(gate: str) -> Generator[int, None, None]:
+    """Says how it ended, if it does."""
+    try:
+        yield from itertools.count()
+    finally:
+        _left(gate, "closed")
+
+
+def stuck(gate: str) -> Generator[int, None, None]:
+    """Yields once, and never again."""
+    try:
+        yield 0
+        while True:
+            time.sleep(0.005)
+    finally:
+        _left(gate, "closed")
+
+
+def _left(gate: str, how: str) -> None:
+    part = pathlib.Path(gate) / "left.part"
+    part.write_text(how)
+    part.rename(part.with_suffix(""))
 
 
 def held(folder: str) -> int:

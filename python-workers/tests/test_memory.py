@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from house import DEADLINE_S, House, house
+from kernel import until
 
 np = pytest.importorskip("numpy")
 
@@ -157,8 +158,7 @@ def test_names_are_this_users_alone_and_go_with_the_client(home: House, made: An
         assert names() == [os.path.basename(path)]
     with home.connect() as other, contextlib.closing(other.link):
         status = other.kernel.status
-        while status().traffic.connections > 1 or names():
-            pass
+        until(lambda: status().traffic.connections == 1 and not names())
     assert (array == 3).all(), "who has it mapped reads on"
 
 
@@ -180,6 +180,5 @@ def test_names_of_a_killed_kernel_are_removed_by_the_next(tmp_path: pathlib.Path
         assert os.path.exists(path), "nobody was left who could"
         other.up()
         # Once it has taken over what survived.
-        while os.path.exists(path):
-            pass
+        until(lambda: not os.path.exists(path))
         assert (array == 5).all()

@@ -299,6 +299,22 @@ def encode_with_parts(value: object) -> Encoded:
         raise
 
 
+def encode_named(values: Mapping[str, object]) -> Encoded:
+    """The arguments of a call: one map whatever its size, as names are found in it, with parts for arrays and files.
+
+    Raises :class:`Refused` (``call.arguments``) naming what cannot travel.
+    """
+    parts: list[Content] = []
+    try:
+        return Encoded(_packed(values, parts, first=0), parts)
+    except _UNSENT as why:
+        _closed(parts)
+        advice = (
+            "pass plain data, dataclasses, numpy arrays, bytes or a pathlib.Path, or make the value in the function"
+        )
+        raise Refused(error("invalid", "call.arguments", f"an argument cannot be sent: {why}", help=advice)) from why
+
+
 def decode(payload: Payload, open_part: Callable[[Part], object]) -> Any:
     """Decodes a value; ``open_part`` gives what stands for a part whose codec is not ``msgpack``."""
     if not payload.parts:
@@ -397,7 +413,11 @@ def open_shared(memory: mmap.mmap, segment: Segment) -> memoryview:
     return memoryview(memory)[segment.offset : end]
 
 
-def _body(value: object, parts: list[Content], *, first: int) -> bytes:
+# What encoding raises for what cannot travel.
+_UNSENT = (TypeError, ValueError, OverflowError, RecursionError, OSError, msgspec.MsgspecError)
+
+
+def _packed(value: object, parts: list[Content], *, first: int) -> bytes:
     def hook(item: object) -> object:
         content = _content(item)
         if content is not None:
@@ -405,9 +425,13 @@ def _body(value: object, parts: list[Content], *, first: int) -> bytes:
             return msgspec.msgpack.Ext(PART_EXTENSION, (first + len(parts) - 1).to_bytes(4, "big"))
         return plain(item)
 
+    return msgspec.msgpack.encode(value, enc_hook=hook)
+
+
+def _body(value: object, parts: list[Content], *, first: int) -> bytes:
     try:
-        return msgspec.msgpack.encode(value, enc_hook=hook)
-    except (TypeError, ValueError, OverflowError, RecursionError, OSError, msgspec.MsgspecError) as why:
+        return _packed(value, parts, first=first)
+    except _UNSENT as why:
         raise Refused(
             error(
                 "invalid",

@@ -5,6 +5,9 @@
 A function that was submitted is sent when there is room: the kernel has a limit for calls under way, and what is over
 it waits here in order. Invariants: (1) every Ref becomes done (P3); (2) at most :data:`UNDER_WAY_MAX` are sent; (3)
 none is sent twice, unless the kernel refused it for want of room, when nothing was begun.
+
+The Ref of a generator is iterated over, in a thread or in a coroutine: what it yields comes as it is taken, and who
+leaves the loop early stops it. Waited for as a whole, it results in what it returned; what it yields is passed over.
 """
 
 from __future__ import annotations
@@ -16,20 +19,23 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
+from .. import _frames as frames
 from .. import _values
 from .._errors import DeadlineExceeded, ErrorData, Refused, Rejected, TaskDied, error, raised
-from .._schemas import CallRequest, EnvironmentSpec, Payload, TaskReport
+from .._schemas import CallRequest, EnvironmentSpec, Payload, ReportItem, TaskReport
 from ._connection import CREDIT, Exchange, fresh_key, until
 from ._results import value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 
     from ._client import Client
     from ._functions import Target
 
 # Of the 256 that the kernel allows for all its clients.
 UNDER_WAY_MAX = 128
+# What one message holds, but for what surrounds them in it.
+ARGUMENTS_BYTES_MAX = frames.MESSAGE_BYTES_MAX - 64 * 1024
 # Within this the pool manager has written how a worker died.
 CERTIFICATE_S = 2.0
 
@@ -43,9 +49,12 @@ _decode_report: Callable[[bytes], TaskReport] = msgspec.msgpack.Decoder(TaskRepo
 class Ref(Generic[R]):
     """What a submitted function will have returned."""
 
-    def __init__(self, calls: Calls, request: bytes) -> None:
+    def __init__(self, calls: Calls, request: bytes, *, yields: bool = False) -> None:
         self._calls = calls
         self._request = request
+        self._yields = yields
+        self._passes_over = False
+        self._begun: list[Callable[[], None]] = []
         self._changed = threading.Condition(threading.Lock())
         self._exchange: Exchange | None = None
         self._outcome: bytes | ErrorData | None = None
@@ -95,6 +104,39 @@ class Ref(Generic[R]):
                 return
             yield _decode_report(item)
 
+    def __iter__(self) -> Iterator[Any]:
+        """What a generator yields. Leaving the loop early cancels it."""
+        self._check_yields()
+        try:
+            exchange = None
+            # Refused for want of room, it is sent again, on another one.
+            while (exchange := self._next_exchange(exchange)) is not None:
+                while (item := exchange.next()) is not None:
+                    payload = _payload_of(item)
+                    if payload is not None:
+                        yield value_of(self._calls.client, payload, exchange.connection)
+            self._check_outcome()
+        finally:
+            self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """As :meth:`__iter__`, in a coroutine."""
+        import asyncio
+
+        from .aio import items
+
+        self._check_yields()
+        try:
+            async for exchange, item in items(cast("Ref[Any]", self)):
+                payload = _payload_of(item)
+                if payload is not None:
+                    # A large one is mapped or fetched first, which asks the kernel.
+                    arguments = (self._calls.client, payload, exchange.connection)
+                    yield await asyncio.to_thread(value_of, *arguments) if payload.parts else value_of(*arguments)
+            self._check_outcome()
+        finally:
+            self.cancel()
+
     def watch(self, watcher: Callable[[], None]) -> None:
         """Calls ``watcher`` in some thread once it is done; at once if it is."""
         with self._changed:
@@ -106,6 +148,7 @@ class Ref(Generic[R]):
     def __await__(self) -> Generator[Any, Any, R]:
         from .aio import done
 
+        self.pass_over()
         yield from done(cast("Ref[Any]", self)).__await__()
         return self._unpacked()
 
@@ -116,8 +159,39 @@ class Ref(Generic[R]):
             state = "done" if isinstance(self._outcome, bytes) else self._outcome.get("reason", "failed")
         return f"<Ref {state}>"
 
+    def _check_yields(self) -> None:
+        if not self._yields:
+            raise TypeError("only what a generator function was submitted as is iterated over; this has one result")
+
+    def _next_exchange(self, last: Exchange | None) -> Exchange | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._exchange is not last or self._outcome is not None)
+            return self._exchange if self._exchange is not last else None
+
+    def _check_outcome(self) -> None:
+        if not isinstance(self._outcome, bytes):
+            raise self._error(cast("ErrorData", self._outcome))
+
+    def pass_over(self) -> None:
+        """From now on what is yielded is of no interest: taken, so that the generator gets to its end."""
+        if not self._yields or self._passes_over:
+            return
+        self._passes_over = True
+
+        def begun() -> None:
+            exchange = cast("Exchange", self._exchange)
+
+            def take_all() -> None:
+                while exchange.take() is not None:
+                    pass
+
+            exchange.watch(take_all)
+
+        self.when_begun(begun)
+
     def _wait(self, end: float | None) -> None:
         try:
+            self.pass_over()
             with self._changed:
                 while self._outcome is None:
                     left = None if end is None else end - time.monotonic()
@@ -152,11 +226,31 @@ class Ref(Generic[R]):
     def request(self) -> bytes:
         return self._request
 
+    @property
+    def method(self) -> str:
+        return "pool.stream" if self._yields else "pool.call"
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """Once it is sent."""
+        return self._exchange
+
+    def when_begun(self, begun: Callable[[], None]) -> None:
+        """Calls ``begun`` whenever it is sent, and now if it was."""
+        with self._changed:
+            self._begun.append(begun)
+            due = self._exchange is not None
+        if due:
+            begun()
+
     def sent(self, exchange: Exchange) -> None:
         with self._changed:
             self._exchange = exchange
             left = self._outcome is not None
             self._changed.notify_all()
+            begun = tuple(self._begun)
+        for each in begun:
+            each()
         if left:
             exchange.cancel()
 
@@ -175,6 +269,12 @@ class Ref(Generic[R]):
 _UNSET: Any = object()
 
 
+def _payload_of(item: bytes) -> Payload | None:
+    """What was yielded; None for progress and metrics."""
+    report = _decode_report(item)
+    return report.payload if isinstance(report, ReportItem) else None
+
+
 class Calls:
     """The functions that one client has submitted."""
 
@@ -185,9 +285,11 @@ class Calls:
         self._under_way = 0
         self._resting = False
 
-    def submit(self, target: Target, arguments: dict[str, Any], environment: EnvironmentSpec) -> Ref[Any]:
+    def submit(
+        self, target: Target, arguments: dict[str, Any], environment: EnvironmentSpec, *, yields: bool = False
+    ) -> Ref[Any]:
         """Sends a call, or lets it wait for room."""
-        ref: Ref[Any] = Ref(self, self.request(target, arguments, environment))
+        ref: Ref[Any] = Ref(self, self.request(target, arguments, environment), yields=yields)
         self.client.link.connection(self.client.reconnect_s)
         with self._lock:
             self._waiting.append(ref)
@@ -201,7 +303,7 @@ class Calls:
             code=target.code,
             code_hash=target.code_hash,
             environment=environment,
-            arguments=Payload(body=encode_arguments(arguments)),
+            arguments=encode_arguments(arguments),
         )
         return _encode(request)
 
@@ -239,7 +341,7 @@ class Calls:
                 self._over()
                 ref.conclude(getattr(why, "error", None) or error("unavailable", "kernel.unreachable", str(why)))
                 continue
-            exchange = connection.open("pool.call", ref.request, credit=CREDIT, idem=fresh_key())
+            exchange = connection.open(ref.method, ref.request, credit=CREDIT, idem=fresh_key())
             ref.sent(exchange)
             exchange.watch(lambda ref=ref, exchange=exchange: self._answered(ref, exchange))
 
@@ -275,14 +377,24 @@ class Calls:
         self._send()
 
 
-def encode_arguments(arguments: dict[str, Any]) -> bytes:
-    """Keyword arguments as one map. Raises :class:`Refused` for what is no plain data."""
+def encode_arguments(arguments: dict[str, Any]) -> Payload:
+    """Keyword arguments as one map; arrays, tables and files are parts that ride along, and lie in shared memory at the
+    worker. Raises :class:`Refused` for what cannot travel, or not in one message."""
     try:
-        return _encode(arguments, enc_hook=_values.plain)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as why:
-        text = f"an argument cannot be sent: {why}"
-        help_text = "pass plain data or dataclasses; give large values a path, or make them in the function"
-        raise Refused(error("invalid", "call.arguments", text, help=help_text)) from why
+        # What has no parts needs none of what follows.
+        encoded = _values.Encoded(_encode(arguments, enc_hook=_values.plain), [])
+    except Exception:
+        encoded = _values.encode_named(arguments)
+    size = len(encoded.body) + sum(part.size_bytes for part in encoded.parts)
+    if size > ARGUMENTS_BYTES_MAX:
+        encoded.close()
+        text = f"arguments of {size} bytes are over the limit of {ARGUMENTS_BYTES_MAX}"
+        raise Refused(
+            error("exhausted", "frame.size", text, help="pass the path of a file as a text, and open it there")
+        )
+    if not encoded.parts:
+        return Payload(body=encoded.body)
+    return msgspec.convert(encoded.carried(), Payload)
 
 
 def as_completed(refs: Iterable[Ref[R]], timeout_s: float | None = None) -> Iterator[Ref[R]]:
@@ -292,6 +404,7 @@ def as_completed(refs: Iterable[Ref[R]], timeout_s: float | None = None) -> Iter
     waited = list(refs)
     done: queue.SimpleQueue[Ref[R]] = queue.SimpleQueue()
     for ref in waited:
+        ref.pass_over()
         ref.watch(lambda ref=ref: done.put(ref))
     end = until(timeout_s)
     for _ in waited:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import msgspec
 
@@ -30,12 +30,15 @@ from ._yielded import Values
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
 R = TypeVar("R")
 
 # How long a kernel that is gone is waited for, by calls that may be sent again and by subscriptions.
 RECONNECT_S = 30.0
+
+# Of a code object, as `inspect` has them: CO_GENERATOR and CO_ASYNC_GENERATOR. Importing it costs more than the rest.
+_GENERATOR = 0x20 | 0x200
 
 _encode = msgspec.msgpack.encode
 _decoders: dict[Any, Callable[[bytes], Any]] = {}
@@ -95,10 +98,17 @@ class Client(Operations):
         """The folded states of all subjects that match."""
         return View(self.subscribe(filter))
 
-    def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Ref[R]:
-        """Calls a function on a worker. It is imported there, so it belongs into a module or a script."""
+    @overload
+    def submit(self, function: Callable[..., Generator[Any, Any, R]], /, *args: Any, **kwargs: Any) -> Ref[R]: ...
+    @overload
+    def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Ref[R]: ...
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Ref[Any]:
+        """Calls a function on a worker. It is imported there, so it belongs into a module or a script.
+
+        What a generator function yields is iterated over: ``for value in client.submit(tokens, prompt)``.
+        """
         target, arguments = self._target(function, args, kwargs)
-        return self._calls.submit(target, arguments, self.environment)
+        return self._calls.submit(target, arguments, self.environment, yields=_yields(function))
 
     def map(self, function: Callable[..., R], items: Iterable[Any], /, **fixed: Any) -> list[Ref[R]]:
         """One call for each item, given to the first parameter."""
@@ -155,9 +165,18 @@ class Client(Operations):
         return pickled(function, args, kwargs)
 
 
+def _yields(function: Callable[..., Any]) -> bool:
+    code = getattr(_plain(function), "__code__", None)
+    return code is not None and bool(code.co_flags & _GENERATOR)
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return cast("Task[..., Any]", function).function if isinstance(function, Task) else function
+
+
 def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments by name. Raises TypeError as the call itself would."""
-    plain = cast("Task[..., Any]", function).function if isinstance(function, Task) else function
+    plain = _plain(function)
     code = getattr(plain, "__code__", None)
     names = code.co_varnames[code.co_posonlyargcount : code.co_argcount] if code is not None else ()
     simple = code is not None and not code.co_posonlyargcount and not hasattr(plain, "__self__")

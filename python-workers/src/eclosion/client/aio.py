@@ -12,7 +12,7 @@ wakes the loop, and is made again in another. A task that is cancelled cancels i
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
 
@@ -26,7 +26,7 @@ from ._subscriptions import Cursor, decode_delivery, goes_on
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable
 
     from .._schemas import Delivery, EnvironmentSpec
     from ._calls import Ref
@@ -202,8 +202,12 @@ class AsyncClient(AsyncOperations):
         """Deliveries of all subjects that match: ``run/*/state``, ``run/7k2m4q9d/**``."""
         return AsyncSubscription(self, filter, on_full)
 
-    def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Ref[R]:
-        """Calls a function on a worker; await what it gives."""
+    @overload
+    def submit(self, function: Callable[..., Generator[Any, Any, R]], /, *args: Any, **kwargs: Any) -> Ref[R]: ...
+    @overload
+    def submit(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> Ref[R]: ...
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Ref[Any]:
+        """Calls a function on a worker; await what it gives, or iterate over it: ``async for token in …``."""
         return self._client.submit(function, *args, **kwargs)
 
     def map(self, function: Callable[..., R], items: Iterable[Any], /, **fixed: Any) -> list[Ref[R]]:
@@ -257,6 +261,23 @@ async def done(ref: Ref[Any]) -> None:
     except asyncio.CancelledError:
         ref.cancel()
         raise
+
+
+async def items(ref: Ref[Any]) -> AsyncIterator[tuple[Exchange, bytes]]:
+    """What comes of a call while it is under way, until it is done. Cancelled, it cancels the call."""
+    waiter = _Waiter()
+    ref.when_begun(waiter.wake)
+    ref.watch(waiter.wake)
+    last = None
+    while True:
+        while ref.exchange is last and not ref.done():
+            await waiter.wait()
+        if ref.exchange is None or ref.exchange is last:
+            return
+        last = ref.exchange
+        exchange = _AsyncExchange(last)
+        while (item := await exchange.next()) is not None:
+            yield last, item
 
 
 async def connect(

@@ -39,6 +39,8 @@ class Executor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         ref = self._client.submit(fn, *args, **kwargs)
         future: concurrent.futures.Future[R] = concurrent.futures.Future()
+        # A future has one value: of a generator, what it returns.
+        ref.pass_over()
         self._refs.add(ref)
         ref.watch(lambda: self._settle(ref, future))
 

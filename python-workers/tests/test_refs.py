@@ -1,0 +1,111 @@
+"""A Ref of a generator: iterated over, in a thread and in a coroutine, left early, waited for as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import client_steps as steps
+from eclosion.client import aio, as_completed
+from house import DEADLINE_S, House, house
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Iterator
+
+    from eclosion.client import Client
+
+# More than the worker may be ahead.
+MANY = 500
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("house")) as built:
+        yield built
+
+
+@pytest.fixture
+def client(home: House) -> Iterator[Client]:
+    with home.connect() as connected:
+        yield connected
+
+
+def test_a_ref_of_a_generator_gives_each_value_and_then_what_was_returned(client: Client) -> None:
+    ref = client.submit(steps.tokens, MANY)
+    assert list(ref) == [f"token {n}" for n in range(MANY)]
+    assert ref.result(DEADLINE_S) == MANY
+
+
+def test_waited_for_as_a_whole_it_passes_over_what_it_yields(client: Client) -> None:
+    assert client.submit(steps.tokens, MANY).result(DEADLINE_S) == MANY
+    refs = [client.submit(steps.tokens, MANY + n) for n in range(3)]
+    assert sorted(ref.result() for ref in as_completed(refs, DEADLINE_S)) == [MANY, MANY + 1, MANY + 2]
+
+
+def test_who_leaves_the_loop_stops_the_generator(client: Client, tmp_path: pathlib.Path) -> None:
+    gate = steps.gate(tmp_path)
+    for token in client.submit(steps.endless, str(gate)):
+        assert token == 0
+        break
+    assert gate.left() == "closed"
+
+
+def test_what_a_generator_raises_is_raised_after_what_it_has_yielded(client: Client) -> None:
+    values = iter(client.submit(steps.breaks_off, 3))
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError):
+        next(values)
+
+
+def test_what_has_one_result_is_not_iterated_over(client: Client) -> None:
+    ref = client.submit(steps.square, 3)
+    with pytest.raises(TypeError, match="one result"):
+        next(iter(ref))
+    assert ref.result(DEADLINE_S) == 9
+
+
+def test_coroutines_iterate_without_blocking_the_loop(home: House, tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        async with await aio.connect(home.socket) as client:
+            seen = [token async for token in client.submit(steps.tokens, MANY)]
+            assert seen == [f"token {n}" for n in range(MANY)]
+            assert await client.submit(steps.tokens, MANY) == MANY
+            with pytest.raises(KeyError):
+                async for _ in client.submit(steps.breaks_off, 3):
+                    pass
+            # Two at once, each as the other waits: the loop is never held.
+            first, second = (aiter(client.submit(steps.tokens, 50)) for _ in range(2))
+            for n in range(50):
+                assert [await anext(first), await anext(second)] == [f"token {n}"] * 2
+            gate = steps.gate(tmp_path)
+            values: Any = aiter(client.submit(steps.endless, str(gate)))
+            assert await anext(values) == 0
+            await values.aclose()
+            assert await asyncio.to_thread(gate.left) == "closed"
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
+def test_a_coroutine_that_is_cancelled_while_it_iterates_stops_the_generator(
+    home: House, tmp_path: pathlib.Path
+) -> None:
+    async def main() -> None:
+        async with await aio.connect(home.socket) as client:
+            gate = steps.gate(tmp_path)
+            begun = asyncio.Event()
+
+            async def follow() -> None:
+                async for _ in client.submit(steps.stuck, str(gate)):
+                    begun.set()
+
+            following = asyncio.ensure_future(follow())
+            await begun.wait()
+            following.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await following
+            assert await asyncio.to_thread(gate.left) == "closed"
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
