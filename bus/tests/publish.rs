@@ -287,3 +287,24 @@ fn a_cursor_that_cannot_be_gone_on_from_is_reset_to_a_snapshot() {
     assert_eq!(resume(&bus, "y", (epoch, 2)), "a2");
     assert_eq!(resume(&bus, "x", (epoch, 1)), format!("a{} ! s1 |", 1 + kept));
 }
+
+#[test]
+fn a_large_value_is_gone_with_its_last_receiver_and_who_missed_it_begins_anew() {
+    let bus = bus();
+    let epoch = publication(1).epoch.0;
+    let frame = Arc::new(vec![0_u8; 8]);
+    let mut viewer = subscribe(&bus, "frames/*", OnFull::Gap, 8);
+    publish(&bus, 1..=1);
+    let large = Publication::new(Epoch(1), Seq(2), Arc::clone(&frame)).weighing(8 << 20);
+    bus.publish(&subject("frames/a"), large);
+    publish(&bus, 3..=3);
+    assert!(matches!(ready(viewer.next()), Some(Delivery::SnapshotEnd)));
+    let Some(Delivery::Change(received)) = ready(viewer.next()) else { panic!("the frame is next") };
+    assert_eq!(Arc::strong_count(&frame), 2, "held by who received it");
+    drop(received);
+    assert_eq!(Arc::strong_count(&frame), 1, "and by nobody else");
+    // Who looks at something else goes on as ever; who would have to hear it again cannot.
+    assert_eq!(resume(&bus, "x", (epoch, 1)), "a1 c1 c3");
+    assert_eq!(resume(&bus, "frames/*", (epoch, 1)), "a3 ! |");
+    assert_eq!(resume(&bus, "frames/*", (epoch, 3)), "a3");
+}

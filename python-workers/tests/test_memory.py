@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import zlib
@@ -133,6 +134,23 @@ def test_what_is_kept_stays_as_it_is_and_more_than_a_client_may_hold_rides_along
         assert 0 < sum(places) < 80
 
 
+@pytest.mark.parametrize("memory", ["sealed", "named"])
+def test_as_long_as_anything_lies_there_its_place_is_not_used_again(home: House, made: Any, memory: Any) -> None:
+    with home.connect(memory=memory) as client:
+        parts = (
+            lambda a: a,
+            lambda a: a[10:][::2],
+            lambda a: memoryview(a)[5:],
+            lambda a: a.reshape(2, -1).T.view("i1"),
+        )
+        for part in parts:
+            kept = part(client.submit(made.array, 7, BYTES).result(DEADLINE_S))
+            # Each would take the first place that is free.
+            for n in range(20, 26):
+                assert (client.submit(made.array, n, BYTES).result(DEADLINE_S) == n).all()
+            assert (np.asarray(kept) == 7).all()
+
+
 def test_a_stream_that_is_left_gives_everything_back(home: House, made: Any) -> None:
     with home.connect() as client:
         for _ in range(10):
@@ -182,3 +200,30 @@ def test_names_of_a_killed_kernel_are_removed_by_the_next(tmp_path: pathlib.Path
         # Once it has taken over what survived.
         until(lambda: not os.path.exists(path))
         assert (array == 5).all()
+
+
+def test_names_of_a_kernel_that_never_came_back_are_collected_by_any_other(tmp_path: pathlib.Path, made: Any) -> None:
+    for name in ("gone", "other"):
+        (tmp_path / name).mkdir()
+    with house(tmp_path / "gone") as gone, gone.connect(memory="named") as client:
+        path = place_of(client.submit(made.array, 5, BYTES).result(DEADLINE_S))
+        item = f"segment/{os.path.basename(path)}"
+        other = House(tmp_path / "other")
+        other.environment["ECLOSION_RETENTION_LEFTOVER_MS"] = "0"
+        other.environment["ECLOSION_RETENTION_INTERVAL_MS"] = "0"
+
+        def planned() -> list[str]:
+            plan = json.loads(other.say("gc", "plan", "--json").stdout)
+            return [f"{found['item']['kind']}/{found['item']['id']}" for found in plan["items"]]
+
+        try:
+            other.up()
+            assert item not in planned(), "its kernel is alive"
+            gone.kill(client)
+            until(lambda: item in planned())
+            assert other.say("gc", "apply", "--yes", "--reason", "a test").returncode == 0
+            assert not os.path.exists(path)
+            assert other.say("gc", "trash", "--empty", "--reason", "a test").returncode == 0
+            assert item not in planned()
+        finally:
+            other.say("down")

@@ -284,12 +284,25 @@ fn publish(kernel: &Kernel, request: &PublishRequest) -> Answer {
     let subject = Subject::new(&request.subject)?;
     check_subject(&request.subject)?;
     let (epoch, seq) = (kernel.journal().epoch(), kernel.journal().marks().synced);
-    let publication = Publication::new(epoch, seq, request.value.clone());
+    let publication =
+        Publication::new(epoch, seq, request.value.clone()).weighing(bytes_of(&request.value));
     let heard = match request.keep {
         true => kernel.bus().retain(&subject, publication)?,
         false => kernel.bus().publish(&subject, publication),
     };
     reply::<Publish>(PublishReply { heard: heard as u64 })
+}
+
+/// About what keeping it costs.
+fn bytes_of(value: &serde_json::Value) -> u64 {
+    use serde_json::Value;
+    let inside = match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(values) => values.iter().map(bytes_of).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() as u64 + bytes_of(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    };
+    inside + size_of::<Value>() as u64
 }
 
 fn show_letter(kernel: &Kernel, id: u64) -> Answer {

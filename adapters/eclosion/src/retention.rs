@@ -1,7 +1,8 @@
 //! What the stale manager looks after in this kernel: where each kind of item lies, and which rows name what.
 //!
 //! Logs and scratch are below the state directory, and their trash too. Environments are in a cache that all kernels of
-//! this user share: each has a trash of its own there, and one that another kernel may be building is left alone.
+//! this user share: each has a trash of its own there, and one that another kernel may be building is left alone. So is
+//! shared memory whose kernel is alive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use eclosion_environments::{Environments, use_file};
+use eclosion_ipc::arena;
 use eclosion_kernel::Kernel;
 use eclosion_kernel::journal::Reader;
 use eclosion_schemas::error::{Code, Error};
@@ -44,6 +46,7 @@ pub(crate) fn actor(
         Arc::new(logs),
         Arc::new(scratch),
         Arc::new(built),
+        Arc::new(Directory::new(Segments, arena::FOLDER.into(), memory_trash(places))),
     ];
     let records = Arc::new(Rows { kernel, state: places.state.clone() });
     StaleActor::new(options, stocks, records)
@@ -53,6 +56,35 @@ pub(crate) fn actor(
 fn shared_trash(places: &Places) -> PathBuf {
     let owner = blake3::hash(places.state.as_os_str().as_encoded_bytes()).to_hex();
     places.cache.join("trash").join(owner.get(..16).unwrap_or_default())
+}
+
+/// Below the same folder, as memory is not moved to a disk.
+fn memory_trash(places: &Places) -> PathBuf {
+    let owner = blake3::hash(places.state.as_os_str().as_encoded_bytes()).to_hex();
+    Path::new(arena::FOLDER).join(format!("ecl-trash-{}", owner.get(..16).unwrap_or_default()))
+}
+
+/// Shared memory by name that nobody owns. A kernel's own goes with its clients, and what it leaves when it is killed is
+/// swept by its next life: this is of kernels that never had one. What lives is no item, so that it counts for no quota.
+#[derive(Debug)]
+struct Segments;
+
+impl Shape for Segments {
+    fn kind(&self) -> ItemKind {
+        ItemKind::Segment
+    }
+
+    fn item_of(&self, name: &str) -> Option<String> {
+        (arena::is_ours(name) && arena::claim(name).is_ok()).then(|| name.to_owned())
+    }
+
+    fn describe(&self, _: &Path, found: &mut Found) {
+        found.what = "shared memory of a kernel that is gone".into();
+    }
+
+    fn claim(&self, _: &Path, item: &str) -> Result<Vec<File>, String> {
+        arena::claim(item).map(|claimed| vec![claimed])
+    }
 }
 
 /// What workers printed: three files each.

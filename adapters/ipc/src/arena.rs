@@ -34,7 +34,7 @@ use bytes::Bytes;
 use eclosion_schemas::{Code, Error, Held, Hold, Part, Retry, Segment};
 
 pub use self::lender::{Lender, Lending};
-pub use self::named::{Named, NamedReader};
+pub use self::named::{FOLDER, Named, NamedReader, claim, is_ours};
 pub use self::objects::{NamedObjects, Objects};
 pub use self::sealed::{Lent, Sealed, SealedReader};
 pub use self::space::Space;

@@ -10,7 +10,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use eclosion_ipc::Connection;
-use eclosion_ipc::arena::{Arena, Lease, Named, NamedReader, Reader, Sealed, SealedReader, Written};
+use eclosion_ipc::arena::{
+    Arena, FOLDER, Lease, Named, NamedReader, Reader, Sealed, SealedReader, Written, claim, is_ours,
+};
 use eclosion_schemas::frame::{Frame, Limits, StreamId};
 use eclosion_schemas::{Epoch, Error, Part};
 
@@ -271,4 +273,25 @@ fn a_named_arena_is_this_users_alone_and_goes_with_its_owner_or_is_swept_by_the_
     assert!(NamedReader::new(&name).is_err() && NamedReader::new(mine.name()).is_ok());
     assert!(survivor.copy(0, 8192).is_some(), "who has it mapped reads on");
     assert!(Named::sweep("a/b", EPOCH).is_err());
+}
+
+#[test]
+fn a_name_whose_owner_lives_is_claimed_by_nobody_and_one_that_was_left_by_anybody() {
+    let tag = tag(8);
+    let named = Named::new(&tag, EPOCH, 8192).unwrap();
+    assert!(is_ours(named.name()));
+    assert_eq!(claim(named.name()).unwrap_err(), "its kernel is alive");
+    // As a killed kernel leaves it: its locks fell with it.
+    let left = format!("ecl.{tag}.1.00000000");
+    std::fs::write(format!("{FOLDER}/{left}"), b"x").unwrap();
+    assert!(is_ours(&left));
+    let claimed = claim(&left).unwrap();
+    assert!(claim(&left).is_err(), "by one at a time");
+    drop(claimed);
+    assert!(claim(&left).is_ok());
+    std::fs::remove_file(format!("{FOLDER}/{left}")).unwrap();
+    assert!(claim(&left).is_err() && !is_ours(&left));
+    for other in ["ecl.x", "psm_1234", "ecl-trash-1"] {
+        assert!(!is_ours(other), "{other}");
+    }
 }

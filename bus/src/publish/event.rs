@@ -25,7 +25,8 @@ impl Publication {
         Self { epoch, seq, value: Arc::new(value), weight_bytes: 0 }
     }
 
-    /// What it costs to keep it: a queue has room for so many bytes, apart from its number of places. Of a large value.
+    /// What it costs to keep it: a queue has room for so many bytes, apart from its number of places, and what has 64 KiB
+    /// or more is not kept for who comes back with a cursor.
     #[must_use]
     pub fn weighing(self, bytes: u64) -> Self {
         Self { weight_bytes: bytes, ..self }

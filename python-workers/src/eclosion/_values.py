@@ -334,7 +334,11 @@ def decode(payload: Payload, open_part: Callable[[Part], object]) -> Any:
         return opened[index]
 
     decoder = msgspec.msgpack.Decoder(ext_hook=hook)
-    return decoder.decode(payload.body)
+    try:
+        return decoder.decode(payload.body)
+    finally:
+        # Hook and decoder hold each other, and are to hold nothing that lies in shared memory.
+        opened.clear()
 
 
 def decode_all(payloads: list[Payload], open_part: Callable[[Part], object]) -> list[Any]:

@@ -235,6 +235,10 @@ fn check_output(output: &Payload) -> Result<(), Error> {
         return Err(Error::invalid("output.too_large", message)
             .help("return large values as one array, table or file instead of many small ones"));
     }
+    if output.parts.iter().any(|part| part.segment.is_some()) {
+        let message = "a part of the output names shared memory, which is used again: no record may name it";
+        return Err(Error::invalid("output.segment", message));
+    }
     match output.parts.iter().any(|part| part.digest.is_none()) {
         true => Err(Error::invalid("output.unstored", "a part of the output was never stored")),
         false => Ok(()),

@@ -106,13 +106,18 @@ fn set(
 }
 
 fn check_size(spec: &ScheduleSpec) -> Result<(), Error> {
-    if let Action::Call { operation, deadline_ms, .. } = &spec.action {
+    if let Action::Call { operation, deadline_ms, request } = &spec.action {
         if *deadline_ms == 0 || *deadline_ms > DEADLINE_MS_MAX {
             return Err(Error::invalid("schedule.deadline", "the deadline of a call is 1 ms to a day"));
         }
         if operation == "schedule.trigger" {
             let message = "a schedule cannot trigger schedules: it might trigger itself, for ever";
             return Err(Error::invalid("schedule.loop", message));
+        }
+        if names_a_segment(request) {
+            let message = "an argument names shared memory, which is used again long before the next tick";
+            return Err(Error::invalid("schedule.segment", message)
+                .help("let large arguments be files that the function reads"));
         }
     }
     let bytes = rmp_serde::to_vec_named(spec).map_or(usize::MAX, |bytes| bytes.len());
@@ -122,6 +127,12 @@ fn check_size(spec: &ScheduleSpec) -> Result<(), Error> {
             .help("let large parameters be files that the flow reads"));
     }
     Ok(())
+}
+
+/// Of the arguments of a function: a record must not name what is gone when it is read.
+fn names_a_segment(request: &serde_json::Value) -> bool {
+    let parts = request.pointer("/arguments/parts").and_then(serde_json::Value::as_array);
+    parts.into_iter().flatten().any(|part| part.get("segment").is_some_and(|segment| !segment.is_null()))
 }
 
 fn pause(state: &State, request: &PauseRequest) -> Result<Decision, Error> {

@@ -499,6 +499,21 @@ fn a_preview_changes_nothing_and_shows_what_will_fire() {
 }
 
 #[test]
+fn a_call_whose_arguments_name_shared_memory_is_refused() {
+    let segment = serde_json::json!({"arena": 1, "offset": 0, "length": 64, "generation": 1});
+    let set = |part: serde_json::Value| {
+        let request = serde_json::json!({"function": "m:f", "arguments": {"parts": [part]}});
+        let action = Action::Call { operation: "pool.call".into(), request, deadline_ms: 1_000 };
+        let spec = ScheduleSpec { action, ..every_minute() };
+        let request = SetRequest { name: name(), spec, replace: false };
+        World::new().ask::<SetReply>(&Command::Set(Box::new(request), Role::Operate))
+    };
+    let refused = set(serde_json::json!({"codec": "npy", "segment": segment})).unwrap_err();
+    assert_eq!(refused.reason, "schedule.segment");
+    assert!(set(serde_json::json!({"codec": "npy", "segment": null, "data": {"$b64": ""}})).is_ok());
+}
+
+#[test]
 fn a_flow_that_no_record_can_carry_is_refused() {
     let mut flow = flow();
     flow.description = "x".repeat(60_000);

@@ -94,7 +94,8 @@ impl WorkerReports for Reports {
         let (epoch, synced) = (journal.epoch(), journal.marks().synced);
         let publication = match report {
             TaskReport::Item { index, payload } => {
-                Publication::new(epoch, synced, TaskItem { attempt, index, payload })
+                let weight_bytes = payload.bytes();
+                Publication::new(epoch, synced, TaskItem { attempt, index, payload }).weighing(weight_bytes)
             }
             report => Publication::new(epoch, synced, report),
         };

@@ -1,21 +1,26 @@
 //! The backing for who cannot take descriptors: shared memory under a name, `/ecl.TAG.EPOCH.NONCE`.
 //!
-//! The tag is the kernel's state directory's, the epoch its life's, and the nonce nobody can guess. Dropping it removes the name. A kernel that is killed
-//! leaves its names behind; the next one holds the lock of the same directory, so that whatever has its tag and an earlier
-//! epoch is nobody's, and [`Named::sweep`] removes it, once survivors were taken over that may still read.
+//! The tag is the kernel's state directory's, the epoch its life's, and the nonce nobody can guess. Dropping it removes the
+//! name. A kernel that is killed leaves its names behind; the next one holds the lock of the same directory, so that
+//! whatever has its tag and an earlier epoch is nobody's, and [`Named::sweep`] removes it, once survivors were taken over
+//! that may still read. What no next one of the same directory ever sweeps, any kernel of the user may [`claim`]: the
+//! owner has the file locked as long as it lives.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::ptr::NonNull;
 
 use eclosion_schemas::{Epoch, Error};
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use shared_memory::{Shmem, ShmemConf};
 
 use super::mapping::Window;
 use super::{Backing, Reader, Written, unavailable};
 
 /// Where Linux shows them as files.
-const FOLDER: &str = "/dev/shm";
+pub const FOLDER: &str = "/dev/shm";
 /// The shortest limit for a name is 31 bytes, on macOS.
 const TAG_BYTES_MAX: usize = 8;
 
@@ -24,6 +29,8 @@ const TAG_BYTES_MAX: usize = 8;
 pub struct Named {
     memory: Memory,
     name: String,
+    /// Its lock says that the owner lives.
+    _owned: OwnedFd,
 }
 
 /// A reader's end: it has the memory as long as it lives, whatever becomes of the name.
@@ -72,8 +79,8 @@ impl Named {
         let conf = ShmemConf::new().os_id(format!("/{name}")).size(length);
         let mapped = conf.create().map_err(|why| unavailable(&format!("make {name}"), &why))?;
         // What is mapped now is removed again if this fails, before it was touched.
-        reserve(&name, bytes)?;
-        Ok(Self { memory: Memory::new(mapped)?, name })
+        let owned = reserve(&name, bytes)?;
+        Ok(Self { memory: Memory::new(mapped)?, name, _owned: owned })
     }
 
     /// What others are told.
@@ -154,11 +161,34 @@ fn prefix(tag: &str) -> Result<String, Error> {
     }
 }
 
-/// The crate only sets the size: what is not there would be found out by SIGBUS.
-fn reserve(name: &str, bytes: u64) -> Result<(), Error> {
+/// Whether an entry of [`FOLDER`] is shared memory of a kernel of this user, alive or not.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    let is_name = name.strip_prefix("ecl.").is_some_and(|rest| rest.split('.').count() == 3);
+    let owner = || std::fs::symlink_metadata(Path::new(FOLDER).join(name)).ok().map(|found| found.uid());
+    is_name && owner() == Some(rustix::process::getuid().as_raw())
+}
+
+/// A lock on what nobody owns any more.
+///
+/// # Errors
+/// That somebody does, in words.
+pub fn claim(name: &str) -> Result<File, String> {
+    let file = File::open(Path::new(FOLDER).join(name)).map_err(|why| why.to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => Err("its kernel is alive".into()),
+    }
+}
+
+/// The crate only sets the size: what is not there would be found out by SIGBUS. Locked until it is closed.
+fn reserve(name: &str, bytes: u64) -> Result<OwnedFd, Error> {
     let file: OwnedFd =
         rustix::fs::open(format!("{FOLDER}/{name}"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|why| unavailable("find it", &why))?;
+    // Whoever else has it locked only looks whether somebody owns it.
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|why| unavailable("lock it", &why))?;
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)
-        .map_err(|why| unavailable(&format!("reserve {bytes} bytes"), &why))
+        .map_err(|why| unavailable(&format!("reserve {bytes} bytes"), &why))?;
+    Ok(file)
 }

@@ -69,10 +69,13 @@ class Arenas:
             view = open_shared(self._memory(segment.arena), segment)
             if part.codec not in ("npy", "arrow"):
                 return open_carried(part.codec, bytes(view))
-            # The array keeps the view, and views keep their memory mapped.
-            weakref.finalize(view, self._done.put, segment).atexit = False
+            value = open_carried(part.codec, view)
+            # Whatever is made of an array without a copy keeps that array, and not the view: numpy refers to what a view
+            # is of. A table's buffers keep the view.
+            last: Any = value if part.codec == "npy" else view
+            weakref.finalize(last, self._done.put, segment).atexit = False
             key = None
-            return open_carried(part.codec, view)
+            return value
         finally:
             if key is not None:
                 self._done.put(segment)

@@ -262,6 +262,7 @@ class Ref(Generic[R]):
             self._request = b""
             self._changed.notify_all()
             watchers, self._watchers = self._watchers, []
+            self._begun = []
         for watcher in watchers:
             watcher()
 

@@ -148,7 +148,8 @@ class Exchange:
     def watch(self, watcher: Callable[[], None]) -> None:
         """Calls ``watcher``, soon and in any thread, whenever something has come."""
         with self._arrived:
-            self._watchers.append(watcher)
+            if self._outcome is None:
+                self._watchers.append(watcher)
             due = bool(self._items) or self._outcome is not None
         if due:
             watcher()
@@ -185,7 +186,8 @@ class Exchange:
             self._outcome = outcome
             self._descriptors = descriptors
             self._arrived.notify_all()
-            watchers = tuple(self._watchers)
+            # For the last time; they may hold this exchange, and with it a value that lies in shared memory.
+            watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher()
 
