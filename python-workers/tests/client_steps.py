@@ -6,13 +6,13 @@ import itertools
 import os
 import pathlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import eclosion
 from eclosion import current, task
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
 
 def square(x: int) -> int:
@@ -90,6 +90,44 @@ def stuck(gate: str) -> Generator[int, None, None]:
             time.sleep(0.005)
     finally:
         _left(gate, "closed")
+
+
+def total(values: Iterable[int]) -> list[int]:
+    taken = list(values)
+    return [len(taken), sum(taken)]
+
+
+def doubled(values: Iterable[int]) -> Generator[int, None, None]:
+    for value in values:
+        yield 2 * value
+
+
+def takes_one(values: Iterable[int], gate: str) -> int:
+    """Takes one, and nothing more until the gate is opened."""
+    first = next(iter(values))
+    (pathlib.Path(gate) / "entered").touch()
+    while not (pathlib.Path(gate) / "open").exists():
+        time.sleep(0.005)
+    return first
+
+
+def takes_all(values: Iterable[int], gate: str) -> None:
+    try:
+        for _ in values:
+            (pathlib.Path(gate) / "entered").touch()
+    except eclosion.Cancelled:
+        _left(gate, "cancelled")
+        raise
+
+
+def dies_at(values: Iterable[int], last: int) -> None:
+    for value in values:
+        if value == last:
+            os._exit(3)
+
+
+def sums(values: Iterable[Any], more: Any) -> list[int]:
+    return [int(value.sum() + more.sum()) for value in values]
 
 
 def _left(gate: str, how: str) -> None:

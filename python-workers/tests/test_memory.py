@@ -18,7 +18,7 @@ np = pytest.importorskip("numpy")
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from eclosion.client import Client
 
@@ -137,12 +137,12 @@ def test_what_is_kept_stays_as_it_is_and_more_than_a_client_may_hold_rides_along
 @pytest.mark.parametrize("memory", ["sealed", "named"])
 def test_as_long_as_anything_lies_there_its_place_is_not_used_again(home: House, made: Any, memory: Any) -> None:
     with home.connect(memory=memory) as client:
-        parts = (
-            lambda a: a,
-            lambda a: a[10:][::2],
-            lambda a: memoryview(a)[5:],
-            lambda a: a.reshape(2, -1).T.view("i1"),
-        )
+        parts: list[Callable[[Any], Any]] = [
+            lambda array: array,
+            lambda array: array[10:][::2],
+            lambda array: memoryview(array)[5:],
+            lambda array: array.reshape(2, -1).T.view("i1"),
+        ]
         for part in parts:
             kept = part(client.submit(made.array, 7, BYTES).result(DEADLINE_S))
             # Each would take the first place that is free.

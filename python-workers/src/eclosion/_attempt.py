@@ -129,7 +129,7 @@ def _unfit(name: str, function: Callable[..., Any], why: TypeError) -> Refused:
 def _argument(argument: ArgumentValue | ArgumentList, inputs: _values.Inputs) -> Any:
     if isinstance(argument, ArgumentList):
         return _values.decode_all(argument.payloads, inputs.open_part)
-    return _values.decode(argument.payload, inputs.open_part)
+    return inputs.open(argument.payload)
 
 
 def _result(value: object) -> Encoded:

@@ -32,10 +32,13 @@ from ._errors import Refused, error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._inputs import InputStream
     from ._schemas import Part, Payload, Segment
 
 INLINE_BYTES_MAX = 32 * 1024
 PART_EXTENSION = 1
+# An argument that is a stream: where the values are that a program feeds.
+FEED_EXTENSION = 2
 # Below it, a frame is quicker than to ask for a place in shared memory and to find out where it lies.
 SHARED_BYTES_MIN = 64 * 1024
 # Small parts that ride along with one value, in sum.
@@ -185,6 +188,12 @@ class FileContent:
             self._descriptor = -1
 
 
+class Fed:
+    """The client's end of a stream into a function; as an argument, its ``place`` is sent."""
+
+    place: dict[str, Any]
+
+
 class Encoded:
     """A value ready to be staged and sent."""
 
@@ -299,6 +308,17 @@ def encode_with_parts(value: object) -> Encoded:
         raise
 
 
+def placed(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments, with the places of streams among them."""
+    if not any(isinstance(value, Fed) for value in values.values()):
+        return values
+
+    def sent(value: object) -> object:
+        return msgspec.msgpack.Ext(FEED_EXTENSION, _encode_plain(value.place)) if isinstance(value, Fed) else value
+
+    return {name: sent(value) for name, value in values.items()}
+
+
 def encode_named(values: Mapping[str, object]) -> Encoded:
     """The arguments of a call: one map whatever its size, as names are found in it, with parts for arrays and files.
 
@@ -322,6 +342,8 @@ def decode(payload: Payload, open_part: Callable[[Part], object]) -> Any:
     opened: dict[int, object] = {}
 
     def hook(code: int, data: memoryview) -> object:
+        if code == FEED_EXTENSION:
+            return msgspec.msgpack.Ext(code, bytes(data))
         if code != PART_EXTENSION or len(data) != 4:
             raise ValueError(f"unknown msgpack extension {code}")
         index = int.from_bytes(data, "big")
@@ -358,6 +380,19 @@ class Inputs:
         self._store = store
         self._scratch = scratch
         self._descriptors: list[int] = []
+        self._streams: list[InputStream] = []
+
+    def open(self, payload: Payload) -> Any:
+        """One argument."""
+        value = decode(payload, self.open_part)
+        if type(value) is not msgspec.msgpack.Ext or value.code != FEED_EXTENSION:
+            return value
+        # Not at the top: few tasks need it.
+        from ._inputs import InputStream
+
+        stream = InputStream(_decode_plain(value.data))
+        self._streams.append(stream)
+        return stream
 
     def open_part(self, part: Part) -> object:
         if part.data is not None:
@@ -384,6 +419,9 @@ class Inputs:
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
+        for stream in self._streams:
+            stream.close()
+        self._streams.clear()
 
     def _place(self, descriptor: int, name: str) -> pathlib.Path:
         # Only the last component: a name that came over the wire must not reach another directory.

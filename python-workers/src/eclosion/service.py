@@ -199,7 +199,7 @@ class Server:
         reader.start()
         try:
             while (call := self._line.get()) is not None:
-                self._answer(call)
+                self.answer(call)
         except Disconnected:
             return
         finally:
@@ -240,7 +240,8 @@ class Server:
             self.was_told = True
             self._line.put(None)
 
-    def _answer(self, call: Call) -> None:
+    def answer(self, call: Call) -> None:
+        """One call, to its end."""
         try:
             if call.cancelled or time.monotonic() > call.until:
                 return

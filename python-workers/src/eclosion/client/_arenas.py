@@ -70,8 +70,8 @@ class Arenas:
             if part.codec not in ("npy", "arrow"):
                 return open_carried(part.codec, bytes(view))
             value = open_carried(part.codec, view)
-            # Whatever is made of an array without a copy keeps that array, and not the view: numpy refers to what a view
-            # is of. A table's buffers keep the view.
+            # Whatever is made of an array without a copy keeps that array, and not the view: numpy refers to what a
+            # view is of. A table's buffers keep the view.
             last: Any = value if part.codec == "npy" else view
             weakref.finalize(last, self._done.put, segment).atexit = False
             key = None

@@ -381,6 +381,7 @@ class Calls:
 def encode_arguments(arguments: dict[str, Any]) -> Payload:
     """Keyword arguments as one map; arrays, tables and files are parts that ride along, and lie in shared memory at the
     worker. Raises :class:`Refused` for what cannot travel, or not in one message."""
+    arguments = _values.placed(arguments)
     try:
         # What has no parts needs none of what follows.
         encoded = _values.Encoded(_encode(arguments, enc_hook=_values.plain), [])

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Mapping
 
+    from ._feeds import Feed
+
 R = TypeVar("R")
 
 # How long a kernel that is gone is waited for, by calls that may be sent again and by subscriptions.
@@ -93,6 +95,16 @@ class Client(Operations):
         """Iterates, here, over what a generator yields on a worker."""
         target, arguments = self._target(function, args, kwargs)
         return Values(self, self._calls.request(target, arguments, self.environment))
+
+    def feed(self, values: Iterable[Any]) -> Feed:
+        """A stream into a function, as one of its arguments: ``client.submit(train, client.feed(rows()))``.
+
+        The function iterates over it, once, and ``values`` are taken here as it does. Over when all were read, when the
+        function leaves, or closed.
+        """
+        from ._feeds import Feed
+
+        return Feed(self.link.path, values)
 
     def view(self, filter: str) -> View:
         """The folded states of all subjects that match."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .._schemas import Delivery, EnvironmentSpec
     from ._calls import Ref
     from ._connection import Connection
+    from ._feeds import Feed
 
 R = TypeVar("R")
 Reply = TypeVar("Reply")
@@ -213,6 +214,10 @@ class AsyncClient(AsyncOperations):
     def map(self, function: Callable[..., R], items: Iterable[Any], /, **fixed: Any) -> list[Ref[R]]:
         """One call for each item, given to the first parameter."""
         return self._client.map(function, items, **fixed)
+
+    async def feed(self, values: Iterable[Any]) -> Feed:
+        """As :meth:`eclosion.client.Client.feed`; ``values`` are taken on a thread of their own."""
+        return await asyncio.to_thread(self._client.feed, values)
 
     def close(self) -> None:
         self._client.close()
