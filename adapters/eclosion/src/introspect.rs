@@ -284,8 +284,7 @@ fn publish(kernel: &Kernel, request: &PublishRequest) -> Answer {
     let subject = Subject::new(&request.subject)?;
     check_subject(&request.subject)?;
     let (epoch, seq) = (kernel.journal().epoch(), kernel.journal().marks().synced);
-    let publication =
-        Publication::new(epoch, seq, request.value.clone()).weighing(bytes_of(&request.value));
+    let publication = Publication::new(epoch, seq, request.value.clone()).weighing(bytes_of(&request.value));
     let heard = match request.keep {
         true => kernel.bus().retain(&subject, publication)?,
         false => kernel.bus().publish(&subject, publication),

@@ -288,6 +288,9 @@ async fn one_of_two_viewers_is_killed_inside_a_frame_and_nobody_else_notices() {
     let tag: String = blake3_of(&kernel.places().state);
     let client = Client::connect(&socket).await.unwrap();
     let connections = async || client.call::<Status>(Empty {}).await.unwrap().traffic.connections;
+    // Names in /dev/shm, segments held, and what this process has mapped and open of them: as now, so at the end.
+    let objects = kernel.objects();
+    assert_eq!((names(&tag), objects.counts().0, mappings(), descriptors()), (0, 0, 0, 0));
     let producer = Producer::begin(&kernel);
 
     let at = socket.clone();
@@ -361,7 +364,6 @@ async fn one_of_two_viewers_is_killed_inside_a_frame_and_nobody_else_notices() {
     until(|| producer.published() > before + 5).await;
     producer.task.abort();
     assert_eq!(producer.refused.load(Ordering::Relaxed), 0, "there was room for every frame");
-    let objects = kernel.objects();
     until(|| objects.counts().0 == 0).await;
     kernel.shutdown().await;
     drop((objects, client, kernel, producer));

@@ -34,7 +34,10 @@ pub(super) struct Tail {
 enum Passed {
     Kept(Arc<Event>),
     /// That there was a large one.
-    Large { subject: Subject, position: (Epoch, Seq) },
+    Large {
+        subject: Subject,
+        position: (Epoch, Seq),
+    },
 }
 
 impl Passed {

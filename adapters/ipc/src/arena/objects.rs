@@ -29,6 +29,7 @@ struct Shared {
     numbers: AtomicU64,
     arenas: Mutex<Vec<Own>>,
     lent: Mutex<Vec<WeakArena<Lent>>>,
+    named: Mutex<Vec<WeakArena<Named>>>,
 }
 
 #[derive(Debug)]
@@ -60,6 +61,7 @@ impl Objects {
             numbers: AtomicU64::new(1),
             arenas: Mutex::default(),
             lent: Mutex::default(),
+            named: Mutex::default(),
         }))
     }
 
@@ -108,9 +110,8 @@ impl Objects {
     #[must_use]
     pub fn counts(&self) -> (usize, u64) {
         let own: usize = locked(&self.0.arenas).iter().map(|own| own.arena.segments()).sum();
-        let lent = locked(&self.0.lent);
-        let lent: usize = lent.iter().filter_map(WeakArena::upgrade).map(|arena| arena.segments()).sum();
-        (own + lent, self.0.bytes.load(Ordering::Relaxed))
+        let others = held(&self.0.lent) + held(&self.0.named);
+        (own + others, self.0.bytes.load(Ordering::Relaxed))
     }
 
     /// Memory for a worker to write; nothing if there is no room.
@@ -120,9 +121,7 @@ impl Objects {
         let made = Lent::new(bytes, self.budget(bytes)?);
         let made = made.inspect_err(|why| tracing::warn!(%why, "no arena")).ok()?;
         let arena = Arena::new(self.number(), made);
-        let mut lent = locked(&self.0.lent);
-        lent.retain(|arena| arena.upgrade().is_some());
-        lent.push(arena.downgrade());
+        remember(&self.0.lent, &arena);
         Some(arena)
     }
 
@@ -164,6 +163,17 @@ impl Objects {
     }
 }
 
+/// Of others, who keep it.
+fn remember<B: Backing>(known: &Mutex<Vec<WeakArena<B>>>, arena: &Arena<B>) {
+    let mut known = locked(known);
+    known.retain(|arena| arena.upgrade().is_some());
+    known.push(arena.downgrade());
+}
+
+fn held<B: Backing>(known: &Mutex<Vec<WeakArena<B>>>) -> usize {
+    locked(known).iter().filter_map(WeakArena::upgrade).map(|arena| arena.segments()).sum()
+}
+
 fn arena_bytes(length: u64) -> Option<u64> {
     length.max(ARENA_BYTES_MIN).checked_next_multiple_of(ALIGN_BYTES)
 }
@@ -198,6 +208,7 @@ impl NamedObjects {
         let made = Named::new(&self.tag, self.epoch, bytes);
         let made = made.inspect_err(|why| tracing::warn!(%why, "no arena")).ok()?;
         let arena = Arena::new(self.objects.number(), made);
+        remember(&self.objects.0.named, &arena);
         self.arenas.push((arena.clone(), budget));
         arena.put(pieces)
     }

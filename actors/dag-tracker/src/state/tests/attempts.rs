@@ -235,7 +235,13 @@ fn an_output_that_names_shared_memory_is_never_recorded() {
     let fence = world.attempt("a");
     let segment = Some(Segment { arena: 1, offset: 0, length: 64, generation: 1 });
     // Even of a part that is stored as well.
-    let part = Part { segment, digest: "a".repeat(64).parse().ok(), bytes: 64, codec: "npy".into(), ..Part::default() };
+    let part = Part {
+        segment,
+        digest: "a".repeat(64).parse().ok(),
+        bytes: 64,
+        codec: "npy".into(),
+        ..Part::default()
+    };
     let output = Payload { parts: vec![part], ..Payload::of(&1) };
     assert_eq!(world.commit(&run, "a", fence, output), CommitReply::Stale);
     assert_eq!(world.task(&run, "a").error.map(|error| error.reason), Some("output.segment".into()));
