@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import client_steps as steps
+from eclosion import TaskDied
 from eclosion.client import aio, as_completed
+from eclosion.client._results import value_of
 from house import DEADLINE_S, House, house
 
 if TYPE_CHECKING:
@@ -107,5 +110,27 @@ def test_a_coroutine_that_is_cancelled_while_it_iterates_stops_the_generator(
             with pytest.raises(asyncio.CancelledError):
                 await following
             assert await asyncio.to_thread(gate.left) == "closed"
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
+def test_what_the_kernel_has_to_be_asked_for_is_not_asked_for_on_the_loop(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[threading.Thread] = []
+
+    def noted(*arguments: Any) -> Any:
+        opened.append(threading.current_thread())
+        return value_of(*arguments)
+
+    monkeypatch.setattr("eclosion.client._calls.value_of", noted)
+
+    async def main() -> None:
+        async with await aio.connect(home.socket) as client:
+            assert len(await client.submit(steps.large, 100_000)) == 100_000
+            assert threading.main_thread() not in opened
+            with pytest.raises(TaskDied) as died:
+                await client.submit(steps.die)
+            assert died.value.certificate is not None
 
     asyncio.run(asyncio.wait_for(main(), DEADLINE_S))

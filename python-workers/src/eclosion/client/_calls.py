@@ -150,7 +150,13 @@ class Ref(Generic[R]):
 
         self.pass_over()
         yield from done(cast("Ref[Any]", self)).__await__()
-        return self._unpacked()
+        outcome = self._outcome
+        if isinstance(outcome, bytes) and not _decode_payload(outcome).parts:
+            return self._unpacked()
+        # A large value is mapped or fetched first, and how a worker died is looked up: both ask the kernel.
+        import asyncio
+
+        return (yield from asyncio.to_thread(self._unpacked).__await__())
 
     def __repr__(self) -> str:
         if self._outcome is None:
