@@ -22,7 +22,7 @@
 //! | none | `kernel`, `bus`, `schemas`: actors under supervision, a journal in memory, the blocking façade |
 //! | `sqlite` | a journal that survives: [`Builder::below`] |
 //! | `ipc` | a socket for clients and `/metrics`, the actor `/kernel`, the audit record: [`Builder::listen`] |
-//! | `client` | `client`, to attach to a kernel in another process |
+//! | `client` | `client`, to attach to a kernel in another process, and to serve addresses from there |
 //! | `config` | [`places`] and [`config`]: XDG directories, `eclosion.toml`, `ECLOSION_*` |
 //! | `workers` | the subsystems and Python workers; implies `sqlite`, `ipc` and `config` |
 //!
