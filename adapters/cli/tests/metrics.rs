@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
@@ -24,6 +25,12 @@ fn get(house: &House, path: &str) -> (String, String) {
     stream.read_to_string(&mut heard).unwrap();
     let (head, text) = heard.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), text.to_owned())
+}
+
+/// Every name of ours in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("eclosion_")).collect()
 }
 
 fn number(page: &str, series: &str) -> f64 {
@@ -49,6 +56,10 @@ fn a_scraper_sees_what_a_run_did_and_no_ids() {
         ("eclosion_environments{state=\"ready\"}", 1.0),
         ("eclosion_process_resident_memory_bytes", 1_000_000.0),
         ("eclosion_kernel_state{state=\"ready\"}", 1.0),
+        ("eclosion_connection_frames_total{direction=\"received\"}", 2.0),
+        ("eclosion_connection_bytes_total{direction=\"sent\"}", 100.0),
+        ("eclosion_client_streams", 0.0),
+        ("eclosion_client_credit_items", 0.0),
         ("eclosion_source_up{source=\"dag\"}", 1.0),
         ("eclosion_source_up{source=\"scheduler\"}", 1.0),
     ] {
@@ -63,4 +74,29 @@ fn a_scraper_sees_what_a_run_did_and_no_ids() {
     assert_eq!(number(&page, "eclosion_source_up{source=\"dag\"}"), 0.0);
     assert!(number(&page, "eclosion_workers{state=\"idle\"}") >= 1.0);
     house.say(&["resume", "/dag"]);
+}
+
+#[test]
+fn what_deploy_asks_a_kernel_for_is_on_its_page() {
+    let house = House::new(STEPS);
+    house.say(&["up"]);
+    let (_, page) = get(&house, "/metrics");
+    let there: BTreeSet<_> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
+    for file in ["grafana/eclosion.json", "prometheus/eclosion.rules.yml"] {
+        let text = std::fs::read_to_string(format!("{deploy}/{file}")).unwrap();
+        let asked = names(&text);
+        assert!(asked.len() > 4, "{file} asks for next to nothing: {asked:?}");
+        let unknown: Vec<_> = asked.difference(&there).collect();
+        assert!(unknown.is_empty(), "{file} asks for {unknown:?}, which is not there");
+        if file.ends_with(".json") {
+            let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let panels = dashboard["panels"].as_array().unwrap();
+            assert!(
+                panels.iter().all(|panel| panel["targets"][0]["expr"].is_string()),
+                "a panel without a query"
+            );
+        }
+    }
 }

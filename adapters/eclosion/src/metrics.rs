@@ -1,8 +1,8 @@
 //! The pages of the socket: `/metrics`, `/healthz`, `/readyz`.
 //!
 //! Everything is read when it is asked for, from books that exist anyway: mailboxes, the journal's marks, what the
-//! subsystems list. The one thing kept is [`Facts`], how many events of each kind the journal has got since the kernel
-//! started; it is brought up to date by a look. So nobody who does not look pays.
+//! subsystems list. Nothing is kept for it and no look reads the journal, however long ago the last one was. So nobody
+//! who does not look pays, and who looks pays the same each time.
 //!
 //! Names are `eclosion_*` in base units, counters end in `_total`. Labels come from small closed sets: the address of an
 //! actor (those that come and go, sessions and workers, are one), a state, an outcome, a kind. Never the id of a run, task,
@@ -15,45 +15,35 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::ops::ControlFlow;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use eclosion_ipc::{Page, Pages, Written};
 use eclosion_kernel::Kernel;
-use eclosion_schemas::Seq;
 
 use self::text::Kind::{Counter, Gauge};
 use self::text::Text;
 use crate::introspect::{self, Own};
 
-/// Kinds of events that are counted one by one; an application brings its own.
-const KINDS_MAX: usize = 128;
-/// What further kinds are counted as.
-const OTHER: &str = "other";
-
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     own: Arc<Own>,
-    facts: Arc<Mutex<Facts>>,
 }
 
 impl Metrics {
-    /// Counts what happens from now on.
-    pub(crate) fn new(own: &Arc<Own>, kernel: &Kernel) -> Arc<Self> {
-        let facts = Facts { through: kernel.journal().marks().written, kinds: BTreeMap::new() };
-        Arc::new(Self { own: Arc::clone(own), facts: Arc::new(Mutex::new(facts)) })
+    pub(crate) fn new(own: &Arc<Own>) -> Arc<Self> {
+        Arc::new(Self { own: Arc::clone(own) })
     }
 }
 
 impl Pages for Metrics {
     fn write(&self, page: Page) -> Pin<Box<dyn Future<Output = Written> + Send>> {
-        let (own, facts) = (Arc::clone(&self.own), Arc::clone(&self.facts));
+        let own = Arc::clone(&self.own);
         Box::pin(async move {
             let kernel = own.kernel.get().ok_or("the kernel is starting\n")?;
             match page {
-                Page::Metrics => Ok(metrics(&own, kernel, facts).await),
+                Page::Metrics => Ok(metrics(&own, kernel).await),
                 Page::Health => match kernel.journal().poisoned() {
                     Some(why) => Err(format!("read_only since a write or sync failed: {why}\n")),
                     None => Ok("ok\n".to_owned()),
@@ -67,48 +57,13 @@ impl Pages for Metrics {
     }
 }
 
-/// Events that the journal has got since the kernel started.
-#[derive(Debug)]
-struct Facts {
-    through: Seq,
-    kinds: BTreeMap<String, u64>,
-}
-
-impl Facts {
-    /// Reads on from where it was.
-    fn catch_up(&mut self, kernel: &Kernel) -> bool {
-        let Self { through, kinds } = self;
-        let read = kernel.reader().read(*through, &[], &mut |record| {
-            let kind: &str = &record.kind;
-            let kind = if kinds.len() < KINDS_MAX || kinds.contains_key(kind) { kind } else { OTHER };
-            *kinds.entry(kind.to_owned()).or_default() += 1;
-            *through = record.seq;
-            ControlFlow::Continue(())
-        });
-        read.is_ok()
-    }
-}
-
-async fn metrics(own: &Own, kernel: &Kernel, facts: Arc<Mutex<Facts>>) -> String {
+async fn metrics(own: &Own, kernel: &Kernel) -> String {
     let mut text = Text::default();
     let mut up = BTreeMap::new();
     process(own, kernel, &mut text);
     journal(kernel, &mut text);
     traffic(own, &mut text);
     spans(kernel, &mut text);
-    let reader = kernel.clone();
-    // It may have much to read.
-    let counted = tokio::task::spawn_blocking(move || {
-        let mut facts = facts.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_whole = facts.catch_up(&reader);
-        (is_whole, facts.kinds.clone())
-    });
-    if let Ok((is_whole, kinds)) = counted.await {
-        up.insert("journal", is_whole);
-        let help = "Events that the journal has got since the kernel started.";
-        let mut family = text.family("eclosion_events_total", Counter, help);
-        kinds.iter().for_each(|(kind, count)| family.sample(&[("kind", kind)], *count));
-    }
     actors::write(kernel, &mut text);
     #[cfg(feature = "workers")]
     subsystems::write(kernel.bus(), &mut text, &mut up).await;
@@ -144,6 +99,11 @@ fn journal(kernel: &Kernel, text: &mut Text) {
     }
     let help = "1 once a write or sync has failed: the kernel is read-only until it is started again.";
     text.family("eclosion_journal_poisoned", Gauge, help).sample(&[], kernel.journal().poisoned().is_some());
+    let help = "Events that the journal has taken since the kernel started.";
+    let mut family = text.family("eclosion_events_total", Counter, help);
+    for (kind, count) in kernel.journal().appended_of_kinds() {
+        family.sample(&[("kind", kind)], count);
+    }
 }
 
 fn traffic(own: &Own, text: &mut Text) {
@@ -151,6 +111,16 @@ fn traffic(own: &Own, text: &mut Text) {
     text.family("eclosion_client_streams", Gauge, help).sample(&[], own.traffic.streams());
     let help = "Items that open streams may send before their clients grant more.";
     text.family("eclosion_client_credit_items", Gauge, help).sample(&[], own.traffic.credit());
+    let carried = own.traffic.carried();
+    let help = "Frames over the connections of the kernel's socket, fragments one by one.";
+    let mut family = text.family("eclosion_connection_frames_total", Counter, help);
+    family.sample(&[("direction", "received")], carried.frames_received);
+    family.sample(&[("direction", "sent")], carried.frames_sent);
+    let help =
+        "Bytes over the connections of the kernel's socket; what lies in shared memory does not pass there.";
+    let mut family = text.family("eclosion_connection_bytes_total", Counter, help);
+    family.sample(&[("direction", "received")], carried.bytes_received);
+    family.sample(&[("direction", "sent")], carried.bytes_sent);
 }
 
 /// Only where somebody records spans.

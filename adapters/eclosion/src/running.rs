@@ -125,7 +125,7 @@ impl Kernel {
             own.attach(&kernel);
             if let Some(socket) = &builder.socket {
                 let welcome = crate::sockets::welcome(&kernel, &builder.instance);
-                let pages = crate::metrics::Metrics::new(&own, &kernel);
+                let pages = crate::metrics::Metrics::new(&own);
                 let objects = eclosion_ipc::arena::Objects::new(OBJECTS_BYTES);
                 let state = builder.state().unwrap_or_else(|| socket.clone());
                 let memory = crate::sockets::Memory::new(objects, &state);

@@ -186,7 +186,7 @@ impl Drop for Temporary {
 impl Kernel {
     async fn open_doors(&self, welcome: Arc<Welcome>, own: &Arc<Own>) -> Result<(), Error> {
         if let Some(socket) = &self.socket {
-            let pages = Metrics::new(own, &self.kernel);
+            let pages = Metrics::new(own);
             let traffic = Arc::clone(&self.house.traffic);
             let host = self.house.host.clone();
             let workers: sockets::Workers = Arc::new(move |worker| {

@@ -24,6 +24,7 @@ mod writer;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub(crate) use self::reader::Reader;
 pub use self::reader::Received;
 pub(crate) use self::socket::Socket;
 pub(crate) use self::writer::Writer;
+use crate::traffic::Traffic;
 
 /// Descriptors that may ride with one frame.
 pub const DESCRIPTORS_MAX: usize = 4;
@@ -107,6 +109,12 @@ impl Connection {
             reader: Reader::new(limits),
             writer: Writer::new(limits.fragment_bytes as usize),
         })
+    }
+
+    /// What it carries is counted there from now on; what arrived before is not.
+    pub(crate) fn counted_in(&mut self, traffic: &Arc<Traffic>) {
+        self.reader.counted_in(Arc::clone(traffic));
+        self.writer.counted_in(Arc::clone(traffic));
     }
 
     /// A message that was received already; never waits.

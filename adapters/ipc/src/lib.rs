@@ -28,7 +28,7 @@ pub use listener::{Accepted, ListenOptions, Listener, Peer};
 pub use pages::{Page, Pages, Written};
 pub use session::serve::{Declared, Declaring, ServiceCall, Services, gone, note_ran};
 pub use session::{Session, SessionEnd};
-pub use traffic::Traffic;
+pub use traffic::{Carried, Traffic};
 pub use welcome::Welcome;
 pub use worker::{
     AttachedWorker, Care, LinkEnd, Outcome, WorkerHandle, WorkerHello, WorkerLink, WorkerReports,

@@ -185,9 +185,10 @@ impl Session {
         Self { sharing: Sharing::of(objects, tag.into()), ..self }
     }
 
-    /// What it holds is counted there, with what other sessions hold.
+    /// What it holds and carries is counted there, with that of other sessions.
     #[must_use]
     pub fn counted_in(mut self, traffic: Arc<Traffic>) -> Self {
+        self.connection.counted_in(&traffic);
         self.traffic = traffic;
         self
     }

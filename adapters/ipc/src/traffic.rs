@@ -1,7 +1,9 @@
-//! What all sessions of a kernel hold together: open streams, and items that they may still send.
+//! What all sessions of a kernel hold together (open streams, and items that they may still send), and what their
+//! connections have carried.
 //!
-//! Counted where it is held and given back where it is dropped, so that whoever looks sees what a client that was killed
-//! has left: nothing (P1, P5). It deliberately counts no bytes and no calls that are over.
+//! What is held is counted where it is held and given back where it is dropped, so that whoever looks sees what a client
+//! that was killed has left: nothing (P1, P5). What was carried is counted at the socket, heads and fragments included,
+//! and only grows. Bytes in shared memory never pass here, and calls that are over are counted by their actors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +13,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Traffic {
     streams: AtomicU64,
     credit: AtomicU64,
+    frames_received: AtomicU64,
+    frames_sent: AtomicU64,
+    bytes_received: AtomicU64,
+    bytes_sent: AtomicU64,
+}
+
+/// What connections have carried since the kernel started. A line of JSON is a frame; HTTP has bytes alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    pub frames_received: u64,
+    pub frames_sent: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
 }
 
 impl Traffic {
@@ -24,6 +39,32 @@ impl Traffic {
     #[must_use]
     pub fn credit(&self) -> u64 {
         self.credit.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn carried(&self) -> Carried {
+        Carried {
+            frames_received: self.frames_received.load(Ordering::Relaxed),
+            frames_sent: self.frames_sent.load(Ordering::Relaxed),
+            bytes_received: self.bytes_received.load(Ordering::Relaxed),
+            bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn frame_received(&self) {
+        self.frames_received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn frame_sent(&self) {
+        self.frames_sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn received_bytes(&self, bytes: usize) {
+        self.bytes_received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sent_bytes(&self, bytes: usize) {
+        self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 

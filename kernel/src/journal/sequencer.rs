@@ -98,7 +98,7 @@ struct Inner {
     marks: Marks,
     /// Oldest first; consecutive seqs ending with `marks.appended`.
     tail: VecDeque<Arc<Record>>,
-    last_of_kind: BTreeMap<&'static str, Seq>,
+    kinds: BTreeMap<&'static str, OfKind>,
     releases: Releases,
     /// What the syncer knew of when it went to sleep.
     syncer_sleeps: Option<Want>,
@@ -108,6 +108,13 @@ struct Inner {
     #[cfg(feature = "chaos")]
     interrupted: [bool; 2],
     reader: Option<Arc<dyn Reader>>,
+}
+
+/// What this life has appended of one kind.
+#[derive(Debug, Clone, Copy, Default)]
+struct OfKind {
+    last: Seq,
+    count: u64,
 }
 
 /// Cheap to share; see the head of this file.
@@ -137,7 +144,7 @@ impl Journal {
             epoch: opened.epoch,
             marks,
             tail: VecDeque::new(),
-            last_of_kind: BTreeMap::new(),
+            kinds: BTreeMap::new(),
             releases: Releases::default(),
             syncer_sleeps: None,
             poisoned: None,
@@ -167,6 +174,12 @@ impl Journal {
     #[must_use]
     pub fn marks(&self) -> Marks {
         self.lock().marks
+    }
+
+    /// How many events of each kind were appended since the journal was opened; kinds are the code's, so they are few.
+    #[must_use]
+    pub fn appended_of_kinds(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().kinds.iter().map(|(kind, of)| (*kind, of.count)).collect()
     }
 
     /// Why it is read-only, if it is.
@@ -479,7 +492,7 @@ impl Inner {
     }
 
     fn is_behind(&self, append: &Append<'_>) -> bool {
-        append.folds.iter().any(|kind| self.last_of_kind.get(kind).is_some_and(|last| *last > append.folded))
+        append.folds.iter().any(|kind| self.kinds.get(kind).is_some_and(|of| of.last > append.folded))
     }
 
     fn push(&mut self, append: &Append<'_>, bodies: Vec<Vec<u8>>) -> Vec<Arc<Record>> {
@@ -487,7 +500,8 @@ impl Inner {
         for (event, body) in append.events.iter().zip(bodies) {
             let seq = self.marks.appended.next();
             self.marks.appended = seq;
-            self.last_of_kind.insert(event.kind, seq);
+            let of_kind = self.kinds.entry(event.kind).or_default();
+            *of_kind = OfKind { last: seq, count: of_kind.count + 1 };
             let stored = Stored {
                 seq,
                 epoch: self.epoch,

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 /// A label beyond these needs a thought about how many values it has.
-const LABELS: [&str; 8] = ["actor", "kind", "mark", "outcome", "quantile", "source", "state", "version"];
+const LABELS: [&str; 9] =
+    ["actor", "direction", "kind", "mark", "outcome", "quantile", "source", "state", "version"];
 /// Units that are not base units, and words that belong to the type.
 const FOREIGN: [&str; 11] =
     ["ms", "us", "ns", "milliseconds", "micros", "kb", "mb", "kib", "mib", "percent", "permille"];
@@ -65,7 +66,7 @@ async fn every_name_has_help_type_base_units_and_labels_of_few_values() {
     let stop = tokio::sync::watch::Sender::new(false);
     let own = Own::new("test", directory.path().to_owned(), &stop);
     own.attach(kernel.kernel());
-    let metrics = Metrics::new(&own, kernel.kernel());
+    let metrics = Metrics::new(&own);
     for session in 1..=2 {
         let address = format!("/sessions/{session}").parse().unwrap();
         kernel.kernel().hold("transports", address, std::future::pending()).await.unwrap();
@@ -90,7 +91,7 @@ async fn a_page_of_health_says_what_is_wrong() {
     let kernel = crate::Kernel::builder().below(directory.path()).start().await.unwrap();
     let stop = tokio::sync::watch::Sender::new(false);
     let own = Own::new("test", directory.path().to_owned(), &stop);
-    let metrics = Metrics::new(&own, kernel.kernel());
+    let metrics = Metrics::new(&own);
     assert_eq!(metrics.write(Page::Ready).await, Err("the kernel is starting\n".into()));
     own.attach(kernel.kernel());
     assert_eq!(metrics.write(Page::Ready).await, Ok("ready\n".into()));

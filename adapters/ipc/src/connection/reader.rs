@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
@@ -10,6 +11,7 @@ use eclosion_schemas::frame::{Assembler, Decoder, Frame, Limits, StreamId};
 use super::lines::LineDecoder;
 use super::socket::Socket;
 use super::{DESCRIPTORS_MAX, End};
+use crate::traffic::Traffic;
 
 /// What one system call may bring.
 const READ_BYTES: usize = 64 * 1024;
@@ -36,6 +38,7 @@ pub(crate) struct Reader {
     /// Of messages whose last fragment is still to come.
     held: BTreeMap<StreamId, Vec<OwnedFd>>,
     first_byte: Option<u8>,
+    traffic: Arc<Traffic>,
 }
 
 impl Reader {
@@ -49,7 +52,12 @@ impl Reader {
             unclaimed: VecDeque::new(),
             held: BTreeMap::new(),
             first_byte: None,
+            traffic: Arc::default(),
         }
+    }
+
+    pub(crate) fn counted_in(&mut self, traffic: Arc<Traffic>) {
+        self.traffic = traffic;
     }
 
     pub(crate) fn first_byte(&self) -> Option<u8> {
@@ -83,6 +91,7 @@ impl Reader {
             let inside = lines + self.decoder.buffered() + self.assembler.buffered() > 0;
             return Poll::Ready(Err(if inside { End::Broken } else { End::Closed }));
         }
+        self.traffic.received_bytes(bytes);
         let received = &self.buffer[..bytes];
         self.first_byte = self.first_byte.or_else(|| received.first().copied());
         match &mut self.lines {
@@ -96,10 +105,12 @@ impl Reader {
         if let Some(lines) = &mut self.lines {
             // No line names one.
             self.unclaimed.clear();
-            let frame = lines.next_frame()?;
-            return Ok(frame.map(|frame| Received { frame, descriptors: Vec::new() }));
+            let Some(frame) = lines.next_frame()? else { return Ok(None) };
+            self.traffic.frame_received();
+            return Ok(Some(Received { frame, descriptors: Vec::new() }));
         }
         while let Some(frame) = self.decoder.next_frame()? {
+            self.traffic.frame_received();
             let mut descriptors = self.claim(&frame)?;
             let stream = frame.stream;
             let Some(frame) = self.assembler.push(frame)? else {

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
@@ -14,6 +15,7 @@ use tokio::time::Sleep;
 use super::lines;
 use super::socket::Socket;
 use super::{End, OUTGOING_BYTES_MAX, STALL};
+use crate::traffic::Traffic;
 
 /// Frames are encoded until there is this much for one system call. What is encoded is past being overtaken.
 const FILL_BYTES: usize = 64 * 1024;
@@ -31,6 +33,7 @@ pub(crate) struct Writer {
     speaks_lines: bool,
     /// Running while the peer takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    traffic: Arc<Traffic>,
 }
 
 impl Writer {
@@ -42,7 +45,12 @@ impl Writer {
             descriptors: Vec::new(),
             speaks_lines: false,
             stalled: None,
+            traffic: Arc::default(),
         }
+    }
+
+    pub(crate) fn counted_in(&mut self, traffic: Arc<Traffic>) {
+        self.traffic = traffic;
     }
 
     /// To be called before anything is pushed: a line is whole, so that nothing may be cut.
@@ -99,6 +107,7 @@ impl Writer {
 
     fn sent(&mut self, bytes: usize) {
         self.buffer.advance(bytes);
+        self.traffic.sent_bytes(bytes);
         if bytes > 0 {
             // The peer has its own copies now.
             self.descriptors.clear();
@@ -121,6 +130,7 @@ impl Writer {
             let Some((frame, descriptors)) = next else { break };
             if self.speaks_lines {
                 lines::encode(&frame, &mut self.buffer);
+                self.traffic.frame_sent();
                 continue;
             }
             if let Some(descriptors) = descriptors {
@@ -134,7 +144,9 @@ impl Writer {
                 // Bodies are checked before they are pushed and our envelopes are short, so this is our own mistake.
                 tracing::error!(%why, kind = ?frame.kind, stream = %frame.stream, "a frame was not sent");
                 self.descriptors.clear();
+                continue;
             }
+            self.traffic.frame_sent();
         }
         !self.buffer.is_empty()
     }

@@ -142,3 +142,13 @@ fn what_becomes_due_while_older_things_are_let_out_waits_its_turn() {
     journal.hold(Mark::Written, Seq(2), note(4));
     assert_eq!(order.lock().unwrap().last(), Some(&4));
 }
+
+#[test]
+fn events_are_counted_by_kind_when_they_are_appended_and_not_when_they_are_refused() {
+    let journal = journal();
+    assert!(journal.appended_of_kinds().is_empty());
+    append(&journal, 0).unwrap();
+    assert!(append(&journal, 0).is_err());
+    append(&journal, 1).unwrap();
+    assert_eq!(journal.appended_of_kinds(), BTreeMap::from([(LeaseReleased::KIND, 2)]));
+}
