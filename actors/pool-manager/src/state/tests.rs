@@ -13,8 +13,11 @@ use eclosion_schemas::{Code, Payload};
 
 use super::*;
 
+mod ahead;
 mod attached;
+mod calls;
 mod cases;
+mod leases;
 mod manage;
 mod quarantine;
 mod random;

@@ -1,4 +1,5 @@
-//! Tables of cases over the core, and random ones: a world of one core, a journal, a clock and runs that start and end.
+//! Tables of cases over the core, overlaps in [`overlap`], random ones in [`random`]: a world of one core, a journal, a clock
+//! and runs that start and end.
 
 use eclosion_kernel::engine::{Engine, Step};
 use eclosion_kernel::journal::memory::MemoryStore;
@@ -10,6 +11,9 @@ use eclosion_schemas::view::RunState;
 use eclosion_schemas::{Code, Epoch, Seq};
 
 use super::*;
+
+mod overlap;
+mod random;
 
 /// A Saturday, 10:00:00 UTC.
 const BEGIN: Timestamp = Timestamp(1_795_255_200_000);
@@ -255,108 +259,6 @@ fn a_month_of_misses_is_one_record_with_its_count() {
 }
 
 #[test]
-fn a_tick_that_meets_an_earlier_one_follows_the_overlap_policy() {
-    let third_minute = |overlap| {
-        let mut world = World::with(with_overlap(overlap));
-        let mut seen = Vec::new();
-        for _ in 0..3 {
-            seen.extend(world.after_ms(MINUTE));
-            world.start_runs();
-        }
-        (seen, world)
-    };
-    for (overlap, expected) in [
-        (Overlap::Skip {}, vec!["fired +1", "overlap +2", "overlap +3"]),
-        (Overlap::Queue { max: 1 }, vec!["fired +1", "queued +2", "queuefull +3"]),
-        (Overlap::Queue { max: 2 }, vec!["fired +1", "queued +2", "queued +3"]),
-        (Overlap::Allow { max: 2 }, vec!["fired +1", "fired +2", "overlap +3"]),
-    ] {
-        let (seen, world) = third_minute(overlap);
-        assert_eq!(seen, expected, "{overlap:?}");
-        assert_eq!(world.replayed().digest(), world.engine.digest(), "{overlap:?}");
-    }
-    let (_, mut world) = third_minute(Overlap::Queue { max: 2 });
-    assert_eq!(world.finish(&"r1".parse().unwrap(), RunState::Failed), ["failed +1", "fired +2"]);
-    let why = world.view().why.join("\n");
-    assert!(why.contains("1 wait for what is under way") && why.contains("failed"), "{why}");
-}
-
-#[test]
-fn a_skipped_tick_names_the_run_that_was_in_the_way() {
-    let mut world = World::with(with_overlap(Overlap::Skip {}));
-    world.after_ms(MINUTE);
-    let run = world.start_runs().remove(0);
-    world.after_ms(MINUTE);
-    let last = world.view().last.unwrap();
-    assert_eq!(last.why, format!("run {run} of tick 0 had not ended"));
-}
-
-#[test]
-fn a_later_tick_cancels_the_run_before_it_and_fires_when_that_has_ended() {
-    let mut world = World::with(with_overlap(Overlap::CancelPrevious {}));
-    world.after_ms(MINUTE);
-    let run = world.start_runs().remove(0);
-    assert_eq!(world.after_ms(MINUTE), ["queued +2", "cancelling #0"]);
-    let cancels = |world: &World| {
-        let owed = world.engine.outstanding().values();
-        owed.filter(|effect| matches!(effect, Effect::Cancel { run: owed, .. } if *owed == run)).count()
-    };
-    assert_eq!(cancels(&world), 1);
-    assert_eq!(world.after_ms(MINUTE), ["superseded +2", "queued +3"], "only the latest waits");
-    assert_eq!(cancels(&world), 1, "it is canceled once");
-    assert_eq!(world.finish(&run, RunState::Cancelled), ["cancelled +1", "fired +3"]);
-    assert_eq!(cancels(&world), 0);
-}
-
-#[test]
-fn a_run_that_has_not_started_is_canceled_once_it_has() {
-    let mut world = World::with(with_overlap(Overlap::CancelPrevious {}));
-    world.after_ms(MINUTE);
-    assert_eq!(world.after_ms(MINUTE), ["queued +2", "cancelling #0"]);
-    assert!(matches!(world.engine.outstanding().values().next(), Some(Effect::Start { .. })));
-    let run = world.start_runs().remove(0);
-    let owed: Vec<_> = world.engine.outstanding().values().cloned().collect();
-    assert_eq!(owed, [Effect::Cancel { run, name: name() }]);
-}
-
-#[test]
-fn a_later_tick_gives_up_the_call_before_it_at_once() {
-    let spec = ScheduleSpec { action: call_action(), ..with_overlap(Overlap::CancelPrevious {}) };
-    let mut world = World::with(spec);
-    world.after_ms(MINUTE);
-    assert_eq!(world.after_ms(MINUTE), ["queued +2", "cancelled +1", "fired +2"]);
-    assert_eq!(world.engine.outstanding().len(), 1, "the call of the first is owed no more");
-}
-
-#[test]
-fn a_call_ends_with_its_answer_or_its_refusal() {
-    let mut world = World::with(ScheduleSpec { action: call_action(), ..every_minute() });
-    world.after_ms(MINUTE);
-    world.answer(Ok(Answer::Reply(serde_json::json!({"runs": []}))));
-    world.after_ms(MINUTE);
-    world.answer(Err(Error::not_found("run.unknown", "there is no such run")));
-    let view = world.view();
-    assert_eq!(view.counts, BTreeMap::from([(TickState::Succeeded, 1), (TickState::Failed, 1)]));
-    assert!(view.why.join("\n").contains("there is no such run"), "{:?}", view.why);
-    assert!(world.engine.outstanding().is_empty());
-}
-
-#[test]
-fn an_answer_to_what_is_over_changes_nothing() {
-    let mut world = World::with(every_minute());
-    world.after_ms(MINUTE);
-    let run = world.start_runs().remove(0);
-    let before = world.engine.digest();
-    let key = format!("schedule:nightly:{}", BEGIN.plus_ms(MINUTE));
-    let late =
-        |outcome| Command::Answered(Box::new(Answered { name: name(), n: 0, key: key.clone(), outcome }));
-    for outcome in [Ok(Answer::Run(run)), Err(Error::internal("x", "x"))] {
-        world.send(&late(outcome));
-        assert_eq!(world.engine.digest(), before);
-    }
-}
-
-#[test]
 fn a_start_that_is_refused_is_recorded_with_its_error() {
     let mut world = World::with(every_minute());
     world.after_ms(MINUTE);
@@ -575,140 +477,4 @@ fn history_keeps_the_latest_ticks_and_forgets_with_the_schedule() {
     world.send(&Command::Remove(NameRequest { name: name() }));
     fold(&world, &mut rows);
     assert!(rows.is_empty());
-}
-
-/// Small, fast, and the same on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % sides
-    }
-}
-
-fn any_spec(dice: &mut Dice) -> ScheduleSpec {
-    let trigger = match dice.roll(3) {
-        0 => Trigger::Every { every_ms: 700 + dice.roll(20_000), anchor: Timestamp(dice.roll(9_999)) },
-        1 => Trigger::Cron { cron: "*/7 * * * * *".into() },
-        _ => Trigger::Cron { cron: "13,37 */2 * * * *".into() },
-    };
-    let misfire = match dice.roll(3) {
-        0 => Misfire::Skip {},
-        1 => Misfire::RunOnce {},
-        _ => Misfire::RunAll { max: 1 + dice.roll(5) as u32 },
-    };
-    let overlap = match dice.roll(4) {
-        0 => Overlap::Skip {},
-        1 => Overlap::Queue { max: 1 + dice.roll(4) as u32 },
-        2 => Overlap::Allow { max: 1 + dice.roll(4) as u32 },
-        _ => Overlap::CancelPrevious {},
-    };
-    let zone = ["UTC", "Europe/Berlin", "Australia/Lord_Howe"][dice.roll(3) as usize];
-    ScheduleSpec {
-        zone: Some(zone.into()),
-        misfire: Some(misfire),
-        overlap: Some(overlap),
-        grace_ms: Some(dice.roll(20_000)),
-        jitter_ms: if dice.roll(2) == 0 { 0 } else { dice.roll(3_000) },
-        ..ScheduleSpec::new(trigger, run_action())
-    }
-}
-
-fn any_step(world: &mut World, dice: &mut Dice, running: &mut Vec<RunId>) {
-    match dice.roll(12) {
-        // Down for a while.
-        0 => _ = world.after_ms(dice.roll(120_000)),
-        // Put back.
-        1 => _ = world.at(Timestamp(world.now.0 - dice.roll(30_000))),
-        2 | 3 => running.extend(world.start_runs()),
-        4 | 5 if !running.is_empty() => {
-            let run = running.remove(dice.roll(running.len() as u64) as usize);
-            world.finish(&run, RunState::Succeeded);
-        }
-        6 => _ = world.send(&Command::Pause(PauseRequest { name: name(), reason: String::new() })),
-        7 => _ = world.send(&Command::Resume(NameRequest { name: name() })),
-        8 => _ = world.trigger(&format!("{}", dice.roll(1_000))),
-        _ => _ = world.after_ms(dice.roll(9_000)),
-    }
-}
-
-#[test]
-fn whatever_happens_every_instant_is_fired_once_or_skipped_with_a_reason() {
-    for seed in 0..300 {
-        let mut dice = Dice(seed);
-        let spec = any_spec(&mut dice);
-        let mut world = World::with(spec.clone());
-        let mut running = Vec::new();
-        for _ in 0..60 {
-            any_step(&mut world, &mut dice, &mut running);
-            let schedule = world.engine.state().schedule(&name()).unwrap();
-            assert!(schedule.live.len() <= schedule.live_max(), "seed {seed}");
-        }
-        let (plan, _) = Plan::compile(&Zones::default(), &spec).unwrap();
-        let through = world.engine.state().schedule(&name()).unwrap().through;
-        check_ledger(seed, &world, &plan, through);
-        assert_eq!(world.replayed().digest(), world.engine.digest(), "seed {seed}");
-    }
-}
-
-/// Fired, skipped and still waiting are, together, the instants that there were.
-fn check_ledger(seed: u64, world: &World, plan: &Plan, through: Timestamp) {
-    let mut met: BTreeMap<Timestamp, &'static str> = BTreeMap::new();
-    let mut keys = BTreeSet::new();
-    let mut waiting = BTreeSet::new();
-    for record in &world.journal.after(Seq(0), Scheduler::FOLDS).records {
-        let (tick, what) = if let Some(event) = record.event::<TickFired>() {
-            assert!(keys.insert(event.tick.key()), "seed {seed}: {} fired twice", event.tick.key());
-            (event.tick.clone(), "fired")
-        } else if let Some(event) = record.event::<TickSkipped>() {
-            assert!(event.tick.skipped.is_some() && !event.tick.why.is_empty(), "seed {seed}");
-            (event.tick.clone(), "skipped")
-        } else {
-            let queued = record.event::<TickQueued>();
-            waiting.extend(queued.filter(|event| !event.tick.manual).map(|event| event.tick.scheduled));
-            continue;
-        };
-        if tick.manual {
-            continue;
-        }
-        let (mut at, last) = (tick.scheduled, tick.last.unwrap_or(tick.scheduled));
-        let mut count = 0;
-        loop {
-            let before = met.insert(at, what);
-            assert_eq!(before, None, "seed {seed}: {at} was {before:?} and is {what}");
-            waiting.remove(&at);
-            count += 1;
-            match plan.next(at).filter(|due| due.at <= last) {
-                Some(due) => at = due.at,
-                None => break,
-            }
-        }
-        assert!(tick.at_least || tick.count == count, "seed {seed}: {count} of {tick:?}");
-    }
-    let queue = &world.engine.state().schedule(&name()).unwrap().queue;
-    let queued: BTreeSet<_> = queue.iter().filter(|tick| !tick.manual).map(|tick| tick.scheduled).collect();
-    assert_eq!(waiting, queued, "seed {seed}");
-    let mut instant = plan.next(BEGIN);
-    while let Some(due) = instant.filter(|due| due.at <= through) {
-        let is_met = met.contains_key(&due.at) || queued.contains(&due.at);
-        assert!(is_met, "seed {seed}: {} was lost", due.at);
-        instant = plan.next(due.at);
-    }
-}
-
-#[test]
-fn what_is_written_is_what_is_replayed() {
-    let mut world = World::with(with_overlap(Overlap::CancelPrevious {}));
-    for _ in 0..5 {
-        world.after_ms(MINUTE);
-        let runs = world.start_runs();
-        world.after_ms(MINUTE / 2);
-        runs.iter().for_each(|run| _ = world.finish(run, RunState::Failed));
-    }
-    let replayed = world.replayed();
-    assert_eq!(replayed.digest(), world.engine.digest());
-    assert_eq!(replayed.outstanding(), world.engine.outstanding());
 }

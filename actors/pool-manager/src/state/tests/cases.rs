@@ -1,13 +1,15 @@
+//! Environments, workers, attempts and whose turn it is.
+
 use super::*;
 
-fn world(workers_max: u32) -> World {
+pub(super) fn world(workers_max: u32) -> World {
     let mut world = World::new(PoolOptions::new(workers_max));
     world.run("r", "t", "e");
     world
 }
 
 /// A world whose one worker computes `load` of run `r`.
-fn computing() -> (World, (WorkerId, TaskRef, Fence)) {
+pub(super) fn computing() -> (World, (WorkerId, TaskRef, Fence)) {
     let mut world = world(1);
     let wish = world.wish("r", "load");
     world.dispatch(&wish);
@@ -284,171 +286,6 @@ fn a_wish_for_later_waits_for_its_time() {
     assert_eq!(world.executing().len(), 1);
 }
 
-/// A world whose one worker is up, and a wish that needs four cores.
-fn asking() -> (World, Wish, EffectId) {
-    let (mut world, attempt) = computing();
-    world.commit(&attempt);
-    let mut wish = world.wish("r", "train");
-    wish.execute.lease = BTreeMap::from([("cpu".to_owned(), 4), ("memory".to_owned(), 1 << 30)]);
-    let step = world.dispatch(&wish);
-    let [(id, Effect::Acquire(request))] = &step.effects[..] else { panic!("{step:?}") };
-    assert_eq!((request.wish, request.amounts["cpu"]), (*id, 4_000));
-    let id = *id;
-    (world, wish, id)
-}
-
-fn granted(wish: &Wish, acquire: EffectId) -> LeaseGranted {
-    LeaseGranted {
-        lease: "l-1-1".parse().unwrap(),
-        task: TaskRef::new(wish.execute.run.clone(), wish.execute.task.clone()),
-        tenant: wish.tenant.clone(),
-        amounts: BTreeMap::new(),
-        wish: acquire,
-    }
-}
-
-#[test]
-fn what_needs_more_than_a_slot_starts_with_its_lease() {
-    let (mut world, wish, acquire) = asking();
-    assert!(world.executing().is_empty());
-    let step = world.foreign(granted(&wish, acquire));
-    let started = step.records.iter().find_map(|record| record.event::<AttemptStarted>()).unwrap();
-    assert_eq!(started.lease, Some("l-1-1".parse().unwrap()));
-    assert_eq!((world.engine.outstanding().len(), world.engine.state().leases.len()), (1, 0));
-    world.check();
-}
-
-#[test]
-fn a_lease_survives_the_incarnation_that_had_asked_for_it() {
-    let (before, wish, acquire) = asking();
-    let mut world = before.restart();
-    assert!(world.engine.outstanding().contains_key(&acquire));
-    let worker = world.engine.state().workers.keys().next().unwrap().clone();
-    world.up(&worker);
-    world.foreign(granted(&wish, acquire));
-    assert!(world.executing().is_empty());
-    world.dispatch(&wish);
-    assert_eq!((world.executing().len(), world.count("attempt.waiting")), (1, 1));
-    world.check();
-}
-
-#[test]
-fn a_lease_that_cannot_be_had_refuses_the_wish() {
-    let (mut world, wish, acquire) = asking();
-    let error = Error::new(Code::Exhausted, "arbitration.impossible", "too much");
-    let task = TaskRef::new(wish.execute.run.clone(), wish.execute.task.clone());
-    let step = world.foreign(LeaseRefused { task, wish: acquire, error });
-    let refused = step.records.iter().find_map(|record| record.event::<AttemptRefused>()).unwrap();
-    assert_eq!((refused.wish, refused.error.reason.as_str()), (wish.id, "arbitration.impossible"));
-    assert!(world.engine.outstanding().is_empty() && world.engine.volatile().is_empty());
-    world.check();
-}
-
-#[test]
-fn a_lease_that_is_not_needed_is_given_back_granted_or_not() {
-    for is_granted in [false, true] {
-        for withdrawn in [false, true] {
-            let (mut world, wish, acquire) = asking();
-            // No worker is free, so that the grant is not used at once.
-            let worker = world.engine.state().workers.keys().next().unwrap().clone();
-            world.down(&worker, Death::Exited { code: 1 });
-            if is_granted {
-                world.foreign(granted(&wish, acquire));
-            }
-            let step = if withdrawn {
-                world.send(&Command::Withdraw(WithdrawRequest { wishes: vec![wish.id] }))
-            } else {
-                world.foreign(RunCancelling { run: "r".parse().unwrap(), reason: String::new() })
-            };
-            let released = step
-                .effects
-                .iter()
-                .any(|(_, effect)| matches!(effect, Effect::Release(request) if request.wish == acquire));
-            assert!(released, "{step:?}");
-            let task = TaskRef::new(wish.execute.run.clone(), wish.execute.task.clone());
-            let reason = String::new();
-            if is_granted {
-                world.foreign(LeaseReleased { lease: "l-1-1".parse().unwrap(), reason });
-            } else {
-                let error = Error::new(Code::Cancelled, "arbitration.withdrawn", reason);
-                world.foreign(LeaseRefused { task, wish: acquire, error });
-            }
-            assert!(world.engine.state().leases.is_empty() && world.engine.state().acquired.is_empty());
-            world.check();
-        }
-    }
-}
-
-fn reserve(world: &mut World, ticket: u64, environment: &str) -> pool::ReserveReply {
-    reserve_for(world, ticket, environment, false)
-}
-
-fn reserve_for(world: &mut World, ticket: u64, environment: &str, lasting: bool) -> pool::ReserveReply {
-    let environment = environment.parse().unwrap();
-    let request = pool::ReserveRequest { ticket, environment, spec: EnvironmentSpec::default(), lasting };
-    let reply = world.send(&Command::Reserve(request)).reply.unwrap().unwrap();
-    *reply.downcast::<pool::ReserveReply>().unwrap()
-}
-
-#[test]
-fn a_call_whose_environment_cannot_be_built_is_told_so_and_a_later_one_has_it_built_again() {
-    let mut world = world(1);
-    let error = Error::invalid("environment.resolve", "no such package");
-    for (round, ticket) in [(1, 7), (2, 8)] {
-        assert_eq!(reserve(&mut world, ticket, "broken"), pool::ReserveReply { worker: None, error: None });
-        assert_eq!(world.count("environment.requested"), round);
-        let environment = "broken".parse().unwrap();
-        let built = EnvironmentBuiltRequest { environment, python: None, error: Some(error.clone()) };
-        world.send(&Command::EnvironmentBuilt(built));
-        // As often as it asks, until it gives its ticket back; and nothing is built for its sake any more.
-        for _ in 0..2 {
-            assert_eq!(reserve(&mut world, ticket, "broken").error, Some(error.clone()));
-        }
-        world.send(&Command::Unreserve(pool::UnreserveRequest { ticket }));
-        assert_eq!(world.count("environment.requested"), round);
-        world.check();
-    }
-    reserve(&mut world, 9, "other");
-    let known: Vec<_> = world.engine.state().environments.keys().map(ToString::to_string).collect();
-    assert_eq!(known, ["other"]);
-}
-
-#[test]
-fn a_call_reserves_an_idle_worker_until_it_is_over_or_forgotten() {
-    for forgotten in [false, true] {
-        let (mut world, attempt) = computing();
-        assert_eq!(reserve(&mut world, 7, "e").worker, None);
-        world.commit(&attempt);
-        assert_eq!(reserve(&mut world, 7, "e").worker, Some(attempt.0.clone()));
-        let wish = world.wish("r", "train");
-        world.dispatch(&wish);
-        assert!(world.executing().is_empty());
-        if forgotten {
-            let due = world.engine.wake_at().unwrap();
-            world.wait(due.since_ms(world.now));
-        } else {
-            world.send(&Command::Unreserve(pool::UnreserveRequest { ticket: 7 }));
-        }
-        assert_eq!(world.executing().len(), 1);
-    }
-}
-
-#[test]
-fn a_service_has_a_worker_beyond_those_that_tasks_may_have() {
-    let (mut world, _) = computing();
-    assert_eq!(reserve(&mut world, 7, "e").worker, None);
-    assert_eq!(world.count("worker.requested"), 1, "a call waits for the one that there may be");
-    assert_eq!(reserve_for(&mut world, 8, "e", true).worker, None);
-    assert_eq!(world.count("worker.requested"), 2);
-    world.bring_up();
-    // Who asks first gets it, and the service's right to one is not used up by that.
-    assert!(reserve(&mut world, 7, "e").worker.is_some());
-    assert_eq!(reserve_for(&mut world, 8, "e", true).worker, None);
-    world.send(&Command::Unreserve(pool::UnreserveRequest { ticket: 7 }));
-    assert!(reserve_for(&mut world, 8, "e", true).worker.is_some());
-    assert_eq!(world.count("worker.requested"), 2);
-}
-
 #[test]
 fn status_names_who_is_waited_for_and_tells_the_living_from_the_dead() {
     let (mut world, attempt) = computing();
@@ -478,89 +315,5 @@ fn what_no_run_uses_is_forgotten() {
     world.wait(60_000);
     world.down(&attempt.0, Death::Exited { code: 0 });
     assert!(world.engine.state().environments.is_empty() && world.engine.state().runs.is_empty());
-    world.check();
-}
-
-/// A world whose one worker has computed `load[0]`, which took no time.
-fn learned() -> World {
-    let mut world = world(1);
-    let wish = world.wish("r", "load[0]");
-    world.dispatch(&wish);
-    world.bring_up();
-    let attempt = world.executing().pop().unwrap();
-    world.commit(&attempt);
-    world
-}
-
-/// The same with more of it to do than the worker takes, and what it was given.
-fn crowded() -> (World, Vec<(WorkerId, TaskRef, Fence)>) {
-    let mut world = learned();
-    for n in 1..=8 {
-        let wish = world.wish("r", &format!("load[{n}]"));
-        world.dispatch(&wish);
-    }
-    let given = world.executing();
-    (world, given)
-}
-
-fn tasks_of(attempts: &[(WorkerId, TaskRef, Fence)]) -> Vec<String> {
-    attempts.iter().map(|(_, task, _)| task.task.to_string()).collect()
-}
-
-#[test]
-fn quick_attempts_wait_at_a_busy_worker_so_that_it_need_not() {
-    let (mut world, given) = crowded();
-    assert_eq!(tasks_of(&given), ["load[1]", "load[2]", "load[3]", "load[4]", "load[5]"]);
-    world.commit(&given[0]);
-    assert_eq!(tasks_of(&world.executing()), ["load[2]", "load[3]", "load[4]", "load[5]", "load[6]"]);
-    world.check();
-}
-
-#[test]
-fn nothing_waits_behind_what_takes_long_or_is_not_known_to_be_quick() {
-    let (mut world, given) = crowded();
-    world.wait(AHEAD_PATIENCE_MS);
-    world.commit(&given[1]);
-    assert_eq!(tasks_of(&world.executing()), ["load[1]", "load[3]", "load[4]", "load[5]"]);
-    // It took long, so that it is not quick any more.
-    world.commit(&given[0]);
-    assert_eq!(tasks_of(&world.executing()), ["load[3]", "load[4]", "load[5]"]);
-    world.check();
-}
-
-#[test]
-fn what_has_a_time_out_or_needs_a_lease_waits_in_line() {
-    let mut world = learned();
-    let first = world.wish("r", "load[1]");
-    world.dispatch(&first);
-    let mut limited = world.wish("r", "load[2]");
-    limited.execute.timeout_ms = Some(1_000);
-    world.dispatch(&limited);
-    assert_eq!(tasks_of(&world.executing()), ["load[1]"]);
-    // It is its turn, so nothing overtakes it either.
-    let next = world.wish("r", "load[3]");
-    world.dispatch(&next);
-    assert_eq!(tasks_of(&world.executing()), ["load[1]"]);
-    world.check();
-}
-
-#[test]
-fn a_death_costs_the_attempt_that_was_computed_and_gives_the_others_back() {
-    let (mut world, given) = crowded();
-    world.down(&given[0].0, Death::Killed { signal: 9, sender: None });
-    assert_eq!(world.count("attempt.stopped"), 4);
-    let died = world.journal.after(Seq(0), &[WorkerDied::KIND]).records.pop().unwrap();
-    let died = died.event::<WorkerDied>().unwrap();
-    assert_eq!((died.fence, died.certificate.task.clone()), (Some(given[0].2), Some(given[0].1.clone())));
-    world.check();
-}
-
-#[test]
-fn what_a_worker_gives_back_is_stopped_and_the_rest_stays() {
-    let (mut world, given) = crowded();
-    let (worker, _, fence) = given[2].clone();
-    world.wait(AHEAD_PATIENCE_MS);
-    world.send(&Command::WorkerIdle(pool::WorkerIdleRequest { worker, fence }));
-    assert_eq!(tasks_of(&world.executing()), ["load[1]", "load[2]", "load[4]", "load[5]"]);
     world.check();
 }
