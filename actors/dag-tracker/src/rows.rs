@@ -6,7 +6,7 @@
 //! | `runs` | state of the run (`*` for any) · seq of `run.started`, 8 bytes big-endian | its head, as a list shows it |
 //! | `steps` | run · `/` · seq, 8 bytes big-endian | a record of it |
 //! | `run_keys` | idempotency key | run and content |
-//! | `runs_collected` | run | when, by which rule: it is shown no more; its steps stay until `gc.erased` |
+//! | `runs_collected` | run | when, by which rule: it is shown no more; its steps stay until `gc.erased`, and this until the record of its purge goes |
 //!
 //! An older run is shown by folding its rows into an empty state, so that it looks as it did in memory. Starts of
 //! attempts are not kept, because they would double the rows of a step; an older task therefore has no `started_at`.
@@ -134,7 +134,10 @@ fn restored_rows(run: &CollectedRun) -> Vec<RowChange> {
 }
 
 fn erased_rows(event: &GcErased) -> Vec<RowChange> {
-    let Some(run) = &event.run else { return Vec::new() };
+    // What is known of a run that is gone goes with the record of its purge.
+    let forgotten = event.runs.iter().map(|run| (COLLECTED, run.as_str().as_bytes().to_vec()));
+    let forgotten = forgotten.map(|(table, key)| RowChange { table, key, value: None });
+    let Some(run) = &event.run else { return forgotten.collect() };
     let steps =
         event.seqs.iter().map(|seq| (STEPS, [step_prefix(run), seq.0.to_be_bytes().to_vec()].concat()));
     let keys = event.keys.iter().map(|key| (KEYS, key.as_bytes().to_vec()));

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use eclosion_schemas::Tenant;
 use eclosion_schemas::error::Error;
 
+/// How limits of memory and processes are kept: the launcher looks at each worker's tree. No cgroup is used.
+pub const CONTAINMENT: &str = "sampling";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolOptions {
     /// Workers of all environments together.
@@ -57,7 +60,7 @@ impl PoolOptions {
             recycle_attempts: 0,
             recycle_age_ms: 0,
             recycle_rss_bytes: 0,
-            containment: "sampling".into(),
+            containment: CONTAINMENT.into(),
         }
     }
 

@@ -27,4 +27,4 @@ pub use passes::{PASSES, Passes};
 pub use ports::{Records, Stock};
 pub use rows::project;
 pub use state::{Command, Effect, Stale};
-pub use survey::{Disk, Found, Survey};
+pub use survey::{Disk, Found, Recorded, Survey};

@@ -30,6 +30,9 @@ pub struct RetentionOptions {
     pub runs: Limits,
     pub logs: Limits,
     pub environments: Limits,
+    /// Records of deletions are kept this long, and at most so many of them.
+    pub record_age_ms: u64,
+    pub record_count_max: u64,
     /// Bytes that nothing names are kept this long since they were written: somebody may be about to name them.
     pub unnamed_ms: u64,
     /// What a dead owner left is kept this long.
@@ -48,6 +51,8 @@ impl Default for RetentionOptions {
             runs: Limits { age_ms: 30 * DAY_MS, count_max: 10_000, bytes_max: 4 * GIB },
             logs: Limits { age_ms: 14 * DAY_MS, count_max: 10_000, bytes_max: GIB },
             environments: Limits { age_ms: 30 * DAY_MS, count_max: 32, bytes_max: 32 * GIB },
+            record_age_ms: 90 * DAY_MS,
+            record_count_max: 50_000,
             unnamed_ms: HOUR_MS,
             leftover_ms: HOUR_MS,
             origins: BTreeMap::new(),
@@ -65,14 +70,15 @@ impl RetentionOptions {
         Ok(self)
     }
 
-    /// Artifacts, scratch and segments have none: they are collected when nothing names or owns them.
+    /// Artifacts, scratch and segments have none: they are collected when nothing names or owns them. Records have two of
+    /// their own.
     #[must_use]
     pub fn limits(&self, kind: ItemKind) -> Option<Limits> {
         match kind {
             ItemKind::Run => Some(self.runs),
             ItemKind::Log => Some(self.logs),
             ItemKind::Environment => Some(self.environments),
-            ItemKind::Artifact | ItemKind::Scratch | ItemKind::Segment => None,
+            ItemKind::Artifact | ItemKind::Scratch | ItemKind::Segment | ItemKind::Record => None,
         }
     }
 
@@ -80,7 +86,7 @@ impl RetentionOptions {
     #[must_use]
     pub fn young_ms(&self, kind: ItemKind) -> u64 {
         match kind {
-            ItemKind::Run => 0,
+            ItemKind::Run | ItemKind::Record => 0,
             ItemKind::Log | ItemKind::Artifact | ItemKind::Environment => self.unnamed_ms,
             ItemKind::Scratch | ItemKind::Segment => self.leftover_ms,
         }
@@ -103,6 +109,8 @@ impl RetentionOptions {
             ("retention.environment_age_ms", self.environments.age_ms),
             ("retention.environment_count_max", self.environments.count_max),
             ("retention.environment_bytes_max", self.environments.bytes_max),
+            ("retention.record_age_ms", self.record_age_ms),
+            ("retention.record_count_max", self.record_count_max),
             ("retention.unnamed_ms", self.unnamed_ms),
             ("retention.leftover_ms", self.leftover_ms),
         ]

@@ -373,6 +373,10 @@ impl Ports {
             Ok(runs) => survey.found.extend(runs),
             Err(why) => survey.unreadable.push(format!("runs ({why})")),
         }
+        match self.records.deletions() {
+            Ok(records) => survey.records = records,
+            Err(why) => survey.unreadable.push(format!("records of deletions ({why})")),
+        }
         let names = self.records.names();
         for (kind, stock) in &self.stocks {
             let names = match (kind, &names) {

@@ -1,7 +1,7 @@
 //! Which rule hits what, in which order, and who holds it. A pure function of the state, a survey and the time.
 //!
 //! Order of a plan: what leaves the trash because its time is over; then kind by kind as [`ItemKind`] lists them (runs
-//! before what runs name), the longest unused first, equal ones by their ids; then, if everything together is still too
+//! before what runs name, records of deletions last), the longest unused first, equal ones by their ids; then, if everything together is still too
 //! much, the trash, oldest first, and after it what is cheapest to lose: leftovers, logs, bytes that nothing names,
 //! environments, and last runs with what they alone name.
 //!
@@ -10,6 +10,7 @@
 //! out a younger one. The quota passes over the held, because it has to be met.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use eclosion_schemas::ops::gc::{Item, ItemKind, KindTotal, PlanItem, Rule, Step};
 use eclosion_schemas::{RunId, Timestamp};
@@ -20,6 +21,7 @@ use crate::survey::{Found, Survey};
 
 mod holders;
 mod quota;
+mod records;
 
 use holders::holders;
 
@@ -42,6 +44,8 @@ pub(crate) struct Planned {
     pub(crate) found: Option<usize>,
     /// The collected runs that named it.
     pub(crate) of: Vec<RunId>,
+    /// Of records: which of the survey's go.
+    pub(crate) records: Range<usize>,
 }
 
 /// See the head of this file.
@@ -150,7 +154,7 @@ impl<'a> Planning<'a> {
             last_used: kept.since,
             held_by: Vec::new(),
         };
-        self.items.push(Planned { shown, found: None, of: Vec::new() });
+        self.items.push(Planned { shown, found: None, of: Vec::new(), records: 0..0 });
         kept.bytes
     }
 
@@ -160,6 +164,7 @@ impl<'a> Planning<'a> {
         }
         match (kind, self.options.limits(kind)) {
             (ItemKind::Artifact, _) => self.unnamed(),
+            (ItemKind::Record, _) => self.records(),
             (_, None) => self.leftovers(kind),
             (_, Some(limits)) => self.limited(kind, limits),
         }
@@ -239,12 +244,16 @@ impl<'a> Planning<'a> {
         if found.item.kind == ItemKind::Run {
             self.leaving.extend(RunId::new(found.item.id.as_str()));
         }
-        self.items.push(Planned { shown, found: Some(index), of: found.named_by.clone() });
+        let of = found.named_by.clone();
+        self.items.push(Planned { shown, found: Some(index), of, records: 0..0 });
         true
     }
 
     fn totals(&self) -> Vec<KindTotal> {
         let total = |kind| {
+            if kind == ItemKind::Record {
+                return self.total_of_records();
+            }
             let bytes = self.found(kind).map(|(_, found)| found.bytes).sum();
             KindTotal { kind, count: self.found(kind).count() as u64, bytes }
         };

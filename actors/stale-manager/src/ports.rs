@@ -11,7 +11,7 @@ use eclosion_schemas::events::{GcErased, Moved};
 use eclosion_schemas::ops::gc::ItemKind;
 use eclosion_schemas::{Digest, Error, ItemId, RunId, Seq};
 
-use crate::survey::{Disk, Found};
+use crate::survey::{Disk, Found, Recorded};
 
 /// The things of one kind.
 pub trait Stock: Send + Sync + Debug + 'static {
@@ -63,6 +63,12 @@ pub trait Records: Send + Sync + Debug + 'static {
     /// # Errors
     /// As [`Records::runs`].
     fn rows(&self, run: &RunId) -> Result<Vec<GcErased>, Error>;
+
+    /// Every record of a deletion, oldest first.
+    ///
+    /// # Errors
+    /// As [`Records::runs`].
+    fn deletions(&self) -> Result<Vec<Recorded>, Error>;
 
     fn disk(&self) -> Option<Disk>;
 }

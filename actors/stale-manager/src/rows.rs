@@ -1,9 +1,13 @@
-//! The records of deletions, as rows: table `gc_log`, key: seq (8 bytes, big-endian), value: a [`DeletionRecord`].
+//! The records of deletions, as rows: table `gc_log`, key: seq (8 bytes, big-endian), value: a [`DeletionRecord`]. They are
+//! bounded like everything else: `gc.erased` names those that go.
 
 use eclosion_kernel::core::{Query, Reads};
-use eclosion_kernel::journal::{Record, RowChange};
-use eclosion_schemas::events::{Event, GcCollected, GcMoved, GcPurging, GcRestored, Moved};
-use eclosion_schemas::ops::gc::{DeletionRecord, LogReply};
+use eclosion_kernel::journal::{Reader, Record, RowChange};
+use eclosion_schemas::events::{Event, GcCollected, GcErased, GcMoved, GcPurging, GcRestored, Moved};
+use eclosion_schemas::ops::gc::{DeletionRecord, ItemKind, LogReply};
+use eclosion_schemas::{Error, RunId, Seq};
+
+use crate::survey::Recorded;
 
 const LOG: &str = "gc_log";
 /// One list looks at so many.
@@ -16,13 +20,38 @@ pub fn project(record: &Record, rows: &mut Vec<RowChange>) {
         GcPurging::KIND => record.event::<GcPurging>().map(|event| purging(&event, record)),
         GcMoved::KIND => record.event::<GcMoved>().and_then(|event| moved(&event, record)),
         GcRestored::KIND => record.event::<GcRestored>().map(|event| restored(&event, record)),
+        GcErased::KIND => {
+            let erased = record.event::<GcErased>();
+            let seqs = erased.iter().flat_map(|event| event.records.iter());
+            rows.extend(seqs.map(|seq| RowChange { table: LOG, key: key(*seq), value: None }));
+            None
+        }
         _ => None,
     };
     if let Some(row) = row {
-        let key = record.seq.0.to_be_bytes().to_vec();
+        let key = key(record.seq);
         // Our own types always have a msgpack form; without one there would be no row, and no wrong one.
         rows.push(RowChange { table: LOG, key, value: rmp_serde::to_vec_named(&row).ok() });
     }
+}
+
+fn key(seq: Seq) -> Vec<u8> {
+    seq.0.to_be_bytes().to_vec()
+}
+
+/// Every record of a deletion, oldest first.
+///
+/// # Errors
+/// `unavailable` when rows cannot be read.
+pub fn deletions(reader: &dyn Reader) -> Result<Vec<Recorded>, Error> {
+    let rows = reader.scan(LOG, &[], false, u32::MAX)?;
+    let recorded = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let record: DeletionRecord = rmp_serde::from_slice(&value).ok()?;
+        let is_gone = record.item.kind == ItemKind::Run && matches!(&*record.action, "purged" | "gone");
+        let run = if is_gone { RunId::new(record.item.id.as_str()).ok() } else { None };
+        Some(Recorded { seq: record.seq, at: record.at, bytes: (key.len() + value.len()) as u64, run })
+    };
+    Ok(rows.into_iter().filter_map(recorded).collect())
 }
 
 fn collected(event: &GcCollected, record: &Record) -> DeletionRecord {

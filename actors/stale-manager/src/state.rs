@@ -52,6 +52,8 @@ const RECENT_MAX: usize = 16_384;
 const FIRST_PASS_MS: u64 = 60_000;
 /// Items decided together: so many records in one append.
 pub(crate) const DECIDED_MAX: usize = 256;
+/// Records of deletions that one record erases: ids of runs and seqs, well below what a record may hold.
+const ERASED_MAX: usize = 1024;
 
 /// See the head of this file.
 #[derive(Debug, Clone)]
@@ -181,6 +183,8 @@ pub struct State {
     /// In the trash, and named again.
     pub(crate) wanted: BTreeSet<Item>,
     pub(crate) tally: Tally,
+    /// Records of deletions up to here are erased.
+    pub(crate) forgotten: Seq,
     pub(crate) passes: u64,
     pub(crate) due: Option<EffectId>,
     pub(crate) last_pass: Option<Timestamp>,
@@ -327,6 +331,7 @@ impl Core for Stale {
         GcPurging::KIND,
         GcRestoring::KIND,
         GcRestored::KIND,
+        GcErased::KIND,
         GcPassed::KIND,
         RunStarted::KIND,
         RunFinished::KIND,

@@ -54,12 +54,24 @@ pub struct Disk {
     pub total_bytes: u64,
 }
 
+/// A record of a deletion, as retention looks at it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Recorded {
+    pub seq: Seq,
+    pub at: Timestamp,
+    pub bytes: u64,
+    /// The run that it says is gone for good.
+    pub run: Option<RunId>,
+}
+
 /// See the head of this file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Survey {
     /// Every record up to here was in the rows that were read.
     pub as_of: Seq,
     pub found: Vec<Found>,
+    /// Every record of a deletion, oldest first.
+    pub records: Vec<Recorded>,
     pub disk: Option<Disk>,
     /// What could not be looked at: nothing of it is collected.
     pub unreadable: Vec<String>,

@@ -168,3 +168,31 @@ fn a_kernel_killed_while_it_collects_is_followed_by_one_that_finishes() {
     assert_eq!(house.artifact_bytes(), 0);
     assert!(house.document(&["gc", "plan"])["items"].as_array().unwrap().is_empty());
 }
+
+#[test]
+fn records_of_deletions_are_bounded_and_the_plan_shows_what_goes_of_them() {
+    let house = House::new(1);
+    let run = house.run();
+    house.document(&["gc", "apply", "--yes"]);
+    house.document(&["gc", "trash", "--empty"]);
+    let records =
+        |house: &House| house.document(&["gc", "log", "--limit", "100"])["records"].as_array().unwrap().len();
+    let before = records(&house);
+    assert!(before >= 4, "{before}");
+    assert!(house.document(&["gc", "plan"])["items"].as_array().unwrap().is_empty());
+
+    // A kernel that keeps fewer.
+    assert!(house.command(&["down"]).output().unwrap().status.success());
+    let few = ["--setting", "retention.record_count_max=1"];
+    assert!(house.command(&[&["up"], &few[..]].concat()).output().unwrap().status.success());
+    let plan = house.document(&["gc", "plan"]);
+    assert_eq!(items(&plan), ["\"record\"/\"deletions\"".to_owned()].into(), "{plan}");
+    assert_eq!(plan["items"][0]["rule"], "count");
+    let applied = house.document(&["gc", "apply", "--yes"]);
+    assert_eq!(applied["purged"], 1, "{applied}");
+    assert_eq!(applied["freed_bytes"], plan["items"][0]["bytes"]);
+    assert_eq!(records(&house), 1);
+    assert!(house.document(&["gc", "plan"])["items"].as_array().unwrap().is_empty());
+    let refused = house.command(&["runs", "show", &run]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(3), "it is not known, or known to be gone");
+}

@@ -19,7 +19,8 @@
 
 mod file;
 pub(crate) mod machine;
-pub mod retention;
+#[cfg(feature = "workers")]
+mod retention;
 #[cfg(feature = "workers")]
 mod scarce;
 mod table;

@@ -18,7 +18,7 @@ use eclosion_schemas::error::{Code, Error};
 use eclosion_schemas::events::GcErased;
 use eclosion_schemas::ops::gc::{Item, ItemKind};
 use eclosion_schemas::{Digest, ItemId, RunId, Seq, Timestamp, WorkerId};
-use eclosion_stale_manager::{Disk, Found, Records, RetentionOptions, StaleActor, Stock};
+use eclosion_stale_manager::{Disk, Found, Recorded, Records, RetentionOptions, StaleActor, Stock};
 use eclosion_store_fs::{Directory, FileStore, ObjectStock, Shape};
 
 use crate::output::OutputFiles;
@@ -239,6 +239,10 @@ impl Records for Rows {
         Ok(pieces(run, &GcErased { seqs: steps.seqs, keys: steps.keys, ..artifacts }))
     }
 
+    fn deletions(&self) -> Result<Vec<Recorded>, Error> {
+        eclosion_stale_manager::rows::deletions(&**self.reader()?)
+    }
+
     fn disk(&self) -> Option<Disk> {
         eclosion_store_fs::free(&self.state)
     }
@@ -255,6 +259,7 @@ fn pieces(run: &RunId, all: &GcErased) -> Vec<GcErased> {
         tasks: part(&all.tasks, n),
         made: part(&all.made, n),
         digests: part(&all.digests, n),
+        ..GcErased::default()
     };
     (0..count).map(piece).collect()
 }

@@ -122,7 +122,8 @@ pub struct GcRestored {
 }
 event!(GcRestored, "gc.restored");
 
-/// Rows that are deleted with a run that was purged; several of these, if they are many.
+/// Rows that are deleted: with a run that was purged, or records of deletions that were kept for long enough. Several of
+/// these, if they are many.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GcErased {
     pub run: Option<RunId>,
@@ -141,6 +142,15 @@ pub struct GcErased {
     /// Contents whose last name was one of these artifacts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub digests: Vec<Digest>,
+    /// Records of deletions, the oldest there were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub records: Vec<Seq>,
+    /// Runs whose purge was one of those records: from now on they are not known to have existed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<RunId>,
+    /// What those records took.
+    #[serde(default)]
+    pub bytes: u64,
 }
 event!(GcErased, "gc.erased");
 

@@ -44,11 +44,13 @@ pub enum ItemKind {
     Artifact,
     /// A built environment.
     Environment,
+    /// Records of deletions themselves: one item, `record/deletions`, of those that are too many or too old.
+    Record,
 }
 
 impl ItemKind {
-    pub const ALL: [Self; 6] =
-        [Self::Segment, Self::Scratch, Self::Run, Self::Log, Self::Artifact, Self::Environment];
+    pub const ALL: [Self; 7] =
+        [Self::Segment, Self::Scratch, Self::Run, Self::Log, Self::Artifact, Self::Environment, Self::Record];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -59,6 +61,7 @@ impl ItemKind {
             Self::Log => "log",
             Self::Artifact => "artifact",
             Self::Environment => "environment",
+            Self::Record => "record",
         }
     }
 }
@@ -142,7 +145,7 @@ pub enum Rule {
 pub enum Step {
     /// Into the trash; it can be restored.
     Trash,
-    /// Out of the trash; its space is free.
+    /// Out of the trash, or without it where there is nothing to bring back; its space is free.
     Purge,
 }
 

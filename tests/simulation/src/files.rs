@@ -11,7 +11,7 @@ use eclosion_kernel::journal::Reader;
 use eclosion_schemas::events::{GcErased, Moved};
 use eclosion_schemas::ops::gc::{Item, ItemKind};
 use eclosion_schemas::{Digest, Error, ItemId, Payload, RunId, Seq, Timestamp};
-use eclosion_stale_manager::{Disk as Space, Found, Ports, Records, Stock};
+use eclosion_stale_manager::{Disk as Space, Found, Ports, Recorded, Records, Stock};
 
 use crate::disk::Disk;
 use crate::rng::Rng;
@@ -259,6 +259,10 @@ impl Records for Rows {
         let steps = eclosion_dag_tracker::rows::erasable(&self.disk, run)?;
         let artifacts = eclosion_artifact_store::rows::erasable(&self.disk, run)?;
         Ok(vec![GcErased { seqs: steps.seqs, keys: steps.keys, ..artifacts }])
+    }
+
+    fn deletions(&self) -> Result<Vec<Recorded>, Error> {
+        eclosion_stale_manager::rows::deletions(&self.disk)
     }
 
     fn disk(&self) -> Option<Space> {

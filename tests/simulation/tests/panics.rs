@@ -31,7 +31,7 @@ use eclosion_schemas::{
     WorkerId,
 };
 use eclosion_simulation::{Point, Trap, Trapped};
-use eclosion_stale_manager::{Disk, Found, Records, RetentionOptions, StaleActor};
+use eclosion_stale_manager::{Disk, Found, Recorded, Records, RetentionOptions, StaleActor};
 use eclosion_store_fs::{FileStore, ObjectStock};
 use tokio::sync::watch;
 
@@ -193,6 +193,10 @@ impl Records for Rows {
     }
 
     fn rows(&self, _: &RunId) -> Result<Vec<GcErased>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn deletions(&self) -> Result<Vec<Recorded>, Error> {
         Ok(Vec::new())
     }
 

@@ -44,7 +44,7 @@ pub(super) fn holders(
         }
         ItemKind::Environment => holders.extend(environment(state, found)),
         ItemKind::Scratch => holders.extend(living(state, found)),
-        ItemKind::Segment => {}
+        ItemKind::Segment | ItemKind::Record => {}
     }
     holders
 }

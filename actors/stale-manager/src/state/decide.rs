@@ -44,6 +44,9 @@ fn event(survey: &Survey, planned: &Planned, reason: &str) -> AnyEvent {
     let shown = &planned.shown;
     let (item, rule, why, reason) = (shown.item.clone(), shown.rule, shown.why.clone(), reason.to_owned());
     let found = planned.found.and_then(|index| survey.found.get(index));
+    if !planned.records.is_empty() {
+        return erased(survey, planned).into();
+    }
     match found {
         Some(found) => GcCollected {
             item,
@@ -58,6 +61,18 @@ fn event(survey: &Survey, planned: &Planned, reason: &str) -> AnyEvent {
         }
         .into(),
         None => GcPurging { item, rule, why, reason }.into(),
+    }
+}
+
+/// The first of them; who follows a pass asks for the others.
+fn erased(survey: &Survey, planned: &Planned) -> GcErased {
+    let records = survey.records.get(planned.records.clone()).unwrap_or_default();
+    let records = records.get(..ERASED_MAX.min(records.len())).unwrap_or_default();
+    GcErased {
+        records: records.iter().map(|record| record.seq).collect(),
+        runs: records.iter().filter_map(|record| record.run.clone()).collect(),
+        bytes: records.iter().map(|record| record.bytes).sum(),
+        ..GcErased::default()
     }
 }
 

@@ -72,6 +72,13 @@ pub(super) fn apply(state: &mut State, record: &Record) {
             with(record, |event: &GcRestoring| leave(state, &event.item, record.seq, Phase::Restoring));
         }
         GcRestored::KIND => with(record, |event| restored(state, event, record)),
+        GcErased::KIND => with(record, |event: &GcErased| {
+            if let Some(last) = event.records.last() {
+                state.forgotten = *last;
+                state.tally.purged += 1;
+                state.tally.freed_bytes += event.bytes;
+            }
+        }),
         GcPassed::KIND => with(record, |event| passed(state, event, record.at)),
         _ => {}
     }

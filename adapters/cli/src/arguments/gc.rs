@@ -7,7 +7,7 @@ use eclosion_schemas::ops::gc::{Item, ItemKind};
 pub(crate) enum Gc {
     /// Show what would be deleted now and why, and what is held by whom.
     Plan {
-        /// run, log, artifact, environment, scratch or segment.
+        /// run, log, artifact, environment, scratch, segment or record.
         #[arg(long, value_name = "KIND")]
         only: Option<ItemKind>,
         /// List every item, in the order in which they are done.
@@ -47,7 +47,7 @@ pub(crate) struct Apply {
     /// Do it; without this the plan is shown.
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) yes: bool,
-    /// run, log, artifact, environment, scratch or segment.
+    /// run, log, artifact, environment, scratch, segment or record.
     #[arg(long, value_name = "KIND")]
     pub(crate) only: Option<ItemKind>,
     /// Recorded with every deletion.

@@ -3,11 +3,18 @@
 //! A setting has one key, one variable and one sentence, its unit is part of its name, and [`crate::Options`] or
 //! [`crate::Places`] uses it: a test says so of each.
 
-use super::{Kind, Preset, Setting, retention};
+use super::{Kind, Preset, Setting};
 use crate::DEFAULT_INSTANCE;
 
-/// What a timer may be set to: a week.
-const WEEK_MS: u64 = 7 * 24 * 3600 * 1000;
+const HOUR_MS: u64 = 3600 * 1000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+/// What a timer may be set to.
+const WEEK_MS: u64 = 7 * DAY_MS;
+/// What a time of retention may be set to.
+const DECADE_MS: u64 = 3653 * DAY_MS;
+const GIB: u64 = 1 << 30;
+/// The largest whole number that TOML has.
+const TOML_MAX: u64 = i64::MAX as u64;
 /// More processes than any machine runs well; a bound, so that a slip of the finger does not become a fork bomb.
 const WORKERS: u64 = 4096;
 
@@ -126,7 +133,7 @@ pub static RECYCLE_AGE_MS: Setting = Setting {
 
 pub static RECYCLE_RSS_BYTES: Setting = Setting {
     key: "pool.recycle_rss_bytes",
-    kind: Kind::Whole { min: 0, max: i64::MAX as u64 },
+    kind: Kind::Whole { min: 0, max: TOML_MAX },
     default: Preset::Whole(0),
     variable: "ECLOSION_RECYCLE_RSS_BYTES",
     doc: "An idle worker that holds more memory than this ends; 0: never.",
@@ -166,8 +173,7 @@ pub static CPU_MILLIS: Setting = Setting {
 
 pub static MEMORY_BYTES: Setting = Setting {
     key: "arbitration.memory_bytes",
-    // The largest whole number that TOML has.
-    kind: Kind::Whole { min: 0, max: i64::MAX as u64 },
+    kind: Kind::Whole { min: 0, max: TOML_MAX },
     default: Preset::Derived("the memory of this machine"),
     variable: "ECLOSION_MEMORY_BYTES",
     doc: "What tasks that ask for memory may hold together.",
@@ -197,8 +203,144 @@ pub static RESOURCES: Setting = Setting {
     doc: "What tasks that ask for it may hold together, such as resources.gpu0_vram = \"8GiB\" or resources.licences = 3.",
 };
 
+pub static RETENTION_INTERVAL_MS: Setting = Setting {
+    key: "retention.interval_ms",
+    kind: Kind::Whole { min: 0, max: DECADE_MS },
+    default: Preset::Whole(HOUR_MS),
+    variable: "ECLOSION_RETENTION_INTERVAL_MS",
+    doc: "Between two passes of retention; 0: none by itself.",
+};
+
+pub static RETENTION_QUOTA_BYTES: Setting = Setting {
+    key: "retention.quota_bytes",
+    kind: Kind::Whole { min: 1, max: TOML_MAX },
+    default: Preset::Whole(64 * GIB),
+    variable: "ECLOSION_RETENTION_QUOTA_BYTES",
+    doc: "What everything that is kept may take together, trash included.",
+};
+
+pub static RETENTION_DISK_FREE_MIN_BYTES: Setting = Setting {
+    key: "retention.disk_free_min_bytes",
+    kind: Kind::Whole { min: 0, max: TOML_MAX },
+    default: Preset::Whole(GIB),
+    variable: "ECLOSION_RETENTION_DISK_FREE_MIN_BYTES",
+    doc: "With less than this free on the disk, the trash is purged early, and `status` says so.",
+};
+
+pub static RETENTION_TRASH_GRACE_MS: Setting = Setting {
+    key: "retention.trash_grace_ms",
+    kind: Kind::Whole { min: 0, max: DECADE_MS },
+    default: Preset::Whole(DAY_MS),
+    variable: "ECLOSION_RETENTION_TRASH_GRACE_MS",
+    doc: "How long what was collected can be restored.",
+};
+
+pub static RETENTION_RUN_AGE_MS: Setting = Setting {
+    key: "retention.run_age_ms",
+    kind: Kind::Whole { min: 0, max: DECADE_MS },
+    default: Preset::Whole(30 * DAY_MS),
+    variable: "ECLOSION_RETENTION_RUN_AGE_MS",
+    doc: "Finished runs are kept this long.",
+};
+
+pub static RETENTION_RUN_COUNT_MAX: Setting = Setting {
+    key: "retention.run_count_max",
+    kind: Kind::Whole { min: 0, max: u32::MAX as u64 },
+    default: Preset::Whole(10_000),
+    variable: "ECLOSION_RETENTION_RUN_COUNT_MAX",
+    doc: "Finished runs kept.",
+};
+
+pub static RETENTION_RUN_BYTES_MAX: Setting = Setting {
+    key: "retention.run_bytes_max",
+    kind: Kind::Whole { min: 0, max: TOML_MAX },
+    default: Preset::Whole(4 * GIB),
+    variable: "ECLOSION_RETENTION_RUN_BYTES_MAX",
+    doc: "What the rows of finished runs may take.",
+};
+
+pub static RETENTION_LOG_AGE_MS: Setting = Setting {
+    key: "retention.log_age_ms",
+    kind: Kind::Whole { min: 0, max: DECADE_MS },
+    default: Preset::Whole(14 * DAY_MS),
+    variable: "ECLOSION_RETENTION_LOG_AGE_MS",
+    doc: "What workers printed is kept this long.",
+};
+
+pub static RETENTION_LOG_COUNT_MAX: Setting = Setting {
+    key: "retention.log_count_max",
+    kind: Kind::Whole { min: 0, max: u32::MAX as u64 },
+    default: Preset::Whole(10_000),
+    variable: "ECLOSION_RETENTION_LOG_COUNT_MAX",
+    doc: "Workers whose output is kept.",
+};
+
+pub static RETENTION_LOG_BYTES_MAX: Setting = Setting {
+    key: "retention.log_bytes_max",
+    kind: Kind::Whole { min: 0, max: TOML_MAX },
+    default: Preset::Whole(GIB),
+    variable: "ECLOSION_RETENTION_LOG_BYTES_MAX",
+    doc: "What the output of workers may take.",
+};
+
+pub static RETENTION_ENVIRONMENT_AGE_MS: Setting = Setting {
+    key: "retention.environment_age_ms",
+    kind: Kind::Whole { min: 0, max: DECADE_MS },
+    default: Preset::Whole(30 * DAY_MS),
+    variable: "ECLOSION_RETENTION_ENVIRONMENT_AGE_MS",
+    doc: "Environments that nobody uses are kept this long.",
+};
+
+pub static RETENTION_ENVIRONMENT_COUNT_MAX: Setting = Setting {
+    key: "retention.environment_count_max",
+    kind: Kind::Whole { min: 0, max: u32::MAX as u64 },
+    default: Preset::Whole(32),
+    variable: "ECLOSION_RETENTION_ENVIRONMENT_COUNT_MAX",
+    doc: "Built environments kept.",
+};
+
+pub static RETENTION_ENVIRONMENT_BYTES_MAX: Setting = Setting {
+    key: "retention.environment_bytes_max",
+    kind: Kind::Whole { min: 0, max: TOML_MAX },
+    default: Preset::Whole(32 * GIB),
+    variable: "ECLOSION_RETENTION_ENVIRONMENT_BYTES_MAX",
+    doc: "What built environments may take.",
+};
+
+pub static RETENTION_RECORD_AGE_MS: Setting = Setting {
+    key: "retention.record_age_ms",
+    kind: Kind::Whole { min: 0, max: DECADE_MS },
+    default: Preset::Whole(90 * DAY_MS),
+    variable: "ECLOSION_RETENTION_RECORD_AGE_MS",
+    doc: "Records of deletions are kept this long; with the last one of a run goes what is known of it.",
+};
+
+pub static RETENTION_RECORD_COUNT_MAX: Setting = Setting {
+    key: "retention.record_count_max",
+    kind: Kind::Whole { min: 0, max: u32::MAX as u64 },
+    default: Preset::Whole(50_000),
+    variable: "ECLOSION_RETENTION_RECORD_COUNT_MAX",
+    doc: "Records of deletions kept.",
+};
+
+pub static RETENTION_UNNAMED_MS: Setting = Setting {
+    key: "retention.unnamed_ms",
+    kind: Kind::Whole { min: 0, max: DECADE_MS },
+    default: Preset::Whole(HOUR_MS),
+    variable: "ECLOSION_RETENTION_UNNAMED_MS",
+    doc: "Bytes that nothing names are kept this long since they were written; what was used within it is never collected.",
+};
+
+pub static RETENTION_LEFTOVER_MS: Setting = Setting {
+    key: "retention.leftover_ms",
+    kind: Kind::Whole { min: 0, max: DECADE_MS },
+    default: Preset::Whole(HOUR_MS),
+    variable: "ECLOSION_RETENTION_LEFTOVER_MS",
+    doc: "Scratch and shared memory of dead owners are kept this long.",
+};
+
 /// In the order in which they are shown.
-pub static TABLE: [&Setting; 37] = [
+pub static TABLE: [&Setting; 39] = [
     &INSTANCE,
     &LISTEN,
     &SOCKET,
@@ -221,19 +363,21 @@ pub static TABLE: [&Setting; 37] = [
     &LEASE_GRACE_MS,
     &RATES,
     &RESOURCES,
-    &retention::INTERVAL_MS,
-    &retention::QUOTA_BYTES,
-    &retention::DISK_FREE_MIN_BYTES,
-    &retention::TRASH_GRACE_MS,
-    &retention::RUN_AGE_MS,
-    &retention::RUN_COUNT_MAX,
-    &retention::RUN_BYTES_MAX,
-    &retention::LOG_AGE_MS,
-    &retention::LOG_COUNT_MAX,
-    &retention::LOG_BYTES_MAX,
-    &retention::ENVIRONMENT_AGE_MS,
-    &retention::ENVIRONMENT_COUNT_MAX,
-    &retention::ENVIRONMENT_BYTES_MAX,
-    &retention::UNNAMED_MS,
-    &retention::LEFTOVER_MS,
+    &RETENTION_INTERVAL_MS,
+    &RETENTION_QUOTA_BYTES,
+    &RETENTION_DISK_FREE_MIN_BYTES,
+    &RETENTION_TRASH_GRACE_MS,
+    &RETENTION_RUN_AGE_MS,
+    &RETENTION_RUN_COUNT_MAX,
+    &RETENTION_RUN_BYTES_MAX,
+    &RETENTION_LOG_AGE_MS,
+    &RETENTION_LOG_COUNT_MAX,
+    &RETENTION_LOG_BYTES_MAX,
+    &RETENTION_ENVIRONMENT_AGE_MS,
+    &RETENTION_ENVIRONMENT_COUNT_MAX,
+    &RETENTION_ENVIRONMENT_BYTES_MAX,
+    &RETENTION_RECORD_AGE_MS,
+    &RETENTION_RECORD_COUNT_MAX,
+    &RETENTION_UNNAMED_MS,
+    &RETENTION_LEFTOVER_MS,
 ];

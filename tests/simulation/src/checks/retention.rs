@@ -148,7 +148,7 @@ impl Retained {
                     worker.map(|(worker, _)| format!("worker {worker}"))
                 })
             }
-            ItemKind::Segment => None,
+            ItemKind::Segment | ItemKind::Record => None,
         }
     }
 

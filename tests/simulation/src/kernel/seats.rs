@@ -146,6 +146,8 @@ impl Simulated for Stale {
             runs: kept(1_500, 6),
             logs: kept(1_500, 4),
             environments: kept(1_200, 1),
+            record_age_ms: 3_000,
+            record_count_max: 12,
             unnamed_ms: 600,
             leftover_ms: 500,
             origins: BTreeMap::new(),
