@@ -88,6 +88,16 @@ fn a_kernel_comes_up_answers_and_goes_down() {
         (&["runs", "ls"], "eclosion/runs/v1"),
         (&["artifact", "ls"], "eclosion/artifacts/v1"),
         (&["pool"], "eclosion/pool/v1"),
+        (&["ps"], "eclosion/processes/v1"),
+        (&["dead", "ls"], "eclosion/dead-letters/v1"),
+        (&["audit"], "eclosion/audit/v1"),
+        (&["schedule", "ls"], "eclosion/schedules/v1"),
+        (&["gc", "plan"], "eclosion/gc-plan/v1"),
+        (&["gc", "log"], "eclosion/gc-log/v1"),
+        (&["arb"], "eclosion/arbitration/v1"),
+        (&["arb", "ls"], "eclosion/leases/v1"),
+        (&["cache", "ls"], "eclosion/cache/v1"),
+        (&["service", "ls"], "eclosion/services/v1"),
         (&["describe", "run.start"], "eclosion/describe/v1"),
         (&["call", "kernel.ping"], "eclosion/reply/v1"),
         (&["doctor"], "eclosion/doctor/v1"),
@@ -127,6 +137,11 @@ fn a_kernel_that_hangs_is_named_by_its_pid() {
 fn completions_are_printed_for_every_shell() {
     let house = House::new();
     for shell in ["bash", "zsh", "fish"] {
-        assert!(text(&house.say(&["completion", shell]).stdout).contains("artifact"), "{shell}");
+        let script = text(&house.say(&["completion", shell]).stdout);
+        for word in
+            ["schedule", "gc", "arb", "pool", "artifact", "cache", "dead", "audit", "dry-run", "reason"]
+        {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
     }
 }

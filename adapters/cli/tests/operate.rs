@@ -164,6 +164,30 @@ fn events_are_followed_as_they_are_recorded() {
 }
 
 #[test]
+fn the_tree_says_what_an_actor_has_handled_and_how_long_it_waited_and_took() {
+    let house = House::up();
+    // From the first look on every message is timed, for a while.
+    let before = house.row("/dag")["handled"].as_u64().unwrap();
+    for _ in 0..3 {
+        assert!(house.say(&["runs", "ls"]).status.success());
+    }
+    let row = house.row("/dag");
+    assert!(row["handled"].as_u64().unwrap() >= before + 3, "{row}");
+    for (timed, quantile) in
+        [("wait", "p50_us"), ("wait", "p99_us"), ("handling", "p50_us"), ("handling", "p99_us")]
+    {
+        assert!(row[timed][quantile].as_f64().unwrap() > 0.0, "{timed} {quantile}: {row}");
+    }
+    assert!(row["capacity"].as_u64().unwrap() > 0 && row["restarts_max"].as_u64().unwrap() > 0, "{row}");
+    assert_eq!((&row["depth"], &row["dead_letters"], &row["refused"]), (&0.into(), &0.into(), &0.into()));
+    let shown = String::from_utf8(house.say(&["tree"]).stdout).unwrap();
+    for column in ["state", "life", "waiting", "handled", "in/s", "busy", "wait p50/p99", "handling p50/p99"]
+    {
+        assert!(shown.lines().next().unwrap().contains(column), "{column}:\n{shown}");
+    }
+}
+
+#[test]
 fn processes_are_shown_with_what_they_are() {
     let house = House::up();
     let pid = house.json(&["status"])["pid"].clone();

@@ -107,6 +107,21 @@ fn recycling_keeps_results_right() {
 }
 
 #[test]
+fn a_worker_that_is_old_or_large_ends_while_it_is_idle_and_says_why() {
+    let double = "[tasks.double]\nrun = \"steps:double\"\nwith = { n = 2 }\n";
+    for (setting, why) in [
+        ("recycle_age_ms = 3000", "recycled at an age of"),
+        ("recycle_rss_bytes = 1048576", "held while idle, above 1048576"),
+    ] {
+        let house = House::with(STEPS, &[("double", double)]);
+        fs::write(house.path("eclosion.toml"), format!("[pool]\n{setting}\n")).unwrap();
+        let ended = house.ended(&house.start("double.toml"));
+        assert_eq!(ended["run"]["state"], "succeeded", "{setting}: {ended:#}");
+        house.until(&["pool"], why, |pool| pool["died"].to_string().contains(why));
+    }
+}
+
+#[test]
 fn three_real_deaths_quarantine_a_task_across_a_restart_until_it_is_released() {
     let crash = "[tasks.crash]\nrun = \"steps:crash\"\nwith = { n = 1 }\n";
     let house = House::with(STEPS, &[("first", crash), ("second", crash)]);

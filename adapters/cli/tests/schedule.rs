@@ -183,6 +183,16 @@ fn what_would_fail_at_every_tick_is_refused_at_once_with_the_next_command() {
     assert!(code == Some(4) && told.contains("--replace"), "{told}");
     let replaced = house.ask(&["schedule", "add", "x", "--every", "2h", "flow.toml", "--replace"]);
     assert_eq!(replaced["change"], "replaced");
+    // What was set is what ticks start; whoever changes its code is told so.
+    let why = |house: &House| house.ask(&["schedule", "show", "x"])["why"].to_string();
+    assert!(!why(&house).contains("has changed"), "{}", why(&house));
+    let steps = house.path("steps.py");
+    fs::write(&steps, format!("{}\n# changed\n", fs::read_to_string(&steps).unwrap())).unwrap();
+    let told = why(&house);
+    assert!(told.contains("the code of the flow") && told.contains("schedule add x"), "{told}");
+    let replaced = house.ask(&["schedule", "add", "x", "--every", "2h", "flow.toml", "--replace"]);
+    assert_eq!(replaced["change"], "replaced");
+    assert!(!why(&house).contains("has changed"), "{}", why(&house));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -103,11 +104,12 @@ impl Receiver {
         let log = PathBuf::from(house.path("receiver.log"));
         let process = Command::new(agent)
             .args(["start", "--exporter", "blackhole", "--debug-log", "traces"])
-            .args(["--debug-log-verbosity", "detailed", "--log-file", log.to_str().unwrap()])
+            .args(["--debug-log-verbosity", "detailed"])
             .args(["--otlp-http-endpoint", &format!("127.0.0.1:{http}")])
             .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            // What it takes is printed; its `--log-file` has only what it says of itself.
+            .stdout(File::create(&log).unwrap())
             .stderr(Stdio::null())
             .spawn();
         let receiver = Self { process: process.unwrap(), port: http, log };

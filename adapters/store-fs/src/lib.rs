@@ -23,7 +23,9 @@
 //!
 //! What is sealed as [`Storage::Packed`] and becomes at least a tenth smaller is kept compressed ([`packed`]), under the
 //! same name: that of its raw bytes. Whoever opens it gets the raw bytes in a file of his own, in memory or without a
-//! name; what readers map in common is sealed as [`Storage::Mapped`] and stays as it is.
+//! name; what readers map in common is sealed as [`Storage::Mapped`] and stays as it is. Unpacked forms are not kept for the
+//! next reader: what is packed is decoded once by each, and costs a third of a second for 100 MiB, while a cache would hold
+//! its raw size in memory with nobody reading, and be one more thing that retention has to find.
 //!
 //! What it cannot do: take a staged file away from a worker that keeps its descriptor. A worker that writes after the
 //! seal damages its own output, and the next `verify` says so.

@@ -105,20 +105,22 @@ fn no_adapter_uses_another_but_the_facade_and_the_binary() {
 fn heavy_and_outside_things_stay_in_the_leaves() {
     for (name, found) in crates() {
         let leaf = matches!(layer(&found.folder), "adapters" | "tests" | "benches");
-        for heavy in [
-            "rusqlite",
-            "opentelemetry",
-            "opentelemetry_sdk",
-            "clap",
-            "interprocess",
-            "sysinfo",
-            "indicatif",
-            "comfy-table",
-            "rustix",
-            "libc",
-        ] {
+        for heavy in
+            ["rusqlite", "clap", "interprocess", "sysinfo", "indicatif", "comfy-table", "rustix", "libc"]
+        {
             assert!(leaf || !found.all_needs.contains(heavy), "{name} must not depend on {heavy}");
         }
+    }
+}
+
+/// Spans leave by one crate, and the binary is the one that asks for it: who embeds a kernel takes none of it.
+#[test]
+fn opentelemetry_is_known_to_one_adapter_and_that_to_the_binary() {
+    for (name, found) in crates() {
+        let exports = found.all_needs.iter().any(|needed| needed.starts_with("opentelemetry"));
+        assert!(!exports || name == "eclosion-telemetry", "{name} must not depend on opentelemetry");
+        let asks = found.needs.contains("eclosion-telemetry");
+        assert!(!asks || name == "eclosion-cli", "{name} must not depend on eclosion-telemetry");
     }
 }
 

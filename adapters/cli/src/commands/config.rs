@@ -75,7 +75,7 @@ fn path(flags: &Flags) -> Result<u8, Error> {
     if flags.json {
         let fields =
             json!({"project": text(project.as_deref()), "user": text(own), "user_exists": user.is_some()});
-        document("config_path", &fields)?;
+        document("config-path", &fields)?;
         return Ok(exit::OK);
     }
     let project = match &project {

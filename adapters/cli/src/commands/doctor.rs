@@ -44,7 +44,7 @@ impl Check {
 }
 
 pub(super) async fn doctor(flags: &Flags) -> Result<u8, Error> {
-    let mut checks = vec![python().await];
+    let mut checks = vec![python().await, limits()];
     match configured(flags) {
         Ok((check, places, socket)) => {
             checks.push(check);
@@ -157,6 +157,13 @@ fn disk(path: &Path) -> Check {
             format!("make room, or set ECLOSION_CACHE_DIR; see df -h {}", path.display()),
         ),
     }
+}
+
+/// Nothing to be mended: said because a machine with cgroups lets people expect them.
+fn limits() -> Check {
+    let text =
+        format!("memory and processes of tasks are limited by {}; no cgroup is used", eclosion::CONTAINMENT);
+    Check::well("limits", text)
 }
 
 /// None running is well: `run` starts one.

@@ -38,7 +38,7 @@ async fn plan(globals: &Globals, only: Option<ItemKind>, items: bool) -> Result<
     // As long as it takes to look at the disk; a stopped kernel still ends it.
     let plan = client.stream::<Plan>(PlanRequest { only }).await?.reply().await?;
     if globals.json {
-        document("gc_plan", &plan)?;
+        document("gc-plan", &plan)?;
         return Ok(exit::OK);
     }
     print(&kinds(&plan))?;
@@ -125,7 +125,7 @@ async fn do_apply(globals: &Globals, apply: gc::Apply) -> Result<u8, Error> {
 
 fn tell(globals: &Globals, applied: &ApplyReply) -> Result<u8, Error> {
     if globals.json {
-        document("gc_apply", applied)?;
+        document("gc-apply", applied)?;
     } else {
         let ApplyReply { collected, trashed_bytes, purged, freed_bytes, failed, held, .. } = applied;
         print(&format!("{collected} into the trash, {}", render::bytes(*trashed_bytes)))?;
@@ -151,7 +151,7 @@ async fn trash(globals: &Globals) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
     let trash = client.call::<Trash>(TrashRequest {}).await?;
     if globals.json {
-        document("gc_trash", &trash)?;
+        document("gc-trash", &trash)?;
         return Ok(exit::OK);
     }
     if trash.items.is_empty() {
@@ -180,7 +180,7 @@ async fn restore(globals: &Globals, request: RestoreRequest) -> Result<u8, Error
     let client = session::attach(globals).await?;
     let restored = client.stream::<Restore>(request).await?.reply().await?;
     if globals.json {
-        document("gc_restore", &restored)?;
+        document("gc-restore", &restored)?;
         return Ok(exit::OK);
     }
     restored.restored.iter().try_for_each(|item| print(&item.to_string()))?;
@@ -191,7 +191,7 @@ async fn log(globals: &Globals, limit: u32) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
     let log = client.call::<Log>(LogRequest { limit }).await?;
     if globals.json {
-        document("gc_log", &log)?;
+        document("gc-log", &log)?;
         return Ok(exit::OK);
     }
     if log.records.is_empty() {
@@ -218,7 +218,7 @@ async fn policy(globals: &Globals) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
     let policy = client.call::<Policy>(PolicyRequest {}).await?;
     if globals.json {
-        document("gc_policy", &policy)?;
+        document("gc-policy", &policy)?;
         return Ok(exit::OK);
     }
     let rows = policy.settings.iter().map(|setting| {

@@ -79,7 +79,7 @@ pub(super) async fn dead(globals: &Globals, command: arguments::Dead) -> Result<
         arguments::Dead::Show { id } => {
             let found = client.call::<dead::Show>(dead::ShowRequest { id }).await?;
             if globals.json {
-                document("dead_letter", &found)?;
+                document("dead-letter", &found)?;
             } else {
                 print(&letter(&found))?;
                 talk(&format!("deliver it again: eclosion dead replay {id}; or: eclosion dead drop {id}"));
@@ -103,7 +103,7 @@ fn on_letter(id: u64, deed: Deed) -> dead::ActRequest {
 
 fn say_done(globals: &Globals, verb: &str, reply: &dead::ActReply) -> Result<(), Error> {
     if globals.json {
-        return document("dead_act", reply);
+        return document("dead-act", reply);
     }
     let letter = &reply.letter;
     let what = format!("{verb} {} ({} to {})", letter.id, letter.operation, letter.address);
@@ -115,7 +115,7 @@ fn say_done(globals: &Globals, verb: &str, reply: &dead::ActReply) -> Result<(),
 
 fn show_letters(globals: &Globals, list: &dead::ListReply) -> Result<(), Error> {
     if globals.json {
-        return document("dead_letters", list);
+        return document("dead-letters", list);
     }
     if list.letters.is_empty() {
         talk("there are no dead letters");

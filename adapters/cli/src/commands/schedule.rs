@@ -149,7 +149,8 @@ async fn list(globals: &Globals, state: Option<ScheduleState>, limit: u32) -> Re
 
 async fn show(globals: &Globals, name: ScheduleName) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
-    let view = client.call::<Get>(NameRequest { name }).await?;
+    let mut view = client.call::<Get>(NameRequest { name }).await?;
+    view.why.extend(changed_since(globals, &view).await);
     if globals.json {
         document("schedule", &view)?;
         return Ok(exit::OK);
@@ -161,6 +162,24 @@ async fn show(globals: &Globals, name: ScheduleName) -> Result<u8, Error> {
     }
     view.why.iter().try_for_each(|why| print(why))?;
     Ok(exit::OK)
+}
+
+/// A schedule starts what was set: its flow file is not read again, and its code has the name that it had then. Where
+/// the file is not here any more, there is nothing to compare.
+async fn changed_since(globals: &Globals, view: &ScheduleView) -> Option<String> {
+    let Action::Run { flow, .. } = &view.spec.action else { return None };
+    let source = flow.source.as_deref()?;
+    let now = super::run::flow(globals, source).await.ok()?;
+    let what = match now.code_hash == flow.code_hash {
+        true if now == **flow => return None,
+        true => "the flow",
+        false => "the code of the flow",
+    };
+    Some(format!(
+        "{what} {source} has changed since this was set; to start it as it is now: eclosion schedule add {} … {} --replace",
+        view.name,
+        shell_word(source)
+    ))
 }
 
 fn head(view: &ScheduleView) -> String {
