@@ -508,7 +508,7 @@ class ShowReply(_Wire, kw_only=True):
 ItemId = str
 
 
-# What retention looks after. One of `segment`, `scratch`, `run`, `log`, `artifact`, `environment`.
+# What retention looks after. One of `segment`, `scratch`, `run`, `log`, `artifact`, `environment`, `record`.
 ItemKind = str
 
 
