@@ -94,7 +94,7 @@ fn a_kernel_comes_up_answers_and_goes_down() {
         (&["schedule", "ls"], "eclosion/schedules/v1"),
         (&["gc", "plan"], "eclosion/gc-plan/v1"),
         (&["gc", "log"], "eclosion/gc-log/v1"),
-        (&["arb"], "eclosion/arbitration/v1"),
+        (&["arb", "status"], "eclosion/arbitration/v1"),
         (&["arb", "ls"], "eclosion/leases/v1"),
         (&["cache", "ls"], "eclosion/cache/v1"),
         (&["service", "ls"], "eclosion/services/v1"),

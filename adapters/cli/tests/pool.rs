@@ -117,7 +117,13 @@ fn a_worker_that_is_old_or_large_ends_while_it_is_idle_and_says_why() {
         fs::write(house.path("eclosion.toml"), format!("[pool]\n{setting}\n")).unwrap();
         let ended = house.ended(&house.start("double.toml"));
         assert_eq!(ended["run"]["state"], "succeeded", "{setting}: {ended:#}");
-        house.until(&["pool"], why, |pool| pool["died"].to_string().contains(why));
+        let died = |pool: &Value| pool["died"].as_array().is_some_and(|died| !died.is_empty());
+        let pool = house.until(&["pool"], why, died);
+        assert_eq!(pool["died"][0]["death"]["code"], 0, "{setting}: {pool:#}");
+        let events =
+            String::from_utf8(house.output(&["events", "--kind", "worker.stopping", "--json"]).stdout)
+                .unwrap();
+        assert!(events.contains(why), "{setting}: {events}");
     }
 }
 
