@@ -29,7 +29,8 @@ impl Planning<'_> {
         let kept = self.kept_records();
         let all = of(&self.survey.records, &kept);
         let age_ms = self.options.record_age_ms;
-        let over = all.partition_point(|record| self.now.since_ms(record.at) >= age_ms);
+        // Not a search: a clock that was put back leaves them out of order.
+        let over = all.iter().take_while(|record| self.now.since_ms(record.at) >= age_ms).count();
         let excess =
             kept.len().saturating_sub(usize::try_from(self.options.record_count_max).unwrap_or(usize::MAX));
         let count = over.max(excess);
