@@ -1,6 +1,6 @@
 //! What README says under "Measure it" is what is printed, but for the figures, which are the machine's.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test, helpers and all")]
+#![expect(clippy::unwrap_used, reason = "a test, helpers and all")]
 
 use std::path::Path;
 use std::process::Command;
