@@ -107,7 +107,9 @@ impl Disk {
         }
         platter.mark = whole;
         platter.derive();
-        platter.epoch = Epoch(platter.epoch.0 + 1);
+        if platter.mutant != Some(Mutant::FenceWithoutEpoch) || platter.epoch == Epoch(0) {
+            platter.epoch = Epoch(platter.epoch.0 + 1);
+        }
         let last = platter.written.last().map_or(Seq(0), |block| block.record.seq);
         let reused = platter.mutant == Some(Mutant::ReuseSeq) && last > Seq(0);
         Ok(Opened { epoch: platter.epoch, last: if reused { Seq(last.0 - 1) } else { last } })
@@ -158,8 +160,8 @@ impl Disk {
         Ok(())
     }
 
-    /// The power fails.
-    pub(crate) fn cut(&self, rng: &mut Rng) {
+    /// The power fails. Gives how many records are torn, and how many have not reached the platter at all.
+    pub(crate) fn cut(&self, rng: &mut Rng) -> (u64, u64) {
         let mut platter = self.lock();
         let mut index = 0;
         while index < platter.written.len() {
@@ -178,6 +180,8 @@ impl Disk {
         for block in platter.written.iter_mut().filter(|block| block.health == Health::Whole) {
             block.kept = Kept::Durable;
         }
+        let count = |health| platter.written.iter().filter(|block| block.health == health).count() as u64;
+        (count(Health::Torn), count(Health::Missing))
     }
 
     /// Every record up to here survives whatever comes.

@@ -110,6 +110,7 @@ impl World {
     }
 
     fn plan_nemesis(&mut self) {
+        *self.checks.counts.nemeses.entry(format!("{:?}", self.nemesis)).or_default() += 1;
         match self.nemesis {
             Nemesis::None | Nemesis::RecoveryCrash => {}
             Nemesis::Swizzle => {
@@ -211,8 +212,12 @@ impl World {
             self.end_kernel();
         }
         self.machine.end_all();
-        self.disk.cut(&mut self.rng);
-        self.files.cut(&mut self.rng);
+        let (torn, missing) = self.disk.cut(&mut self.rng);
+        let (nameless, torn_files) = self.files.cut(&mut self.rng);
+        let counts = &mut self.checks.counts;
+        counts.torn += torn + torn_files;
+        counts.missing += missing;
+        counts.nameless += nameless;
         self.say(|| "the power fails".into());
         self.check_after_cut(safe);
     }

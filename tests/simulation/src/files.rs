@@ -112,17 +112,24 @@ impl Files {
         }
     }
 
-    /// The power fails. What the machine keeps in memory is gone, too.
-    pub(crate) fn cut(&self, rng: &mut Rng) {
+    /// The power fails. What the machine keeps in memory is gone, too. Gives how many files have lost their names, and how
+    /// many are torn.
+    pub(crate) fn cut(&self, rng: &mut Rng) -> (u64, u64) {
         let mut shelves = self.lock();
+        let (mut nameless, mut torn) = (0, 0);
         shelves.things.retain(|item, thing| {
             let is_memory = item.kind == ItemKind::Segment;
-            !is_memory && (thing.entry_synced || rng.per_mille(500))
+            let is_kept = !is_memory && (thing.entry_synced || rng.per_mille(500));
+            nameless += u64::from(!is_memory && !is_kept);
+            is_kept
         });
         for thing in shelves.things.values_mut() {
-            thing.torn |= !thing.bytes_synced && rng.per_mille(700);
+            let is_torn = !thing.bytes_synced && rng.per_mille(700);
+            torn += u64::from(is_torn);
+            thing.torn |= is_torn;
             (thing.bytes_synced, thing.entry_synced) = (true, true);
         }
+        (nameless, torn)
     }
 
     pub(crate) fn ports(&self, disk: &Disk, written: impl Fn() -> Seq + Send + Sync + 'static) -> Ports {

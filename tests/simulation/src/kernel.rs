@@ -22,7 +22,7 @@ use eclosion_pool_manager::Pool;
 use eclosion_pool_manager::state::Bodies;
 use eclosion_scheduler::Scheduler;
 use eclosion_schemas::error::{Code, Error};
-use eclosion_schemas::{EffectId, Epoch, Fence, Payload, Seq, TaskRef, WorkerId};
+use eclosion_schemas::{EffectId, Fence, Payload, Seq, TaskRef, WorkerId};
 use eclosion_stale_manager::{Ports, Stale};
 
 use crate::disk::Disk;
@@ -497,10 +497,8 @@ impl World {
     fn reads<C: Simulated>(&mut self, command: Option<&C::Command>) -> Reads {
         let entropy = self.rng.next();
         let disk = self.disk.clone();
-        let forgets_epoch = C::WHO == Who::Pool && self.has(Mutant::FenceWithoutEpoch);
         let Some(kernel) = &mut self.kernel else { return Reads::default() };
-        let epoch = if forgets_epoch { Epoch(1) } else { kernel.journal.epoch() };
-        let mut reads = Reads::new(epoch, entropy);
+        let mut reads = Reads::new(kernel.journal.epoch(), entropy);
         let (Some(engine), Some(command)) = (&C::seat(kernel).engine, command) else { return reads };
         for query in engine.core().queries(command) {
             let rows = match &query {

@@ -14,7 +14,7 @@ pub enum Mutant {
     SealOverSynced,
     /// A result under an old fence is committed as if it were the current attempt's (4).
     AcceptStaleFence,
-    /// A fence is a counter alone (5).
+    /// Every kernel has the same epoch: a fence is a counter alone (5).
     FenceWithoutEpoch,
     /// A kernel begins one record too early (6).
     ReuseSeq,

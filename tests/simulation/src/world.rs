@@ -124,8 +124,14 @@ pub struct Report {
     pub dead_letters: u64,
     /// Actors that panicked too often, which ended the kernel.
     pub escalations: u64,
-    /// Writes and syncs that the disk has refused: each ends a kernel's life.
-    pub disk_errors: u64,
+    /// Worlds by what they were tried by, beside single faults.
+    pub nemeses: BTreeMap<String, u64>,
+    /// Writes and syncs that the disk has refused, by what it said: each ends a kernel's life.
+    pub disk_errors: BTreeMap<String, u64>,
+    /// Records and files that a power cut has torn, records that it has lost, and files whose names it has lost.
+    pub torn: u64,
+    pub missing: u64,
+    pub nameless: u64,
     /// Kernels that ended before they performed anything.
     pub died_in_recovery: u64,
     pub clock_jumps: u64,
@@ -342,6 +348,12 @@ pub(crate) fn output_of(task: &str, fence: Fence, version: u32) -> Payload {
     output
 }
 
+fn add<K: Ord + Clone>(sum: &mut BTreeMap<K, u64>, other: &BTreeMap<K, u64>) {
+    for (key, count) in other {
+        *sum.entry(key.clone()).or_default() += count;
+    }
+}
+
 impl Report {
     /// Of two worlds together.
     pub fn add(&mut self, other: &Self) {
@@ -360,11 +372,22 @@ impl Report {
             adopted,
             ahead
         );
-        sum!(returned, dead_letters, escalations, disk_errors, died_in_recovery, clock_jumps, looks, reused);
+        sum!(
+            returned,
+            dead_letters,
+            escalations,
+            torn,
+            missing,
+            nameless,
+            died_in_recovery,
+            clock_jumps,
+            looks,
+            reused
+        );
         sum!(ticks_fired, ticks_skipped, passes, collected, purged, restored, moves, acts);
-        for (point, count) in &other.points {
-            *self.points.entry(*point).or_default() += count;
-        }
+        add(&mut self.points, &other.points);
+        add(&mut self.nemeses, &other.nemeses);
+        add(&mut self.disk_errors, &other.disk_errors);
     }
 }
 
@@ -375,18 +398,15 @@ impl std::fmt::Display for Report {
             f,
             "runs {runs}, records {records}, commits {commits}, starts {starts}, adopted {adopted}, ahead {ahead} ({returned} returned)"
         )?;
-        let Self {
-            kernels_killed,
-            died_in_recovery,
-            power_cuts,
-            disk_errors,
-            clock_jumps,
-            workers_killed,
-            ..
-        } = self;
+        let Self { kernels_killed, died_in_recovery, power_cuts, clock_jumps, workers_killed, .. } = self;
         writeln!(
             f,
-            "kernels killed {kernels_killed} ({died_in_recovery} in recovery), power cuts {power_cuts}, disk errors {disk_errors}, clock jumps {clock_jumps}, workers killed {workers_killed}"
+            "kernels killed {kernels_killed} ({died_in_recovery} in recovery), clock jumps {clock_jumps}, workers killed {workers_killed}"
+        )?;
+        let Self { torn, missing, nameless, disk_errors, nemeses, .. } = self;
+        writeln!(
+            f,
+            "power cuts {power_cuts}: torn {torn}, missing {missing}, names lost {nameless}; refused {disk_errors:?}; worlds {nemeses:?}"
         )?;
         let Self { panics, dead_letters, escalations, points, .. } = self;
         writeln!(

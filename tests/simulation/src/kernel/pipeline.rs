@@ -77,7 +77,7 @@ impl World {
     /// The disk refuses: from now on nothing is appended and nothing is shown but what is synced. Somebody sees it after a
     /// while, mends the disk, and starts the kernel again.
     fn poison(&mut self, why: &str) {
-        self.checks.counts.disk_errors += 1;
+        *self.checks.counts.disk_errors.entry(why.to_owned()).or_default() += 1;
         self.say(|| why.to_owned());
         let Some(kernel) = &self.kernel else { return };
         let journal = Arc::clone(&kernel.journal);
