@@ -124,7 +124,7 @@ const FOUND_BY: [(Mutant, &str); 25] = [
     (Mutant::FenceWithoutEpoch, "has fence"),
     (Mutant::ReuseSeq, "follows"),
     (Mutant::ReplayPastBad, "follows"),
-    (Mutant::OpenWithoutSync, ""),
+    (Mutant::OpenWithoutSync, "what was synced is lost"),
     (Mutant::RetryFailedSync, "what was synced is lost"),
     (Mutant::PublishBeforeSynced, "the power cut lost it"),
     (Mutant::DispatchBeforeWritten, "on the disk"),
