@@ -179,7 +179,7 @@ fn stored(house: &House, run: &str) -> Vec<u8> {
     for artifact in house.json(&["artifact", "ls"])["artifacts"].as_array().unwrap() {
         let name = format!("{run}/{}", artifact["task"].as_str().unwrap());
         let into = house.path("unpacked");
-        all.extend(ok(house, &["artifact", "get", &name, "--into", &into]).into_bytes());
+        all.extend(ok(house, &["artifact", "get", &name, "--out", &into]).into_bytes());
         let mut paths = Vec::new();
         files(Path::new(&into), &mut paths);
         paths.iter().for_each(|path| all.extend(fs::read(path).unwrap()));
@@ -246,8 +246,6 @@ fn secrets_are_written_nowhere_and_what_is_given_away_is_found() {
     assert!(given_away.iter().any(|place| place.ends_with(".stdout")), "{given_away:?}");
     let returned = found(&house, &format!("returned {CONTROL}"));
     assert!(returned.iter().any(|place| place.starts_with("a row")), "{returned:?}");
-    let packed = found(&house, &format!("stored {CONTROL}"));
-    assert!(packed.iter().all(|place| !place.contains("/objects/")), "it is in zstd frames: {packed:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use eclosion_simulation::{EVERYBODY, Failure, Mutant, Point, Report, play};
+use eclosion_simulation::{Failure, Mutant, Point, Report, play};
 
 const SEEDS: u64 = 520;
 /// Worlds that are played at the same time; each is a thread of its own and knows of no other.
@@ -80,7 +80,6 @@ fn has_met_everything(sum: &Report) {
         sum.nameless,
         sum.clock_jumps,
         sum.workers_killed,
-        sum.dead_letters,
         sum.escalations,
         sum.adopted,
         sum.reused,
@@ -94,10 +93,9 @@ fn has_met_everything(sum: &Report) {
     assert_eq!(sum.nemeses.len(), 6, "{:?}", sum.nemeses);
     // EIO of a write, ENOSPC, EIO of a sync.
     assert_eq!(sum.disk_errors.len(), 3, "{:?}", sum.disk_errors);
-    for who in EVERYBODY {
-        for point in Point::ALL {
-            assert!(sum.points.contains_key(&(who, point)), "{who:?} has not panicked {point:?}");
-        }
+    // Each of the actors at each of them is what `panics.rs` is for.
+    for point in Point::ALL {
+        assert!(sum.points.keys().any(|(_, met)| *met == point), "nobody has panicked {point:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eclosion_client::{CallOptions, Exchange};
 use eclosion_schemas::codec;
-use eclosion_schemas::ops::kernel::{Empty, Tree};
+use eclosion_schemas::ops::kernel::{Describe, DescribeRequest, Empty, Tree};
 use tokio::process::{Child, Command};
 
 use crate::account::ServiceCall;
@@ -94,10 +94,15 @@ impl Round {
         Ok(self.client.open(operation, codec::encode(&request)?.into(), options).await?)
     }
 
-    /// The process, once its address is served.
+    /// The process, once its address is served and its operations are known, which is a moment later.
     async fn serve(&self) -> Result<Child, Failure> {
         let service = command(&self.kernel).spawn()?;
         self.is_served(true).await?;
+        self.until_asked("the service's operations are known", async || {
+            let known = self.client.call::<Describe>(DescribeRequest { name: None }).await?.operations;
+            Ok(known.iter().any(|operation| operation["name"] == "desk.tell").then_some(()))
+        })
+        .await?;
         Ok(service)
     }
 
