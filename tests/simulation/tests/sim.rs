@@ -135,7 +135,7 @@ const FOUND_BY: [(Mutant, &str); 25] = [
     (Mutant::ForgetWish, ""),
     (Mutant::TickWithoutKey, "has not fired"),
     (Mutant::TickAgain, "is not"),
-    (Mutant::LoseTick, "is not the next instant"),
+    (Mutant::LoseTick, "in silence"),
     (Mutant::TrashWithoutRecord, "without a record"),
     (Mutant::CollectUnplanned, "no plan has shown it"),
     (Mutant::SurveyAheadOfRows, ""),
