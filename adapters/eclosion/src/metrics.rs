@@ -13,7 +13,6 @@ mod actors;
 mod subsystems;
 mod text;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -59,17 +58,13 @@ impl Pages for Metrics {
 
 async fn metrics(own: &Own, kernel: &Kernel) -> String {
     let mut text = Text::default();
-    let mut up = BTreeMap::new();
     process(own, kernel, &mut text);
     journal(kernel, &mut text);
     traffic(own, &mut text);
     spans(kernel, &mut text);
     actors::write(kernel, &mut text);
     #[cfg(feature = "workers")]
-    subsystems::write(kernel.bus(), &mut text, &mut up).await;
-    let help = "Whether what the other numbers are read from has answered.";
-    let mut family = text.family("eclosion_source_up", Gauge, help);
-    up.iter().for_each(|(source, is_up)| family.sample(&[("source", source)], *is_up));
+    subsystems::write(kernel.bus(), &mut text).await;
     text.into_string()
 }
 

@@ -1,6 +1,5 @@
 //! Runs, workers, leases and schedules, as the subsystems list them.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use eclosion_bus::Bus;
@@ -17,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const RUNS_MAX: u32 = 1_000;
 const SCHEDULES_MAX: u32 = 10_000;
 
-pub(super) async fn write(bus: &Bus, text: &mut Text, up: &mut BTreeMap<&'static str, bool>) {
+pub(super) async fn write(bus: &Bus, text: &mut Text) {
     let runs = |state| {
         let request = run::ListRequest { state: Some(state), limit: RUNS_MAX };
         bus.ask::<run::List>(request).deadline(PATIENCE)
@@ -30,10 +29,12 @@ pub(super) async fn write(bus: &Bus, text: &mut Text, up: &mut BTreeMap<&'static
         bus.ask::<arbitration::Status>(arbitration::StatusRequest {}).deadline(PATIENCE).into_future(),
         bus.ask::<schedule::List>(schedules).deadline(PATIENCE).into_future(),
     );
-    up.insert("dag", running.is_ok() && cancelling.is_ok());
-    up.insert("pool", pool.is_ok());
-    up.insert("arbitration", leases.is_ok());
-    up.insert("scheduler", schedules.is_ok());
+    let help = "Whether what the other numbers are read from has answered.";
+    let mut family = text.family("eclosion_source_up", Gauge, help);
+    family.sample(&[("source", "dag")], running.is_ok() && cancelling.is_ok());
+    family.sample(&[("source", "pool")], pool.is_ok());
+    family.sample(&[("source", "arbitration")], leases.is_ok());
+    family.sample(&[("source", "scheduler")], schedules.is_ok());
     if let (Ok(running), Ok(cancelling)) = (running, cancelling) {
         write_runs(&running, &cancelling, text);
     }
