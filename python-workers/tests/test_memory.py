@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import sys
@@ -205,6 +206,7 @@ def test_names_of_a_killed_kernel_are_removed_by_the_next(tmp_path: pathlib.Path
 def test_names_of_a_kernel_that_never_came_back_are_collected_by_any_other(tmp_path: pathlib.Path, made: Any) -> None:
     for name in ("gone", "other"):
         (tmp_path / name).mkdir()
+    before = set(glob.glob("/dev/shm/ecl-trash-*"))
     with house(tmp_path / "gone") as gone, gone.connect(memory="named") as client:
         path = place_of(client.submit(made.array, 5, BYTES).result(DEADLINE_S))
         item = f"segment/{os.path.basename(path)}"
@@ -225,5 +227,6 @@ def test_names_of_a_kernel_that_never_came_back_are_collected_by_any_other(tmp_p
             assert not os.path.exists(path)
             assert other.say("gc", "trash", "--empty", "--reason", "a test").returncode == 0
             assert item not in planned()
+            until(lambda: set(glob.glob("/dev/shm/ecl-trash-*")) <= before)
         finally:
             other.say("down")

@@ -15,10 +15,12 @@ use eclosion_ipc::arena::{NamedReader, Reader, SealedReader};
 use eclosion_ipc::connection::Received;
 use eclosion_ipc::{Accepted, Connection, Session};
 use eclosion_schemas::frame::{Envelope, Frame, FrameType, Limits, StreamId};
+use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::arena::{
     ATTACH, AttachReply, AttachRequest, RELEASE, ReleaseRequest, TAKES_NAMED, TAKES_SEALED,
 };
-use eclosion_schemas::{Payload, Segment};
+use eclosion_schemas::ops::pool::{self, CallRequest};
+use eclosion_schemas::{Part, Payload, Segment};
 
 use support::{Number, World, frame, tag, watched, welcome};
 
@@ -121,6 +123,14 @@ impl Client {
         assert_eq!(self.ask(RELEASE, request).await.0.kind, FrameType::Data);
     }
 
+    /// Why a call with an argument there is refused; nobody serves it here.
+    async fn refused_call(&mut self, segment: Segment) -> String {
+        let part = Part { segment: Some(segment), bytes: segment.length, ..Part::default() };
+        let arguments = Payload { parts: vec![part], ..Payload::default() };
+        let request = CallRequest { arguments, ..pool::Call::example() };
+        self.ask(pool::Call::NAME, &request).await.0.to_error().reason
+    }
+
     /// The bytes of the only part, and where they lay.
     async fn read(&mut self, payload: &Payload, way: Way) -> (Vec<u8>, Option<Segment>) {
         let part = &payload.parts[0];
@@ -191,9 +201,11 @@ async fn holds(connect: fn(&World) -> UnixStream, way: Way) {
     }
     assert_eq!(seen, FRAMES);
 
-    // What it was not told of, it is not shown.
+    // What it was not told of, it is not shown, and a call of it cannot name.
     let refused = client.ask(ATTACH, &AttachRequest { arena: 1 }).await.0.to_error();
     assert_eq!(refused.reason, "arena.stale", "{way:?}");
+    let strange = Segment { arena: 1, offset: 0, length: 64, generation: 1 };
+    assert_eq!(client.refused_call(strange).await, "arena.segment", "{way:?}");
 
     // A stream that it leaves gives back what came on it, but what it says that it keeps.
     let stream = client.begin(FRAMES, 3).await;
@@ -205,6 +217,13 @@ async fn holds(connect: fn(&World) -> UnixStream, way: Way) {
         ReleaseRequest { stream: Some(stream.0), keep: kept.into_iter().collect(), segments: Vec::new() };
     client.release(&left).await;
     assert_eq!(world.objects.counts().0, usize::from(way != Way::Inline), "{way:?}");
+    if let Some(kept) = kept {
+        assert_eq!(
+            client.refused_call(kept).await,
+            "address.unserved",
+            "{way:?}: as far as to who would take it"
+        );
+    }
     let (bytes, _) = client.read(&first, way).await;
     assert!(bytes == frame(0), "{way:?}: what it keeps is as it was");
 

@@ -138,6 +138,8 @@ impl<S: Shape> Directory<S> {
         remove(&whole)?;
         if self.trash.exists() {
             sync(&self.trash)?;
+            // Unless there is more in it.
+            let _ = fs::remove_dir(&self.trash);
         }
         Ok(bytes)
     }

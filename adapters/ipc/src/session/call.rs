@@ -79,6 +79,7 @@ impl Session {
         mut envelope: Envelope,
         by_place: bool,
     ) -> Result<Source, Error> {
+        self.sharing.check(request.as_ref())?;
         // Found when it is asked for, and once.
         let ours = |offered: &String| {
             spec.positional.as_ref().and_then(|places| places.schema()) == Some(offered.as_str())

@@ -11,7 +11,7 @@
 //!    came on and does not say that it keeps it.
 //! 2. At most [`HELD_MAX`] are held for one client; what it is sent beyond that rides along, so that one who gives nothing
 //!    back costs room in its own connection alone.
-//! 3. A client attaches only to arenas of which it was told a segment.
+//! 3. A client attaches only to arenas of which it was told a segment, and names no other in what it calls.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -24,6 +24,7 @@ use eclosion_schemas::ops::arena::{
     ATTACH, AttachReply, AttachRequest, RELEASE, ReleaseRequest, TAKES_NAMED, TAKES_SEALED,
 };
 use eclosion_schemas::ops::kernel::Empty;
+use eclosion_schemas::ops::pool::CallRequest;
 use eclosion_schemas::view::{TaskItem, TaskReport};
 use eclosion_schemas::{Epoch, Error, Hold, Part, Payload, Segment};
 
@@ -122,6 +123,24 @@ impl Sharing {
             self.held.retain(|key, (of, _)| of.0 != stream || keep.contains(key));
         }
         Ok((Frame::data(call.stream, &Empty {})?.end(), Vec::new()))
+    }
+
+    /// Arguments of a call may name shared memory that this client holds, and no other.
+    ///
+    /// # Errors
+    /// `arena.segment` for what it was not told of, or has given back.
+    pub(super) fn check(&self, request: &(dyn Any + Send)) -> Result<(), Error> {
+        let Some(call) = request.downcast_ref::<CallRequest>() else { return Ok(()) };
+        let named = call.arguments.parts.iter().filter_map(|part| part.segment.as_ref());
+        match named.into_iter().find(|segment| !self.held.contains_key(&key(segment))) {
+            None => Ok(()),
+            Some(segment) => {
+                let text =
+                    format!("segment {} of arena {} is not this client's", segment.generation, segment.arena);
+                Err(Error::invalid("arena.segment", text)
+                    .help("send the bytes, or keep what was received until the call is over"))
+            }
+        }
     }
 
     /// `encode` is given the item as this client can read it.
