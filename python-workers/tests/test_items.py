@@ -13,7 +13,7 @@ import pytest
 
 import kernel
 from eclosion import _frames as frames
-from eclosion._values import open_carried
+from eclosion._parts import open_carried
 
 Write = Callable[[str], pathlib.Path]
 

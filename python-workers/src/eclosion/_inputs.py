@@ -13,8 +13,9 @@ import msgspec
 
 from ._current import current
 from ._errors import Cancelled
+from ._parts import open_carried
 from ._schemas import Payload
-from ._values import decode, open_carried
+from ._values import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .._errors import Refused, error
+from .._parts import open_carried, open_shared
 from .._process import start_thread
-from .._values import open_carried, open_shared
 
 if TYPE_CHECKING:
     from .._schemas import Part, Segment

@@ -9,7 +9,8 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from .._errors import Refused, error
-from .._values import decode, map_array, open_arrow, open_carried
+from .._parts import map_array, open_arrow, open_carried
+from .._values import decode
 
 if TYPE_CHECKING:
     from .._schemas import Part, Payload
