@@ -96,6 +96,9 @@ pub trait Operation: Send + Sync + 'static {
     const STREAMS: bool = false;
     /// It changes something; clients send an idempotency key with it.
     const MUTATES: bool = false;
+    /// Between Rust clients and a kernel that know its types alike, bodies are bincode ([`codec::positional`]). Said by each,
+    /// because what reads and writes them is then compiled twice.
+    const BY_PLACE: bool = false;
     /// The api number that brought it.
     const SINCE: u32 = 1;
     const DOC: &'static str;
@@ -141,7 +144,7 @@ pub struct Spec {
     /// The typed reply in, msgpack with named fields out.
     pub encode_reply: Encode,
     pub encode_item: Encode,
-    /// The same by place, where the types have one layout; nothing for what a client serves.
+    /// The same by place, for what is [`Operation::BY_PLACE`].
     pub positional: Option<Positional>,
     /// The typed request in, JSON for people out; secrets show as their names.
     pub show_request: fn(&(dyn Any + Send)) -> Option<serde_json::Value>,
@@ -187,7 +190,7 @@ impl Spec {
             }),
             encode_reply: encode_as::<O::Reply>,
             encode_item: encode_as::<O::Item>,
-            positional: Some(Positional::of::<O>()),
+            positional: if O::BY_PLACE { Some(Positional::of::<O>()) } else { None },
             show_request: |request| serde_json::to_value(request.downcast_ref::<O::Request>()?).ok(),
             example: Arc::new(|| serde_json::to_value(O::example()).unwrap_or_default()),
             request_schema: Arc::new(|| schemars::schema_for!(O::Request).to_value()),
@@ -284,10 +287,14 @@ impl Positional {
     }
 }
 
-/// `NAME@LAYOUTS` of an operation: two programs that have the same read each other's bincode. `None` if one of its types has
-/// no layout.
+/// `NAME@LAYOUTS` of an operation: two programs that have the same read each other's bincode. `None` if it is not
+/// [`Operation::BY_PLACE`], or one of its types has no layout.
 #[must_use]
 pub fn positional_schema<O: Operation>() -> Option<String> {
+    // A branch on a constant: nothing behind it is compiled for the others.
+    if !O::BY_PLACE {
+        return None;
+    }
     let layout = codec::positional::layout::<O::Request>()?;
     let reply = codec::positional::layout::<O::Reply>()?;
     let item = if O::STREAMS { codec::positional::layout::<O::Item>()? } else { 0 };

@@ -64,7 +64,7 @@ impl<O: Operation> Streaming<O> {
     /// An item that this release cannot read.
     pub async fn next(&mut self) -> Option<Result<O::Item, Error>> {
         let item = self.exchange.next_body().await?;
-        Some(read(O::NAME, &item))
+        Some(read::<O, _>(&item))
     }
 
     /// The reply; items that were not taken are passed over.
@@ -78,17 +78,18 @@ impl<O: Operation> Streaming<O> {
     /// The same, and where the time went of a call with [`CallOptions::timings`].
     pub async fn timed(self) -> Timed<O::Reply> {
         let Timed { outcome, stages } = self.exchange.timed_body().await;
-        Timed { outcome: outcome.and_then(|reply| read(O::NAME, &reply)), stages }
+        Timed { outcome: outcome.and_then(|reply| read::<O, _>(&reply)), stages }
     }
 }
 
-fn read<T: DeserializeOwned>(name: &str, body: &Body) -> Result<T, Error> {
-    match body.codec {
-        WireCodec::Bincode => codec::positional::decode(&body.bytes).map_err(|why| {
-            Error::internal("reply.malformed", format!("an answer of {name} cannot be read: {why}"))
-        }),
-        _ => read_answer(name, &body.bytes),
+fn read<O: Operation, T: DeserializeOwned>(body: &Body) -> Result<T, Error> {
+    if O::BY_PLACE && body.codec == WireCodec::Bincode {
+        return codec::positional::decode(&body.bytes).map_err(|why| {
+            let text = format!("an answer of {} cannot be read: {why}", O::NAME);
+            Error::internal("reply.malformed", text)
+        });
     }
+    read_answer(O::NAME, &body.bytes)
 }
 
 impl<O: Operation> Items<O> for Streaming<O> {

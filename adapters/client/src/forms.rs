@@ -53,6 +53,9 @@ impl Forms {
     }
 
     pub(crate) fn request<O: Operation>(&self, request: &O::Request) -> Result<Request, Error> {
+        if !O::BY_PLACE {
+            return Ok(Request::named(codec::encode(request)?.into()));
+        }
         let (by_place, schema) = self.form::<O>();
         // A long one has no form by place.
         if by_place && let Ok(bytes) = codec::positional::encode(request) {

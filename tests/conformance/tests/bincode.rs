@@ -29,6 +29,7 @@ impl Operation for Repeat {
     const ADDRESS: &'static str = "/demo";
     const ROLE: Role = Role::View;
     const DURABILITY: Durability = Durability::Call;
+    const BY_PLACE: bool = true;
     const DOC: &'static str = "A test's.";
     fn example() -> Text {
         text("a", 2)
@@ -143,7 +144,7 @@ async fn hostile_bytes_and_operations_without_a_layout_are_refused() {
         let answer = scene.wire.call(Repeat::NAME, WireCodec::Bincode, body, None).await;
         assert_eq!(refused(answer), "request.malformed");
     }
-    assert_eq!(positional_schema::<Describe>(), None, "its reply is JSON, which says itself what it is");
+    assert_eq!(positional_schema::<Describe>(), None, "it does not say that it travels so");
     let request = positional::encode(&DescribeRequest { name: None }).unwrap();
     let answer = scene.wire.call(Describe::NAME, WireCodec::Bincode, request, None).await;
     assert_eq!(refused(answer), "request.codec");
