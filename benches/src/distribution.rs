@@ -20,8 +20,9 @@ pub(crate) struct Distribution {
     p99: f64,
     p99_9: f64,
     max: f64,
-    /// The histogram itself, V2 compressed and in base64, as HdrHistogram's tools read it; in thousandths of the unit.
+    /// The histogram itself, V2 compressed and in base64, as HdrHistogram's tools read it. It counts whole steps.
     hdr: String,
+    hdr_steps_per_unit: f64,
 }
 
 impl Distribution {
@@ -47,6 +48,7 @@ impl Distribution {
             p99_9: at(0.999),
             max: histogram.max() as f64 / STEPS_PER_UNIT,
             hdr: STANDARD.encode(bytes),
+            hdr_steps_per_unit: STEPS_PER_UNIT,
         })
     }
 }
@@ -65,6 +67,6 @@ mod tests {
         assert_eq!((read.len(), distribution.count), (1_000, 1_000));
         let within = |ours: f64, exact: f64| (ours - exact).abs() <= exact / 500.0;
         assert!(within(distribution.p50, 500.0) && within(distribution.p99, 990.0), "{distribution:?}");
-        assert!(within(read.value_at_quantile(0.99) as f64, 990_000.0));
+        assert!(within(read.value_at_quantile(0.99) as f64, 990.0 * distribution.hdr_steps_per_unit));
     }
 }

@@ -1,5 +1,6 @@
 //! The actor `/kernel`: status, tree, operations, stop; what it hands to [`operate`], [`history`] and [`processes`].
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -331,12 +332,14 @@ fn findings(kernel: &Kernel, poisoned: Option<&str>, more: Vec<String>) -> Vec<S
                 row.address, row.restarts
             ));
         }
-        if row.dead_letters > 0 {
-            findings.push(format!(
-                "{} has {} dead letters. See: eclosion dead ls",
-                row.address, row.dead_letters
-            ));
-        }
+    }
+    // Those that are kept: who has seen to them has dropped them.
+    let mut letters = BTreeMap::<String, usize>::new();
+    for letter in kernel.bus().dead_letters() {
+        *letters.entry(letter.address.to_string()).or_default() += 1;
+    }
+    for (address, count) in letters {
+        findings.push(format!("{address} has {count} dead letters. See: eclosion dead ls"));
     }
     findings
 }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use eclosion::{Kernel, Options, Places};
-use eclosion_bus::{Address, InHand, Mailbox, MailboxOptions, Taken};
-use eclosion_schemas::ops::kernel::{Empty, Ping};
+use eclosion_bus::{Address, Bus, InHand, Mailbox, MailboxOptions, Taken};
+use eclosion_schemas::ops::kernel::{Empty, Ping, Status};
 use eclosion_schemas::ops::{audit, dead};
 
 async fn take(mailbox: &Mailbox) -> InHand {
@@ -13,6 +13,12 @@ async fn take(mailbox: &Mailbox) -> InHand {
         Taken::Message(message) => message,
         other => panic!("{other:?}"),
     }
+}
+
+/// What the kernel's state says of dead letters.
+async fn findings(bus: &Bus) -> Vec<String> {
+    let status = bus.ask::<Status>(Empty {}).await.unwrap();
+    status.findings.into_iter().filter(|finding| finding.contains("dead letters")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,6 +34,7 @@ async fn a_letter_is_listed_shown_delivered_again_and_dropped() {
         take(&mailbox).await.died("second");
     }
 
+    assert_eq!(findings(&bus).await, ["/frail has 2 dead letters. See: eclosion dead ls"]);
     let list = bus.ask::<dead::List>(dead::ListRequest { limit: 1 }).await.unwrap();
     assert_eq!((list.letters.len(), list.kept, list.forgotten), (1, 2, 0));
     let newest = &list.letters[0];
@@ -45,6 +52,7 @@ async fn a_letter_is_listed_shown_delivered_again_and_dropped() {
     drop(take(&mailbox).await.finish());
     assert!(bus.ask::<dead::Drop>(on(newest.id - 1, false)).await.unwrap().done);
     assert_eq!(bus.dead_letters(), []);
+    assert_eq!(findings(&bus).await, [""; 0], "seen to");
     let refused = bus.ask::<dead::Drop>(on(newest.id, false)).await.unwrap_err();
     assert_eq!(refused.reason, "dead_letter.unknown");
 
