@@ -1,7 +1,7 @@
 //! The actor of the pool manager: operations to commands, effects to ports and asks, workers to views.
 //!
 //! A pool that begins another incarnation first compares its workers with the holders that exist
-//! ([`Launcher::live`]). The bodies of attempts are handed over by the core; where one is missing (the kernel was
+//! ([`Launcher::live`]), and hears what calls and services have of them ([`Launcher::reserved`]). The bodies of attempts are handed over by the core; where one is missing (the kernel was
 //! killed between the record and its execution), the DAG tracker is asked for it.
 
 use std::collections::BTreeSet;
@@ -179,7 +179,8 @@ impl Actor for PoolManager {
     }
 
     fn adopt(&self, _: &Context<Command>) -> Option<Command> {
-        Some(Command::Survivors(self.launcher.live().into_iter().collect::<BTreeSet<_>>()))
+        let live = self.launcher.live().into_iter().collect();
+        Some(Command::Survivors { live, reserved: self.launcher.reserved() })
     }
 
     fn publish(&self, state: &State, records: &[Arc<Record>], outputs: &mut Outputs) {

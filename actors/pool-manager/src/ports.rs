@@ -5,6 +5,7 @@
 //! grow, so whatever is not above the last one executed or cancelled there is known.
 
 use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::ops::pool::ReserveRequest;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{EnvironmentId, Fence, WorkerId};
 
@@ -30,6 +31,9 @@ pub trait Launcher: Send + Sync + 'static {
     /// The workers that have a holder now, attached or still expected to attach, and those whose end is still on its way
     /// to the pool manager.
     fn live(&self) -> Vec<WorkerId>;
+
+    /// The workers that calls and services have now, with what was reserved for them.
+    fn reserved(&self) -> Vec<(WorkerId, ReserveRequest)>;
 }
 
 /// Makes environments.

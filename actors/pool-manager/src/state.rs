@@ -114,8 +114,12 @@ pub enum Command {
     WorkerDown(pool::WorkerDownRequest),
     WorkerIdle(pool::WorkerIdleRequest),
     EnvironmentBuilt(pool::EnvironmentBuiltRequest),
-    /// The holders that exist: said at the start of an incarnation, before anything is performed.
-    Survivors(BTreeSet<WorkerId>),
+    /// The holders that exist, and what calls have of workers: said at the start of an incarnation, before anything is
+    /// performed.
+    Survivors {
+        live: BTreeSet<WorkerId>,
+        reserved: Vec<(WorkerId, pool::ReserveRequest)>,
+    },
     Reserve(pool::ReserveRequest),
     Unreserve(pool::UnreserveRequest),
     Status,

@@ -39,7 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use self::flow::Flow;
-use crate::workers::calls::{CallLine, Word, call_run, call_task};
+use crate::workers::calls::{CallLine, Reservation, Word, call_run, call_task};
 use crate::workers::{WorkerHost, lock};
 
 /// Calls under way, waiting for a worker or at one.
@@ -86,6 +86,7 @@ struct Lease {
     used: Instant,
     /// A service's.
     lasting: bool,
+    _held: Reservation,
 }
 
 /// What counts of who calls.
@@ -324,14 +325,15 @@ impl Calls {
         loop {
             let (environment, spec) = (environment.clone(), spec.clone());
             let request = ReserveRequest { ticket, environment, spec, lasting };
-            match self.bus()?.ask::<Reserve>(request).await {
+            match self.bus()?.ask::<Reserve>(request.clone()).await {
                 Ok(reply) => {
                     if let Some(error) = reply.error {
                         return Err(error);
                     }
                     if let Some(worker) = reply.worker {
                         let now = Instant::now();
-                        return Ok(Lease { ticket, worker, renewed: now, used: now, lasting });
+                        let _held = self.0.host.reserve(&worker, request);
+                        return Ok(Lease { ticket, worker, renewed: now, used: now, lasting, _held });
                     }
                 }
                 // It is restarting; the next incarnation is asked.

@@ -43,6 +43,7 @@ use eclosion_ipc::arena::Objects;
 use eclosion_kernel::Kernel;
 use eclosion_pool_manager::Launcher;
 use eclosion_process::{Keeper, KeeperConfig};
+use eclosion_schemas::ops::pool::ReserveRequest;
 use eclosion_schemas::{Error, Fence, WorkerId};
 use tokio::sync::watch;
 
@@ -81,6 +82,8 @@ struct Shared {
     /// Calls at workers, by their fences. Locked after `workers` if both are.
     calls: Mutex<BTreeMap<Fence, calls::AtWorker>>,
     call_counter: AtomicU64,
+    /// What calls and services have of workers, by their tickets.
+    reserved: Mutex<BTreeMap<u64, (WorkerId, ReserveRequest)>>,
     attached_counter: AtomicU64,
     /// The kernel stops: workers end because it wants them to.
     stopping: AtomicBool,
@@ -106,6 +109,7 @@ impl WorkerHost {
             workers: Mutex::default(),
             calls: Mutex::default(),
             call_counter: AtomicU64::new(1),
+            reserved: Mutex::default(),
             attached_counter: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             looking: Mutex::default(),

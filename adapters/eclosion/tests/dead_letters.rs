@@ -34,7 +34,7 @@ async fn a_letter_is_listed_shown_delivered_again_and_dropped() {
         take(&mailbox).await.died("second");
     }
 
-    assert_eq!(findings(&bus).await, ["/frail has 2 dead letters. See: eclosion dead ls"]);
+    assert_eq!(findings(bus).await, ["/frail has 2 dead letters. See: eclosion dead ls"]);
     let list = bus.ask::<dead::List>(dead::ListRequest { limit: 1 }).await.unwrap();
     assert_eq!((list.letters.len(), list.kept, list.forgotten), (1, 2, 0));
     let newest = &list.letters[0];
@@ -52,7 +52,7 @@ async fn a_letter_is_listed_shown_delivered_again_and_dropped() {
     drop(take(&mailbox).await.finish());
     assert!(bus.ask::<dead::Drop>(on(newest.id - 1, false)).await.unwrap().done);
     assert_eq!(bus.dead_letters(), []);
-    assert_eq!(findings(&bus).await, [""; 0], "seen to");
+    assert_eq!(findings(bus).await, [""; 0], "seen to");
     let refused = bus.ask::<dead::Drop>(on(newest.id, false)).await.unwrap_err();
     assert_eq!(refused.reason, "dead_letter.unknown");
 

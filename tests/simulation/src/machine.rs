@@ -253,7 +253,7 @@ impl World {
             _ => None,
         });
         let live = self.machine.processes.keys().cloned().chain(reporting).collect();
-        self.handle_own::<Pool>(&PoolCommand::Survivors(live));
+        self.handle_own::<Pool>(&PoolCommand::Survivors { live, reserved: Vec::new() });
     }
 
     /// The keeper hands every survivor of an earlier kernel to a new holder.

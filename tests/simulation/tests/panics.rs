@@ -160,6 +160,10 @@ impl Launcher for Machine {
     fn live(&self) -> Vec<WorkerId> {
         Vec::new()
     }
+
+    fn reserved(&self) -> Vec<(WorkerId, pool::ReserveRequest)> {
+        Vec::new()
+    }
 }
 
 impl EnvironmentBuilder for Machine {

@@ -21,7 +21,10 @@ pub(super) fn decide(
         Command::WorkerDown(request) => Ok(worker_down(state, request, now)),
         Command::WorkerIdle(request) => Ok(worker_idle(state, request)),
         Command::EnvironmentBuilt(request) => environment_built(state, request),
-        Command::Survivors(live) => Ok(survivors(options, state, line, reads, live, now)),
+        Command::Survivors { live, reserved } => {
+            reserve_again(state, line, reserved, now);
+            Ok(survivors(options, state, line, reads, live, now))
+        }
         Command::Reserve(request) => {
             Ok(Decision::reply(reserve(state, line, reads.epoch(), request, now.plus_ms(RESERVED_MS))))
         }
@@ -89,6 +92,19 @@ fn reserve(
         return pool::ReserveReply { worker, error };
     }
     pool::ReserveReply { worker: settle::give_idle(state, line, epoch, request), error: None }
+}
+
+/// What an earlier incarnation had given to calls is still theirs.
+fn reserve_again(
+    state: &State,
+    line: &mut Line,
+    reserved: &[(WorkerId, pool::ReserveRequest)],
+    now: Timestamp,
+) {
+    for (worker, request) in reserved.iter().filter(|(worker, _)| state.workers.contains_key(worker)) {
+        line.reserve(request, None, now.plus_ms(RESERVED_MS));
+        line.give(request.ticket, worker);
+    }
 }
 
 /// A lease that was asked for is given back by what folds `attempt.refused`.

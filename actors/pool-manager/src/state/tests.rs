@@ -257,6 +257,13 @@ impl World {
         World { journal, engine, now: self.now, wishes: self.wishes }
     }
 
+    /// The next incarnation, in the same life of the kernel.
+    fn begin_again(&mut self) {
+        let mut engine = Engine::new(self.engine.core().clone());
+        engine.recover(&self.journal).unwrap();
+        self.engine = engine;
+    }
+
     /// Invariants of the head comment, and the one over replay.
     fn check(&self) {
         let state = self.engine.state();

@@ -7,6 +7,7 @@ use eclosion_pool_manager::{AHEAD_PATIENCE_MS, Launcher};
 use eclosion_process::Rung;
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::flow::EnvironmentSpec;
+use eclosion_schemas::ops::pool::ReserveRequest;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{EnvironmentId, Fence, TaskRef, WorkerId};
 
@@ -95,6 +96,10 @@ impl Launcher for WorkerHost {
     fn live(&self) -> Vec<WorkerId> {
         let workers = lock(&self.0.workers);
         workers.keys().chain(&*self.0.reporting.borrow()).cloned().collect()
+    }
+
+    fn reserved(&self) -> Vec<(WorkerId, ReserveRequest)> {
+        lock(&self.0.reserved).values().cloned().collect()
     }
 }
 

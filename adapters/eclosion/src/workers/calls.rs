@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use eclosion_ipc::arena::Objects;
 use eclosion_ipc::{Care, Outcome};
 use eclosion_schemas::certificate::Death;
+use eclosion_schemas::ops::pool::ReserveRequest;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::view::TaskReport;
 use eclosion_schemas::{Attempt, Code, Error, Fence, Payload, Retry, RunId, TaskId, WorkerId};
@@ -54,6 +55,25 @@ pub(crate) struct Ended {
 pub(crate) enum Word {
     Report(TaskReport),
     Ended(Ended),
+}
+
+/// A worker that is a call's or a service's, until this is dropped: a pool manager that begins again is told of it, and
+/// gives it to nobody else.
+pub(crate) struct Reservation {
+    host: WorkerHost,
+    ticket: u64,
+}
+
+impl std::fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reservation").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        lock(&self.host.0.reserved).remove(&self.ticket);
+    }
 }
 
 /// One call at a worker, as the host knows it.
@@ -104,6 +124,12 @@ impl CallLine {
 }
 
 impl WorkerHost {
+    pub(crate) fn reserve(&self, worker: &WorkerId, request: ReserveRequest) -> Reservation {
+        let ticket = request.ticket;
+        lock(&self.0.reserved).insert(ticket, (worker.clone(), request));
+        Reservation { host: self.clone(), ticket }
+    }
+
     /// What the kernel has in shared memory.
     pub(crate) fn objects(&self) -> Objects {
         self.0.config.objects.clone()

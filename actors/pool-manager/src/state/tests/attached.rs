@@ -89,7 +89,7 @@ fn the_next_kernel_does_not_wait_for_it() {
     let mut world = world();
     world.attach("a-1-1", "e");
     let mut next = world.restart();
-    next.send(&Command::Survivors(BTreeSet::new()));
+    next.send(&Command::Survivors { live: BTreeSet::new(), reserved: Vec::new() });
     assert!(next.engine.state().workers.is_empty());
     next.check();
 }

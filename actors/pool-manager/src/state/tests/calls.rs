@@ -72,3 +72,21 @@ fn a_service_has_a_worker_beyond_those_that_tasks_may_have() {
     assert!(reserve_for(&mut world, 8, "e", true).worker.is_some());
     assert_eq!(world.count("worker.requested"), 2);
 }
+
+#[test]
+fn a_pool_that_begins_again_leaves_calls_and_services_what_they_have() {
+    let (mut world, _) = computing();
+    assert_eq!(reserve_for(&mut world, 8, "e", true).worker, None);
+    world.bring_up();
+    let worker = reserve_for(&mut world, 8, "e", true).worker.unwrap();
+    world.wait(59_000);
+    world.begin_again();
+    let spec = EnvironmentSpec::default();
+    let request = pool::ReserveRequest { ticket: 8, environment: "e".parse().unwrap(), spec, lasting: true };
+    let live = world.engine.state().workers.keys().cloned().collect();
+    world.send(&Command::Survivors { live, reserved: vec![(worker.clone(), request)] });
+    world.wait(50_000);
+    assert_eq!(world.count("worker.stopping"), 0, "it is nobody's to end");
+    assert_eq!(reserve(&mut world, 9, "e").worker, None, "nor to give");
+    assert_eq!(reserve_for(&mut world, 8, "e", true).worker, Some(worker));
+}

@@ -182,7 +182,7 @@ fn survivors_are_adopted_and_the_others_are_declared_dead() {
     let attempts = before.executing();
     let mut world = before.restart();
     let (lives, dies) = (&attempts[0], &attempts[1]);
-    world.send(&Command::Survivors(BTreeSet::from([lives.0.clone()])));
+    world.send(&Command::Survivors { live: BTreeSet::from([lives.0.clone()]), reserved: Vec::new() });
     let died = world.journal.after(Seq(0), &[WorkerDied::KIND]).records;
     assert_eq!(died[0].event::<WorkerDied>().unwrap().fence, Some(dies.2));
     let adopting = crate::view::workers(world.engine.state(), Epoch(2));
@@ -200,7 +200,7 @@ fn survivors_are_adopted_and_the_others_are_declared_dead() {
 #[test]
 fn a_worker_whose_holder_vanished_gets_a_moment_to_be_explained() {
     let (mut world, attempt) = computing();
-    world.send(&Command::Survivors(BTreeSet::new()));
+    world.send(&Command::Survivors { live: BTreeSet::new(), reserved: Vec::new() });
     assert_eq!(world.count("worker.died"), 0);
     let due = world.engine.wake_at().unwrap();
     world.wait(due.since_ms(world.now));
