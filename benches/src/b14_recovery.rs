@@ -238,6 +238,7 @@ fn event(seq: u64, epoch: Epoch) -> Result<Arc<Record>, Failure> {
         output: Payload::of(&seq),
         lease: None,
         cache: None,
+        unkept: None,
     };
     let body = AnyEvent::from(committed).encode()?.into();
     let kind = StepCommitted::KIND.into();

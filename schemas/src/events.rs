@@ -41,7 +41,7 @@ use crate::payload::Payload;
 use crate::view::{CacheCounts, ClientView, RunState, TaskState};
 
 pub use cache::{
-    CacheDropped, CacheNote, DroppedEntry, Ingredients, MissCause, RerunOf, StepMissed, StepReused,
+    CacheDropped, CacheNote, DroppedEntry, Ingredients, MissCause, RerunOf, StepMissed, StepReused, Unkept,
 };
 
 /// A fact. `KIND` is its stored type, `VERSION` the version of its stored form.
@@ -206,6 +206,9 @@ pub struct StepCommitted {
     /// Under which key it is found again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Box<CacheNote>>,
+    /// Why it is not found again, where it was to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<Unkept>,
 }
 event!(StepCommitted, "step.committed");
 

@@ -36,7 +36,7 @@
 //! the seed. The seed counts where somebody set it, as the parameter `seed`: then each task instance has its own. A seed
 //! that was derived from the run's content was chosen by nobody, so a result made under another one is as good. A task
 //! that draws no random numbers says `cache_seed = false`. `cache` beside `name` is the default of all tasks, `"off"`
-//! exempts one.
+//! exempts one. A result whose code was edited while it was computed is not kept.
 //!
 //! A string that is exactly one `${…}` becomes the value itself, of whatever type; inside a longer string, parameters
 //! and items are filled in as text and task outputs are refused. `$${` stands for a literal `${`.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::DeathCertificate;
 use crate::error::Error;
-use crate::events::MissCause;
+use crate::events::{MissCause, Unkept};
 use crate::ids::{
     Attempt, Digest, EnvironmentId, Fence, Incarnation, LeaseId, RunId, Seq, TaskId, TaskRef, Tenant,
     Timestamp, WorkerId,
@@ -136,6 +136,9 @@ pub struct CacheView {
     /// Why nothing was found: all that differs from the nearest entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<MissCause>,
+    /// It was computed, and nobody will find it again: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<Unkept>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`load`] (a flow file's text), [`builder`] (the same flow written in Rust), [`plan`] (a flow that was
 //! checked), [`state`] (the pure core), [`view`] and [`why`] (what readers see), [`rows`] (what stays of finished runs),
-//! [`cache`] (content keys and what is kept under them), [`look`] (looks for earlier results, performed), [`actor`] (the shell's parts that are this actor's own).
+//! [`cache`] (content keys and what is kept under them), [`code`] (the port that says whether code is still what a key names), [`look`] (looks for earlier results, performed), [`actor`] (the shell's parts that are this actor's own).
 //!
 //! It deliberately does not choose workers, count resources, store large values or start anything: it wishes
 //! (`Dispatch`), and the pool manager answers with `attempt.started`.
@@ -14,6 +14,7 @@
 pub mod actor;
 pub mod builder;
 pub mod cache;
+pub mod code;
 mod content;
 pub mod load;
 pub mod look;
@@ -25,6 +26,7 @@ pub mod why;
 
 pub use actor::{DagActor, RunViews};
 pub use builder::Flow;
+pub use code::CodeFiles;
 pub use content::environment_id;
 pub use plan::Plan;
 pub use rows::project;

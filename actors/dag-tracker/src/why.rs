@@ -3,15 +3,18 @@
 //! What a ready task waits for (a worker, an environment, a resource) is known to the pool manager and arbitration;
 //! whoever asks for all of it puts their reasons beside these.
 
+use std::borrow::Cow;
+
 use eclosion_kernel::core::Reads;
-use eclosion_schemas::events::MissCause;
+use eclosion_schemas::events::{MissCause, Unkept};
 use eclosion_schemas::ops::cache::{ExplainReply, ExplainRequest};
 use eclosion_schemas::ops::run::{WhyReply, WhyRequest};
 use eclosion_schemas::suggest::{hint, shell_word};
 use eclosion_schemas::view::{CacheState, CacheView, RunState, TaskState, TaskView};
-use eclosion_schemas::{Error, TaskId};
+use eclosion_schemas::{Error, RunId, TaskId};
 use serde_json::Value;
 
+use crate::plan::Plan;
 use crate::rows;
 use crate::state::{Run, State};
 use crate::view::{no_run, task_at, tasks};
@@ -22,18 +25,31 @@ const NAMED_MAX: usize = 5;
 const COMMAND_BYTES_MAX: usize = 1024;
 
 pub(crate) fn why(state: &State, reads: &Reads, request: &WhyRequest) -> Result<WhyReply, Error> {
-    let older;
-    let run = match state.run(&request.run) {
-        Some(run) => run,
-        None => {
-            older = rows::restored(reads, &request.run).ok_or_else(|| no_run(state, reads, &request.run))?;
-            &older
-        }
-    };
+    let run = found(state, reads, &request.run)?;
     match &request.task {
-        Some(task) => why_task(run, task),
-        None => Ok(why_run(run)),
+        Some(task) => why_task(&run, task),
+        None => Ok(why_run(&run)),
     }
+}
+
+/// In memory, or as its rows have it.
+fn found<'a>(state: &'a State, reads: &Reads, run: &RunId) -> Result<Cow<'a, Run>, Error> {
+    let older = || rows::restored(reads, run).ok_or_else(|| no_run(state, reads, run)).map(Cow::Owned);
+    state.run(run).map_or_else(older, |run| Ok(Cow::Borrowed(run)))
+}
+
+/// A step that succeeded, and that nobody will find again.
+fn unkept_finding(run: &Run, task: &TaskView) -> Option<String> {
+    let id = &task.task;
+    let why = match task.cache.as_ref()?.unkept? {
+        Unkept::CodeChanged => "the code changed while it ran",
+        Unkept::CodeUnseen => "its code could not be read when it was done",
+    };
+    let next = match run_command(&run.plan) {
+        Some(command) => format!("Run it again: {command}"),
+        None => "See what is kept: eclosion cache ls".to_owned(),
+    };
+    Some(format!("The result of `{id}` is not kept: {why}. {next}"))
 }
 
 fn why_task(run: &Run, task: &TaskId) -> Result<WhyReply, Error> {
@@ -42,7 +58,9 @@ fn why_task(run: &Run, task: &TaskId) -> Result<WhyReply, Error> {
         Error::not_found("run.task", format!("run {} has no task `{task}`", run.id))
             .help(hint(task.as_str(), known))
     })?;
-    Ok(WhyReply { findings: task_findings(&view), tasks: vec![view] })
+    let mut findings = task_findings(&view);
+    findings.extend(unkept_finding(run, &view));
+    Ok(WhyReply { findings, tasks: vec![view] })
 }
 
 fn why_run(run: &Run) -> WhyReply {
@@ -94,7 +112,15 @@ fn run_finding(run: &Run) -> String {
 
 /// The commands that compute what is missing, and all of it: a finished run attaches nobody.
 fn again(run: &Run) -> String {
-    let plan = &run.plan;
+    let missing = format!("Run what failed again: eclosion rerun {}", run.id);
+    match run_command(&run.plan) {
+        Some(command) => format!("{missing}. Run it again: {command}"),
+        None => format!("{missing}. See what it ran: eclosion runs show {}", run.id),
+    }
+}
+
+/// What starts the same flow with the same parameters, if it came from a file and the command is one for people.
+fn run_command(plan: &Plan) -> Option<String> {
     let set = plan.set.iter().filter_map(|name| {
         let value = match plan.parameters.get(name)? {
             // What would be read as something else is quoted as JSON is.
@@ -103,15 +129,11 @@ fn again(run: &Run) -> String {
         };
         Some(format!(" --set {}", shell_word(&format!("{name}={value}"))))
     });
-    let missing = format!("Run what failed again: eclosion rerun {}", run.id);
     let command = plan.source.as_ref().map(|source| {
         let set: String = set.collect();
         format!("eclosion run {}{set}", shell_word(source))
     });
-    match command {
-        Some(command) if command.len() <= COMMAND_BYTES_MAX => format!("{missing}. Run it again: {command}"),
-        _ => format!("{missing}. See what it ran: eclosion runs show {}", run.id),
-    }
+    command.filter(|command| command.len() <= COMMAND_BYTES_MAX)
 }
 
 fn task_findings(task: &TaskView) -> Vec<String> {
@@ -161,19 +183,20 @@ fn task_findings(task: &TaskView) -> Vec<String> {
 
 /// Whether a step's result was used again, and if not, why.
 pub(crate) fn explain(state: &State, reads: &Reads, request: &ExplainRequest) -> Result<ExplainReply, Error> {
-    let request = WhyRequest { run: request.run.clone(), task: Some(request.task.clone()) };
-    let task = why(state, reads, &request)?.tasks.into_iter().next();
-    let finding = task.as_ref().and_then(cache_finding);
-    let finding = finding.unwrap_or_else(|| {
-        let name = request.task.as_ref().map(ToString::to_string).unwrap_or_default();
+    let run = found(state, reads, &request.run)?;
+    let task = why_task(&run, &request.task)?.tasks.into_iter().next();
+    let finding = task.as_ref().and_then(cache_finding).unwrap_or_else(|| {
+        let name = &request.task;
         format!("`{name}` is computed every time: it has no `cache`. Write cache = \"v1\" in its task, or @task(cache=\"v1\").")
     });
-    Ok(ExplainReply { cache: task.and_then(|task| task.cache), findings: vec![finding] })
+    let unkept = task.as_ref().and_then(|task| unkept_finding(&run, task));
+    let findings = std::iter::once(finding).chain(unkept).collect();
+    Ok(ExplainReply { cache: task.and_then(|task| task.cache), findings })
 }
 
 /// `None` for a step that no earlier result was to be used for.
 fn cache_finding(task: &TaskView) -> Option<String> {
-    let CacheView { state, from, causes } = task.cache.as_ref()?;
+    let CacheView { state, from, causes, .. } = task.cache.as_ref()?;
     let id = &task.task;
     let from = from.as_ref().map(ToString::to_string);
     let of = from.clone().unwrap_or_default();

@@ -9,12 +9,16 @@
 mod binary;
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use binary::eclosion;
+
+/// Of open(2).
+const O_NONBLOCK: i32 = 0o4000;
 
 /// Each call leaves its task's name in `ran`.
 const FLOW: &str = r#"
@@ -189,4 +193,126 @@ fn what_is_dropped_or_not_stored_any_more_is_computed() {
     let (run, ran) = house.run(&["--new"]);
     assert_eq!(ran, ["blob", "square", "square", "square", "total"]);
     assert_eq!(house.explained(&run, "blob")["cache"]["causes"], serde_json::json!([{"tag": "collected"}]));
+}
+
+/// Each function says that it was called and waits until somebody has written to its gate.
+const GATED: &str = r#"
+import pathlib
+
+HERE = pathlib.Path(__file__).parent
+
+
+def compute(x: int = 0) -> int:
+    with (HERE / "ran").open("a") as file:
+        file.write(__name__ + "\n")
+    (HERE / f"{__name__}.gate").read_text()
+    return x + 1
+"#;
+
+/// Two modules, so that the second is imported when the first has been computed.
+const CHAIN: &str = r#"
+schema = "eclosion/flow/v1"
+name = "gated"
+
+[tasks.first]
+run = "first:compute"
+cache = "v1"
+
+[tasks.second]
+run = "second:compute"
+cache = "v1"
+with = { x = "${first}" }
+"#;
+
+impl House {
+    /// A gate that is shut: whoever reads it waits for [`House::within`].
+    fn shut(&self, module: &str) {
+        let _ = fs::remove_file(self.gate(module));
+        assert!(Command::new("mkfifo").arg(self.gate(module)).status().unwrap().success());
+    }
+
+    fn open(&self, module: &str) {
+        fs::remove_file(self.gate(module)).unwrap();
+        fs::write(self.gate(module), "").unwrap();
+    }
+
+    fn gate(&self, module: &str) -> String {
+        self.path(&format!("{module}.gate"))
+    }
+
+    /// Does something while a function waits at its gate, then lets it go on.
+    fn within(&self, module: &str, act: impl FnOnce()) {
+        // Opens when the function does; a run that has ended opens it as well.
+        let gate = fs::OpenOptions::new().write(true).open(self.gate(module)).unwrap();
+        act();
+        drop(gate);
+    }
+
+    fn run_gated(&self, edits: impl FnOnce()) -> (Value, Vec<String>) {
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                let output = self.output(&["run", "gated/flow.toml", "--new", "--json"]);
+                for module in ["gated/first", "gated/second"] {
+                    let _ =
+                        fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(self.gate(module));
+                }
+                output
+            });
+            edits();
+            let output = running.join().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let ran = fs::read_to_string(self.path("gated/ran")).unwrap_or_default();
+            let _ = fs::remove_file(self.path("gated/ran"));
+            let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+            (run, ran.lines().map(str::to_owned).collect())
+        })
+    }
+
+    /// What is said of a result that is not kept.
+    fn unkept(&self, run: &Value, task: &str) -> Option<String> {
+        let explained = self.explained(run, task);
+        let kept = explained["cache"]["unkept"].is_null();
+        let findings = explained["findings"].as_array().unwrap();
+        let said = findings.iter().filter_map(Value::as_str).find(|text| text.contains("is not kept"));
+        assert_eq!(kept, said.is_none(), "{explained}");
+        said.map(str::to_owned)
+    }
+}
+
+#[test]
+fn a_result_whose_code_was_edited_while_it_ran_is_not_kept() {
+    let house = House::new();
+    fs::create_dir(house.path("gated")).unwrap();
+    fs::write(house.path("gated/flow.toml"), CHAIN).unwrap();
+    let (first, second) = (house.path("gated/first.py"), house.path("gated/second.py"));
+    for (module, file) in [("gated/first", &first), ("gated/second", &second)] {
+        fs::write(file, GATED).unwrap();
+        house.shut(module);
+    }
+    assert!(house.output(&["up"]).status.success());
+
+    // The first is computed by what its run names, and nobody can know; the second by what it does not name, and the
+    // files are put back before anybody looks.
+    let edited = GATED.replace("x + 1", "x + 1000");
+    let (run, ran) = house.run_gated(|| {
+        house.within("gated/first", || fs::write(&second, edited).unwrap());
+        house.within("gated/second", || fs::write(&second, GATED).unwrap());
+    });
+    assert_eq!((&run["result"], ran), (&Value::from(1001), vec!["first".to_owned(), "second".into()]));
+    for task in ["first", "second"] {
+        let said = house.unkept(&run, task).unwrap_or_default();
+        assert!(said.contains("the code changed while it ran. Run it again: eclosion run "), "{said}");
+    }
+    let why = house.output(&["why", run["run"].as_str().unwrap(), "first"]);
+    let why = String::from_utf8(why.stdout).unwrap();
+    assert!(why.contains("The result of `first` is not kept"), "{why}");
+
+    // The same content again, by the same worker: nothing is found, and what it had imported counts no more.
+    house.open("gated/first");
+    house.open("gated/second");
+    let (again, ran) = house.run_gated(|| {});
+    assert_eq!((&again["result"], ran.len()), (&Value::from(2), 2));
+    assert_eq!((house.unkept(&again, "first"), house.unkept(&again, "second")), (None, None));
+    let (found, ran) = house.run_gated(|| {});
+    assert_eq!((&found["result"], ran), (&Value::from(2), vec![]));
 }

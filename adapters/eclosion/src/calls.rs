@@ -239,6 +239,7 @@ impl Calls {
             limits: None,
             trace: trace.map(|trace| trace.to_string()),
             timings,
+            keeps: false,
         })
     }
 

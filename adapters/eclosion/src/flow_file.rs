@@ -15,9 +15,8 @@ use eclosion_schemas::suggest::{nearest, shell_word};
 use eclosion_schemas::{Code, Error};
 use serde::Deserialize;
 
-/// `.py` files of one code root; more than this is not a flow's own code.
-const FILES_MAX: usize = 10_000;
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+use crate::code_files;
+
 /// Of a directory in which a flow file is looked for that was meant.
 const NAMES_MAX: usize = 1_000;
 /// Importing a Python file may take this long.
@@ -143,50 +142,9 @@ fn complete(mut spec: FlowSpec, file: &Path, name: Option<&str>) -> Result<FlowS
         Error::not_found("flow.code", format!("the code root {} cannot be read: {why}", root.display()))
             .help("`code` is relative to the flow file")
     })?;
-    spec.code_hash = hash_of_code(&root)?;
+    spec.code_hash = code_files::hash(&root)?;
     spec.code = root.to_string_lossy().into_owned();
     Ok(spec)
-}
-
-/// BLAKE3 over every `.py` file below `root`: its relative path and content, in the order of the paths.
-fn hash_of_code(root: &Path) -> Result<String, Error> {
-    let mut files = Vec::new();
-    collect(root, &mut files)?;
-    files.sort();
-    let mut hash = blake3::Hasher::new();
-    for file in &files {
-        let content = fs::read(file).map_err(|why| unreadable(file, &why))?;
-        let name = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
-        for part in [name.as_bytes(), &content] {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-    }
-    Ok(hash.finalize().to_hex().to_string())
-}
-
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
-    for entry in fs::read_dir(directory).map_err(|why| unreadable(directory, &why))? {
-        let entry = entry.map_err(|why| unreadable(directory, &why))?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(|why| unreadable(directory, &why))?);
-        let name = entry.file_name();
-        let hidden =
-            name.to_string_lossy().starts_with('.') || name == "__pycache__" || name == "node_modules";
-        if kind.is_dir() && !hidden {
-            collect(&path, files)?;
-        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "py") {
-            let bytes = entry.metadata().map_err(|why| unreadable(&path, &why))?.len();
-            if bytes > FILE_BYTES_MAX || files.len() >= FILES_MAX {
-                return Err(Error::invalid(
-                    "flow.code",
-                    format!("{} holds too much code", directory.display()),
-                )
-                .help("put the flow's own code into a directory of its own and name it: code = \"DIR\""));
-            }
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

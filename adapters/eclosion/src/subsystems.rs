@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use crate::Options;
 use crate::builder::Builder;
 use crate::calls::Calls;
+use crate::code_files::CodeDirectories;
 use crate::environments::Builds;
 use crate::introspect::{self, Finder, Own};
 use crate::logs::Logs;
@@ -293,7 +294,8 @@ fn host_config(options: &Options, outputs: OutputFiles) -> HostConfig {
     let cancel_grace_ms = options.cancel_grace_ms;
     let samples_idle = options.recycle_rss_bytes > 0;
     let objects = Objects::new(options.memory_bytes / OBJECTS_OF_MEMORY);
-    HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms, samples_idle, objects }
+    let code = Arc::new(CodeDirectories::default());
+    HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms, samples_idle, code, objects }
 }
 
 /// The workers that the journal knows and has not seen die.

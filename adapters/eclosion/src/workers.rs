@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use eclosion_artifact_store::BlobStore;
 use eclosion_bus::{Address, Tracer};
+use eclosion_dag_tracker::CodeFiles;
 use eclosion_environments::Environments;
 use eclosion_ipc::Welcome;
 use eclosion_ipc::arena::Objects;
@@ -63,6 +64,8 @@ pub(crate) struct HostConfig {
     pub(crate) cancel_grace_ms: u64,
     /// What idle workers hold is asked for: some are recycled by it.
     pub(crate) samples_idle: bool,
+    /// What code is when a result of it is to be kept.
+    pub(crate) code: Arc<dyn CodeFiles>,
     /// Where large arguments of calls lie.
     pub(crate) objects: Objects,
 }

@@ -321,6 +321,7 @@ fn execute(counter: u64) -> Execute {
         limits: None,
         trace: None,
         timings: false,
+        keeps: false,
     }
 }
 

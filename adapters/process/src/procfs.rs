@@ -22,6 +22,17 @@ pub struct ProcessId {
     pub start_ticks: u64,
 }
 
+impl ProcessId {
+    /// When it was started, by the wall clock, in milliseconds since 1970: up to a second too early, never too late.
+    #[must_use]
+    pub fn started_unix_ms(self) -> Option<u64> {
+        let stat = fs::read_to_string("/proc/stat").ok()?;
+        let booted: u64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+        let since_ms = self.start_ticks.checked_mul(1_000)? / rustix::param::clock_ticks_per_second();
+        booted.checked_mul(1_000)?.checked_add(since_ms)
+    }
+}
+
 /// One line of the process table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
@@ -124,6 +135,14 @@ mod tests {
         for torn in ["", "42", "42 (x", "42 (x) S", "42 (x) S 1 2", "42 (x) S one 2 3"] {
             assert_eq!(parse_stat(42, torn), None, "{torn}");
         }
+    }
+
+    #[test]
+    fn a_process_was_started_before_now_and_after_the_boot() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+        let me = row(std::process::id()).unwrap().id;
+        let started = u128::from(me.started_unix_ms().unwrap());
+        assert!(started <= now && started + 86_400_000 > now, "{started} {now}");
     }
 
     #[test]

@@ -125,7 +125,7 @@ fn committed(
     output: Payload,
 ) -> Result<StepCommitted, Failure> {
     let (run, attempt, fence) = (RUN.parse()?, Attempt(1), fence(counter));
-    Ok(StepCommitted { run, task, attempt, fence, worker, output, lease: None, cache: None })
+    Ok(StepCommitted { run, task, attempt, fence, worker, output, lease: None, cache: None, unkept: None })
 }
 
 struct Grant {
@@ -239,6 +239,7 @@ fn execute() -> Result<Execute, Failure> {
         limits: None,
         trace: None,
         timings: false,
+        keeps: false,
     })
 }
 
@@ -302,7 +303,14 @@ impl Operation for Complete {
             };
             self.core.fold(&reads, started);
             let (fence, worker) = (fence(self.fences), self.worker.clone());
-            self.ready.push(CommitRequest { run, task, fence, worker, output: Payload::of(&0.9) });
+            self.ready.push(CommitRequest {
+                run,
+                task,
+                fence,
+                worker,
+                output: Payload::of(&0.9),
+                code: None,
+            });
         }
         self.core.decided.clear();
         Ok(())

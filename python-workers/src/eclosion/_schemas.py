@@ -491,11 +491,15 @@ class Execute(_Wire, kw_only=True):
     attempt: Attempt
     # Where modules are imported from, absolute.
     code: str
+    # What the files had when the flow was read. A worker imports anew whenever it is told another text, so it
+    # may be given one with a mark behind it.
     code_hash: str
     fence: Fence
     # `module:qualname`.
     function: str
     idempotency_key: str
+    # Its result is to be kept under a content key: who reports it says what its code was by then.
+    keeps: bool = False
     # What the attempt holds: `cpu` in cores, `memory` in bytes. Beyond its memory it is killed.
     lease: dict[str, int] = {}
     limits: AttemptLimits | None = None
@@ -737,12 +741,18 @@ class TaskRef(_Wire, kw_only=True):
     task: TaskId
 
 
+# Why a result that was to be kept is not. One of `code_changed`, `code_unseen`.
+Unkept = str
+
+
 class CacheView(_Wire, kw_only=True):
     # Why nothing was found: all that differs from the nearest entry.
     causes: list[MissCause] = []
     # Where the result comes from; for a miss, the entry that came nearest.
     from_: TaskRef | None = msgspec.field(default=None, name="from")
     state: CacheState
+    # It was computed, and nobody will find it again: why.
+    unkept: Unkept | None = None
 
 
 class DeathExited(_Wire, kw_only=True, tag_field="tag", tag="exited"):

@@ -38,6 +38,16 @@ pub struct CacheNote {
     pub replaces: Option<Seq>,
 }
 
+/// Why a result that was to be kept is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unkept {
+    /// The files of its code were written while its worker had them: nobody can say what it was computed by.
+    CodeChanged,
+    /// Nobody could read them when the result was there.
+    CodeUnseen,
+}
+
 /// Why a result could not be used again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "tag", rename_all = "snake_case")]

@@ -31,6 +31,8 @@ pub struct Execute {
     pub function: String,
     /// Where modules are imported from, absolute.
     pub code: String,
+    /// What the files had when the flow was read. A worker imports anew whenever it is told another text, so it may be
+    /// given one with a mark behind it.
     pub code_hash: String,
     pub arguments: BTreeMap<String, Argument>,
     /// From (run seed, task): the same in every attempt.
@@ -50,6 +52,9 @@ pub struct Execute {
     /// Somebody wants to know where the time goes: the outcome says when the worker had it in hand.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timings: bool,
+    /// Its result is to be kept under a content key: who reports it says what its code was by then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps: bool,
 }
 
 /// What an attempt may not go beyond, apart from its lease and its time.
@@ -102,6 +107,19 @@ pub struct CommitRequest {
     pub worker: WorkerId,
     /// Every part names its digest.
     pub output: Payload,
+    /// Nothing: nobody looked, or the files could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeSeen>,
+}
+
+/// The files of a step's code, as they were found when its result was there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CodeSeen {
+    pub hash: String,
+    /// One of them was written after its worker was told to import them: what it had imported may be neither this nor
+    /// what the run names, even if both are the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_written: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -128,7 +146,8 @@ operation!(Commit {
         task: example_task(),
         fence: example_fence(),
         worker: example_worker(),
-        output: Payload::default()
+        output: Payload::default(),
+        code: None,
     },
 });
 

@@ -77,6 +77,7 @@ impl World {
             output: Payload { body: vec![0xd6, 1, 0, 0, 0, 0].into(), parts: vec![part] },
             lease: None,
             cache: None,
+            unkept: None,
         };
         self.append(committed.into()).await;
         digest

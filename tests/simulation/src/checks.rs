@@ -121,6 +121,10 @@ impl World {
         if !started {
             return self.fail(format!("{task} committed under {}, which never ran", committed.fence));
         }
+        if committed.cache.is_some() && self.machine.by_edited.contains(&committed.fence) {
+            return self.fail(format!("{task} is kept under a code that it was not computed by"));
+        }
+        self.checks.counts.unkept += u64::from(committed.unkept.is_some());
         if committed.output != output_of(committed.task.as_str(), committed.fence, 0) {
             self.fail(format!("{task} committed under {} what that attempt did not make", committed.fence));
         }

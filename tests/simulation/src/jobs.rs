@@ -7,6 +7,7 @@ use eclosion_schemas::flow::{Backoff, EnvironmentSpec, FlowSpec, Priority};
 use eclosion_schemas::{Error, Tenant};
 use serde_json::json;
 
+use crate::code::CODE;
 use crate::rng::Rng;
 
 /// All that the machine of a simulation has for leases.
@@ -60,7 +61,7 @@ impl Job {
         let mut spec = flow.build()?;
         // Results of some flows are kept, and used by others.
         if rng.per_mille(400) {
-            spec.code_hash = "code".into();
+            spec.code_hash = CODE.into();
             spec.cache = Some("v1".into());
         }
         let tenant = Tenant::new(if rng.per_mille(500) { "ada" } else { "bob" });

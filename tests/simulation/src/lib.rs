@@ -13,6 +13,7 @@
 
 mod checks;
 mod client;
+mod code;
 mod disk;
 mod faults;
 mod files;

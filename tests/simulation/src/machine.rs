@@ -17,6 +17,7 @@ use eclosion_schemas::ops::gc::{Item, ItemKind};
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{EnvironmentId, Fence, ItemId, TaskRef, WorkerId};
 
+use crate::code::label;
 use crate::files;
 use crate::jobs::{QUICK, UNRESOLVABLE};
 use crate::world::{Event, Party, World, output_of};
@@ -53,6 +54,8 @@ pub(crate) struct Machine {
     /// Attempts that were not to have a result, whatever the kernel makes of them.
     pub(crate) excused: BTreeMap<TaskRef, BTreeSet<Fence>>,
     pub(crate) starts: BTreeMap<TaskRef, Vec<Fence>>,
+    /// Attempts that computed by an edited file.
+    pub(crate) by_edited: BTreeSet<Fence>,
 }
 
 #[derive(Debug)]
@@ -67,6 +70,10 @@ pub(crate) struct Process {
     /// What it has computed, until a call says that it is safe.
     outcomes: Vec<Kept>,
     stopping: bool,
+    /// The code that its holder has told it last, and when.
+    pub(crate) told: Option<(String, u64)>,
+    /// What it has imported: under which text, and whether that was an edited file.
+    pub(crate) imported: Option<(String, bool)>,
 }
 
 #[derive(Debug, Clone)]
@@ -127,6 +134,8 @@ impl World {
             waiting: VecDeque::new(),
             outcomes: Vec::new(),
             stopping: false,
+            told: None,
+            imported: None,
         };
         self.machine.processes.insert(worker.clone(), process);
         let takes_us = self.rng.range(2_000, 40_000);
@@ -146,11 +155,16 @@ impl World {
         );
     }
 
-    pub(crate) fn execute(&mut self, worker: &WorkerId, execute: Execute) {
+    pub(crate) fn execute(&mut self, worker: &WorkerId, mut execute: Execute) {
+        let now_ms = self.now_ms();
         let Some(process) = self.machine.processes.get_mut(worker) else { return };
         if !process.known.insert(execute.fence) {
             return;
         }
+        let hash = std::mem::take(&mut execute.code_hash);
+        let told = process.told.take_if(|(known, _)| *known == hash).unwrap_or((hash, now_ms));
+        execute.code_hash = label(&told.0, told.1);
+        process.told = Some(told);
         process.outcomes.retain(|kept| !kept.safe);
         process.waiting.push_back(execute);
         if let Some(current) = &process.current {
@@ -177,6 +191,7 @@ impl World {
         let task = Process::task(&execute);
         self.machine.starts.entry(task.clone()).or_default().push(execute.fence);
         self.say(|| format!("{worker} starts {task} under {}", execute.fence));
+        self.import(worker, &execute);
         self.check_start(&execute);
         let whole = self.check_inputs(&execute);
         self.files.touch(&item(ItemKind::Log, worker.as_str()), Some(&execute.run));
@@ -262,6 +277,7 @@ impl World {
             let Some(process) = self.machine.processes.get_mut(&worker) else { continue };
             // Calls that had not begun went with the stream, and the new holder knows of what is said to it alone.
             process.waiting.clear();
+            process.told = None;
             process.known = process.tasks().into_iter().map(|(_, fence)| fence).collect();
             if !process.booting {
                 self.checks.counts.adopted += 1;
@@ -278,7 +294,7 @@ impl World {
         let from = Party::Holder(worker.clone());
         self.report_after(0, Report { from: from.clone(), kind: ReportKind::Up(worker.clone(), attempts) });
         for Kept { execute, outcome, .. } in kept {
-            let kind = ReportKind::Outcome(worker.clone(), Box::new(execute), outcome);
+            let kind = self.outcome(worker, execute, outcome);
             self.report_after(1, Report { from: from.clone(), kind });
         }
     }
@@ -355,14 +371,25 @@ impl World {
     fn finish(&mut self, worker: &WorkerId, execute: Execute, outcome: Outcome) {
         let Some(process) = self.machine.processes.get_mut(worker) else { return };
         process.outcomes.push(Kept { execute: execute.clone(), outcome: outcome.clone(), safe: false });
-        let kind = ReportKind::Outcome(worker.clone(), Box::new(execute), outcome);
+        let kind = self.outcome(worker, execute, outcome);
         self.report_after(0, Report { from: Party::Holder(worker.clone()), kind });
+    }
+
+    /// Its holder takes it to the kernel, with what the code is by now.
+    fn outcome(&mut self, worker: &WorkerId, execute: Execute, outcome: Outcome) -> ReportKind {
+        let code = match outcome {
+            Outcome::Commit { .. } => self.code_seen(worker, &execute),
+            Outcome::Fail(_) => None,
+        };
+        ReportKind::Outcome(worker.clone(), Box::new(execute), outcome, code)
     }
 
     fn lie(&mut self, worker: &WorkerId, execute: &Execute) {
         let older = Fence { counter: execute.fence.counter.saturating_sub(1), ..execute.fence };
         for (fence, version) in [(execute.fence, 1), (older, 2)] {
-            let request = commit(worker, execute, fence, output_of(execute.task.as_str(), fence, version));
+            let code = self.code_seen(worker, execute);
+            let output = output_of(execute.task.as_str(), fence, version);
+            let request = commit(worker, execute, fence, output, code);
             let after_us = self.rng.range(1, 50_000);
             let report =
                 Report { from: Party::Holder(worker.clone()), kind: ReportKind::Lie(Box::new(request)) };
@@ -374,7 +401,8 @@ impl World {
     fn late(&mut self, worker: &WorkerId, execute: &Execute) {
         if self.rng.per_mille(400) {
             let output = output_of(execute.task.as_str(), execute.fence, 0);
-            let request = commit(worker, execute, execute.fence, output);
+            let code = self.code_seen(worker, execute);
+            let request = commit(worker, execute, execute.fence, output, code);
             let after_us = self.rng.range(1, 1_500_000);
             let report =
                 Report { from: Party::Holder(worker.clone()), kind: ReportKind::Lie(Box::new(request)) };

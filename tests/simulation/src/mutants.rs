@@ -52,6 +52,8 @@ pub enum Mutant {
     SurveyAheadOfRows,
     /// Something is moved before the record of it is written.
     TrashWithoutRecord,
+    /// Code whose hash is right at the end is believed to have been right all the time.
+    TrustTheHash,
     /// More is collected than the plan showed.
     CollectUnplanned,
 }

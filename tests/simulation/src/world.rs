@@ -138,6 +138,8 @@ pub struct Report {
     /// Looks for earlier results, and how many were found.
     pub looks: u64,
     pub reused: u64,
+    /// Results that were to be kept, and whose code was edited meanwhile.
+    pub unkept: u64,
     pub ticks_fired: u64,
     pub ticks_skipped: u64,
     pub passes: u64,
@@ -382,7 +384,8 @@ impl Report {
             died_in_recovery,
             clock_jumps,
             looks,
-            reused
+            reused,
+            unkept
         );
         sum!(ticks_fired, ticks_skipped, passes, collected, purged, restored, moves, acts);
         add(&mut self.points, &other.points);
@@ -414,10 +417,10 @@ impl std::fmt::Display for Report {
             "panics {panics}, dead letters {dead_letters}, escalations {escalations}, at the points of a message {}",
             points.values().sum::<u64>()
         )?;
-        let Self { looks, reused, ticks_fired, ticks_skipped, acts, .. } = self;
+        let Self { looks, reused, unkept, ticks_fired, ticks_skipped, acts, .. } = self;
         writeln!(
             f,
-            "looks {looks} ({reused} found), ticks {ticks_fired} fired, {ticks_skipped} skipped, acts {acts}"
+            "looks {looks} ({reused} found, {unkept} computed and not kept), ticks {ticks_fired} fired, {ticks_skipped} skipped, acts {acts}"
         )?;
         let Self { passes, collected, purged, restored, moves, .. } = self;
         write!(

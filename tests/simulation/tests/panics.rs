@@ -147,7 +147,14 @@ impl Launcher for Machine {
         if execute.function != HELD {
             let Execute { run, task, fence, .. } = execute;
             let output = Payload::of(&task.as_str());
-            self.say::<Commit>(CommitRequest { run, task, fence, worker: worker.clone(), output });
+            self.say::<Commit>(CommitRequest {
+                run,
+                task,
+                fence,
+                worker: worker.clone(),
+                output,
+                code: None,
+            });
         }
     }
 

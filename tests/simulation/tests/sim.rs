@@ -83,6 +83,7 @@ fn has_met_everything(sum: &Report) {
         sum.escalations,
         sum.adopted,
         sum.reused,
+        sum.unkept,
         sum.ticks_skipped,
         sum.purged,
         sum.restored,
@@ -113,7 +114,7 @@ fn is_tried(mutant: Mutant) -> bool {
 }
 
 /// For each mistake: words of the promise that must find it, in some world. Any other promise may have been first in others.
-const FOUND_BY: [(Mutant, &str); 25] = [
+const FOUND_BY: [(Mutant, &str); 26] = [
     (Mutant::AckBeforeSync, "the power cut lost it"),
     (Mutant::SkipDirectorySync, "the power cut lost it"),
     (Mutant::SkipFileSync, "the power cut lost it"),
@@ -137,6 +138,7 @@ const FOUND_BY: [(Mutant, &str); 25] = [
     (Mutant::TickAgain, "is not"),
     (Mutant::LoseTick, "in silence"),
     (Mutant::TrashWithoutRecord, "without a record"),
+    (Mutant::TrustTheHash, "not computed by"),
     (Mutant::CollectUnplanned, "no plan has shown it"),
     (Mutant::SurveyAheadOfRows, ""),
 ];

@@ -158,6 +158,7 @@ impl World {
             output: Payload::default(),
             lease: None,
             cache: None,
+            unkept: None,
         });
     }
 

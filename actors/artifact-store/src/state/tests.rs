@@ -135,6 +135,7 @@ fn committed(run: &str, task: &str, output: Payload) -> AnyEvent {
         output,
         lease: None,
         cache: None,
+        unkept: None,
     };
     committed.into()
 }

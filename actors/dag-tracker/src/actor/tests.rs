@@ -111,6 +111,7 @@ impl Line {
             fence,
             worker: worker(),
             output: Payload::of(&1),
+            code: None,
         })
         .await
     }

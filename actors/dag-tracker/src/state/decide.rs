@@ -181,7 +181,7 @@ fn standing<'a>(
 }
 
 fn commit(state: &State, request: &CommitRequest) -> Decision {
-    let CommitRequest { run, task, fence, worker, output } = request;
+    let CommitRequest { run, task, fence, worker, output, code } = request;
     let (run, instance) = match standing(state, run, task, *fence, worker) {
         Standing::Current(run, instance) if run.state == RunState::Running => (run, instance),
         Standing::Known if is_succeeded(state, run, task) => {
@@ -192,7 +192,8 @@ fn commit(state: &State, request: &CommitRequest) -> Decision {
     if let Err(error) = check_output(output) {
         return Decision::reply(CommitReply::Stale).event(failed(run, instance, *fence, worker, error, true));
     }
-    let slot = run.slot(task);
+    let note = run.slot(task).and_then(|slot| run.note(slot, state));
+    let unkept = note.as_ref().and_then(|note| reuse::unkept(&note.ingredients, code.as_ref()));
     Decision::reply(CommitReply::Committed).event(StepCommitted {
         run: run.id.clone(),
         task: instance.id.clone(),
@@ -201,7 +202,8 @@ fn commit(state: &State, request: &CommitRequest) -> Decision {
         worker: worker.clone(),
         output: output.clone(),
         lease: instance.lease.clone(),
-        cache: slot.and_then(|slot| run.note(slot, state)),
+        cache: note.filter(|_| unkept.is_none()),
+        unkept,
     })
 }
 

@@ -126,6 +126,7 @@ impl Run {
         instance.worker = Some(event.worker.clone());
         instance.reported = true;
         instance.error = None;
+        instance.unkept = event.unkept;
         self.succeed(slot, event.output.clone(), fold);
     }
 

@@ -14,11 +14,13 @@ use std::sync::Arc;
 
 use blake3::Hash;
 use eclosion_kernel::core::{AnyEvent, Decision, Reads};
-use eclosion_schemas::events::{CacheDropped, CacheNote, Ingredients, MissCause, StepMissed, StepReused};
+use eclosion_schemas::events::{
+    CacheDropped, CacheNote, Ingredients, MissCause, StepMissed, StepReused, Unkept,
+};
 use eclosion_schemas::ops::cache::{
     DropReply, DropRequest, FindReply, FindRequest, Found, Keyed, ListReply, ListRequest, Lookup,
 };
-use eclosion_schemas::ops::task::Argument;
+use eclosion_schemas::ops::task::{Argument, CodeSeen};
 use eclosion_schemas::view::{CacheState, CacheView, RunState};
 use eclosion_schemas::{CacheKey, EffectId, Error, Payload, TaskRef};
 
@@ -166,7 +168,8 @@ impl Run {
     /// How a step stands to earlier results, as readers see it.
     pub(crate) fn cache_view(&self, slot: Slot) -> Option<CacheView> {
         let (task, instance) = self.task(slot).zip(self.instance(slot))?;
-        let view = |state| CacheView { state, from: None, causes: Vec::new() };
+        let unkept = instance.unkept;
+        let view = |state| CacheView { state, from: None, causes: Vec::new(), unkept };
         match instance.looked.as_deref() {
             Some(Looked::Reused { from, is_taken }) => {
                 let state = if *is_taken { CacheState::Taken } else { CacheState::Hit };
@@ -174,7 +177,8 @@ impl Run {
             }
             Some(Looked::Missed { causes, nearest }) => {
                 let causes = causes.clone();
-                return Some(CacheView { state: CacheState::Miss, from: nearest.clone(), causes });
+                let from = nearest.clone();
+                return Some(CacheView { from, causes, ..view(CacheState::Miss) });
             }
             None => {}
         }
@@ -187,6 +191,15 @@ impl Run {
             () if self.plan.code_hash.is_empty() && !is_taken => CacheState::Unhashed,
             () => CacheState::Waiting,
         }))
+    }
+}
+
+/// Why a computed result does not become an entry: its key names a code, and the files may have been another.
+pub(super) fn unkept(ingredients: &Ingredients, code: Option<&CodeSeen>) -> Option<Unkept> {
+    match code {
+        None => Some(Unkept::CodeUnseen),
+        Some(code) if code.is_written || code.hash != ingredients.code_hash => Some(Unkept::CodeChanged),
+        Some(_) => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use blake3::Hash;
 use eclosion_schemas::certificate::DeathCertificate;
-use eclosion_schemas::events::{MissCause, RerunOf, RunStarted};
+use eclosion_schemas::events::{MissCause, RerunOf, RunStarted, Unkept};
 use eclosion_schemas::view::{CacheCounts, RunState, TaskState};
 use eclosion_schemas::{
     Attempt, EffectId, Error, Fence, LeaseId, Payload, RunId, Seq, TaskId, TaskRef, Tenant, Timestamp,
@@ -105,6 +105,8 @@ pub(crate) struct Instance {
     pub output: Option<Payload>,
     /// What came of looking for an earlier result. It is looked for once.
     pub looked: Option<Arc<Looked>>,
+    /// Why its result, which was to be kept, is not.
+    pub unkept: Option<Unkept>,
     /// The last record that changed it.
     pub seq: Seq,
 }
@@ -166,6 +168,7 @@ impl Instance {
             item,
             output: None,
             looked: None,
+            unkept: None,
             seq,
         }
     }

@@ -18,7 +18,7 @@ use eclosion_schemas::certificate::{Death, DeathCertificate};
 use eclosion_schemas::flow::FlowSpec;
 use eclosion_schemas::ops::cache::FindReply;
 use eclosion_schemas::ops::run::{CancelReply, GetReply, StartReply};
-use eclosion_schemas::ops::task::{Argument, CommitReply};
+use eclosion_schemas::ops::task::{Argument, CodeSeen, CommitReply};
 use eclosion_schemas::view::{RunState, TaskState, TaskView};
 use eclosion_schemas::{Attempt, Code, Payload, Retry, TaskId, TaskRef, WorkerId};
 use serde::de::DeserializeOwned;
@@ -183,7 +183,21 @@ impl World {
     }
 
     fn commit(&mut self, run: &RunId, task: &str, fence: Fence, output: Payload) -> CommitReply {
-        let request = CommitRequest { run: run.clone(), task: id(task), fence, worker: worker(), output };
+        let hash = self.engine.state().run(run).map(|run| run.plan.code_hash.clone()).unwrap_or_default();
+        self.commit_seeing(run, task, fence, output, Some(CodeSeen { hash, is_written: false }))
+    }
+
+    /// Its code was found like this.
+    fn commit_seeing(
+        &mut self,
+        run: &RunId,
+        task: &str,
+        fence: Fence,
+        output: Payload,
+        code: Option<CodeSeen>,
+    ) -> CommitReply {
+        let request =
+            CommitRequest { run: run.clone(), task: id(task), fence, worker: worker(), output, code };
         self.ask(Command::Commit(Box::new(request))).expect("answers")
     }
 

@@ -46,6 +46,7 @@ impl Run {
             limits: task.limits,
             trace: self.trace.clone(),
             timings: false,
+            keeps: task.cache.is_some() && !plan.code_hash.is_empty(),
         })
     }
 

@@ -121,6 +121,7 @@ impl World {
                 limits: None,
                 trace: None,
                 timings: false,
+                keeps: false,
             },
             environment: known.environment,
             spec: EnvironmentSpec::default(),
@@ -216,6 +217,7 @@ impl World {
             output: Payload::default(),
             lease: None,
             cache: None,
+            unkept: None,
         })
     }
 

@@ -132,6 +132,7 @@ impl World {
             output: output(digest),
             lease: None,
             cache: None,
+            unkept: None,
         });
     }
 

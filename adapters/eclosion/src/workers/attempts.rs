@@ -25,7 +25,7 @@ impl Launcher for WorkerHost {
             if self.is_stopping() || workers.contains_key(worker) {
                 return;
             }
-            workers.insert(worker.clone(), Entry::new());
+            workers.insert(worker.clone(), Entry::starting());
         }
         self.0.environments.hold(std::path::Path::new(python));
         let (host, worker, environment) = (self.clone(), worker.clone(), environment.clone());
@@ -41,9 +41,9 @@ impl Launcher for WorkerHost {
             let mut workers = lock(&self.0.workers);
             let Some(entry) = workers.get_mut(worker) else { return };
             if entry.known.has(execute.fence) {
-                (None, entry.learn(execute.fence, &about, bounds, span))
+                (None, entry.learn(&execute, &about, bounds, span))
             } else {
-                entry.take(execute.fence, &about, bounds, span);
+                entry.take(&mut execute, &about, bounds, span);
                 self.watch(worker, entry);
                 (entry.link.clone(), None)
             }
@@ -56,8 +56,8 @@ impl Launcher for WorkerHost {
                 // Its end, which is on its way, takes the attempt along.
                 tracing::warn!(%worker, %refusal, "an attempt was not taken");
             }
-        } else if let Some((outcome, safe, span)) = early {
-            self.deliver(worker, about, execute.fence, (outcome, span), safe);
+        } else if let Some((outcome, safe, span, code)) = early {
+            self.deliver(worker, about, execute.fence, (outcome, span, code), safe);
         }
     }
 

@@ -159,9 +159,13 @@ impl WorkerHost {
             None => WorkSpan::default(),
         };
         let link = {
-            let workers = lock(&self.0.workers);
-            let link = workers.get(worker).and_then(|entry| entry.link.clone());
-            let link = link.ok_or_else(|| gone(worker, "it is gone"))?;
+            let mut workers = lock(&self.0.workers);
+            let entry = workers.get_mut(worker).ok_or_else(|| gone(worker, "it is gone"))?;
+            let link = entry.link.clone().ok_or_else(|| gone(worker, "it is gone"))?;
+            let told = entry.tell(&execute);
+            if told.label != execute.code_hash {
+                execute.to_mut().code_hash.clone_from(&told.label);
+            }
             // Under both locks: whoever removes the worker finds its calls.
             let at_worker = AtWorker { worker: worker.clone(), line: Arc::clone(&line), span };
             lock(&self.0.calls).insert(execute.fence, at_worker);

@@ -1,19 +1,21 @@
-//! What workers say: that they are there, how far an attempt is, and how it ended.
+//! What workers say: that they are there, how far an attempt is, and how it ended. Of a result that is to be kept, what
+//! its code is by then is looked at before it is reported.
 
-use std::sync::Mutex;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use eclosion_bus::{Publication, Subject, TraceContext};
 use eclosion_ipc::worker::{Acknowledged, LinkEnd, Outcome, WorkerHello, WorkerReports};
 use eclosion_kernel::Kernel;
 use eclosion_pool_manager::Launcher;
 use eclosion_schemas::ops::pool::{WorkerIdle, WorkerIdleRequest, WorkerUp, WorkerUpRequest};
-use eclosion_schemas::ops::task::{Commit, CommitReply, CommitRequest, Fail, FailRequest};
+use eclosion_schemas::ops::task::{CodeSeen, Commit, CommitReply, CommitRequest, Fail, FailRequest};
 use eclosion_schemas::view::{TaskItem, TaskReport};
 use eclosion_schemas::{Attempt, Error, Fence, TaskRef, WorkerId};
 use tokio::sync::oneshot;
 
 use super::spans::WorkSpan;
-use super::table::{AtWorker, Safe};
+use super::table::{AtWorker, Safe, Told};
 use super::{WorkerHost, lock};
 use crate::output::Part;
 use crate::report::{until_heard, until_heard_within};
@@ -119,14 +121,14 @@ impl WorkerReports for Reports {
 impl WorkerHost {
     /// An attempt has its outcome. Of one that is over already, nobody wants to know.
     pub(super) fn concluded(&self, worker: &WorkerId, fence: Fence, outcome: Outcome, safe: Safe) {
-        let (about, span) = {
+        let (about, span, code) = {
             let mut workers = lock(&self.0.workers);
             let Some(entry) = workers.get_mut(worker) else { return };
             match entry.attempts.remove(&fence) {
-                Some(AtWorker { about: Some(about), span, .. }) => (about, span),
-                Some(AtWorker { about: None, bounds, span, .. }) => {
+                Some(AtWorker { about: Some(about), span, code, .. }) => (about, span, code),
+                Some(AtWorker { about: None, bounds, code, span, .. }) => {
                     let early = Some((outcome, safe));
-                    entry.attempts.insert(fence, AtWorker { about: None, early, bounds, span });
+                    entry.attempts.insert(fence, AtWorker { about: None, early, bounds, code, span });
                     return;
                 }
                 None => return,
@@ -134,7 +136,7 @@ impl WorkerHost {
         };
         match outcome.is_returned() {
             true => self.idle(worker, fence),
-            false => self.deliver(worker, about, fence, (outcome, span), safe),
+            false => self.deliver(worker, about, fence, (outcome, span, code), safe),
         }
     }
 
@@ -144,7 +146,7 @@ impl WorkerHost {
         worker: &WorkerId,
         (task, attempt): (TaskRef, Attempt),
         fence: Fence,
-        (outcome, span): (Outcome, WorkSpan),
+        (outcome, span, code): (Outcome, WorkSpan, Option<Arc<Told>>),
         safe: Safe,
     ) {
         let Ok(kernel) = self.kernel().cloned() else { return };
@@ -156,12 +158,31 @@ impl WorkerHost {
         }
         let (host, worker) = (self.clone(), worker.clone());
         tokio::spawn(async move {
+            let result = match (result, code) {
+                (Ok(output), Some(told)) => Ok((output, host.look_at_code(&worker, told).await)),
+                (result, _) => result.map(|output| (output, None)),
+            };
             let heard = conclude((&kernel, trace), &worker, task, fence, result).await;
             if matches!(heard, Ok(CommitReply::Stale)) {
                 host.idle(&worker, fence);
             }
             drop(safe);
         });
+    }
+
+    /// What the code of a result is by now. A worker that may have imported something else imports it anew.
+    async fn look_at_code(&self, worker: &WorkerId, told: Arc<Told>) -> Option<CodeSeen> {
+        let (files, looked) = (Arc::clone(&self.0.config.code), Arc::clone(&told));
+        let look = tokio::task::spawn_blocking(move || files.look(Path::new(&looked.root), looked.at));
+        let seen = look.await.unwrap_or_else(|why| Err(Error::internal("code.look", why.to_string())));
+        let seen =
+            seen.inspect_err(|why| tracing::warn!(%worker, root = told.root, %why, "code cannot be read"));
+        if !seen.as_ref().is_ok_and(|seen| !seen.is_written && seen.hash == told.hash)
+            && let Some(entry) = lock(&self.0.workers).get_mut(worker)
+        {
+            entry.distrust(&told);
+        }
+        seen.ok()
     }
 
     pub(super) fn idle(&self, worker: &WorkerId, fence: Fence) {
@@ -176,13 +197,13 @@ async fn conclude(
     worker: &WorkerId,
     task: TaskRef,
     fence: Fence,
-    result: Result<eclosion_schemas::Payload, Error>,
+    result: Result<(eclosion_schemas::Payload, Option<CodeSeen>), Error>,
 ) -> Result<CommitReply, Error> {
     let (TaskRef { run, task }, worker) = (task, worker.clone());
     let refusal = match result {
-        Ok(output) => {
-            let commit =
-                CommitRequest { run: run.clone(), task: task.clone(), fence, worker: worker.clone(), output };
+        Ok((output, code)) => {
+            let (run, task, worker) = (run.clone(), task.clone(), worker.clone());
+            let commit = CommitRequest { run, task, fence, worker, output, code };
             match until_heard_within::<Commit>(kernel.bus(), trace, commit).await {
                 Ok(reply) => return Ok(reply),
                 // It cannot be committed as it is (too large, say): that is the attempt's failure.

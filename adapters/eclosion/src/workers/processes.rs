@@ -11,7 +11,7 @@ use eclosion_process::{How, Keeper, KeeperEvent, KnownWorker, ProcessId, SpawnWo
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::ops::pool::{WorkerDown, WorkerDownRequest};
-use eclosion_schemas::{Code, EnvironmentId, Error, WorkerId};
+use eclosion_schemas::{Code, EnvironmentId, Error, Timestamp, WorkerId};
 use tokio::sync::{mpsc, watch};
 
 use super::outcomes::Reports;
@@ -74,7 +74,9 @@ impl WorkerHost {
             KeeperEvent::Survivor { worker, pid, start_ticks, stream }
             | KeeperEvent::Spawned { worker, pid, start_ticks, stream } => {
                 if let Some(entry) = lock(&self.0.workers).get_mut(&worker) {
-                    entry.process = Some(ProcessId { pid, start_ticks });
+                    let process = ProcessId { pid, start_ticks };
+                    entry.process = Some(process);
+                    entry.born_at = process.started_unix_ms().map(Timestamp).unwrap_or_default();
                 }
                 if self.0.config.samples_idle {
                     self.look_at_limits();

@@ -1,15 +1,18 @@
 //! What is known of one worker that is alive, or about to be.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use eclosion_ipc::worker::{KnownFences, Outcome, WorkerHandle};
 use eclosion_process::ProcessId;
 use eclosion_process::limits::Bounds;
 use eclosion_schemas::certificate::Death;
-use eclosion_schemas::{Attempt, EnvironmentId, Fence, TaskRef};
+use eclosion_schemas::ops::task::Execute;
+use eclosion_schemas::{Attempt, EnvironmentId, Fence, TaskRef, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 use super::spans::WorkSpan;
+use crate::code_files;
 
 /// One worker that is alive, or about to be.
 pub(super) struct Entry {
@@ -21,6 +24,12 @@ pub(super) struct Entry {
     /// What it was given and has not concluded; it computes the first.
     pub(super) attempts: BTreeMap<Fence, AtWorker>,
     pub(super) known: KnownFences,
+    /// The code that it was told last to import from.
+    told: Option<Arc<Told>>,
+    /// What it has imported is not what that code's hash names, or nobody here knows: it has to import anew.
+    is_stale: bool,
+    /// A survivor can have imported nothing before this.
+    pub(super) born_at: Timestamp,
     /// Somebody looks whether what waits here gets its turn.
     pub(super) watched: bool,
     /// How its process ended, once the keeper has said so.
@@ -29,6 +38,17 @@ pub(super) struct Entry {
     pub(super) verdict: Option<Death>,
     /// It has said hello, or died before it could.
     pub(super) settled: watch::Sender<bool>,
+}
+
+/// Code that a worker was told to import from.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) root: String,
+    pub(super) hash: String,
+    /// What the worker was told as its hash: it imports anew whenever this changes.
+    pub(super) label: String,
+    /// It has imported none of it before.
+    pub(super) at: Timestamp,
 }
 
 /// Told once an outcome is safe, or nobody wants it; the worker keeps its copy until then.
@@ -43,6 +63,8 @@ pub(super) struct AtWorker {
     pub(super) early: Option<(Outcome, Safe)>,
     /// What its tree may take up meanwhile.
     pub(super) bounds: Bounds,
+    /// By what it is computed, if its result is to be kept.
+    pub(super) code: Option<Arc<Told>>,
     pub(super) span: WorkSpan,
 }
 
@@ -60,6 +82,9 @@ impl Entry {
             process: None,
             attempts: BTreeMap::new(),
             known: KnownFences::default(),
+            told: None,
+            is_stale: true,
+            born_at: Timestamp::default(),
             watched: false,
             exit: watch::Sender::new(None),
             verdict: None,
@@ -67,30 +92,71 @@ impl Entry {
         }
     }
 
+    /// Of a worker that is started now: it has imported nothing.
+    pub(super) fn starting() -> Self {
+        Self { is_stale: false, ..Self::new() }
+    }
+
+    /// It is about to be sent this: what it has to import from, as it has to be told.
+    pub(super) fn tell(&mut self, execute: &Execute) -> Arc<Told> {
+        let Execute { code: root, code_hash: hash, .. } = execute;
+        if let Some(told) = self.told.as_ref().filter(|told| told.root == *root && told.hash == *hash) {
+            return Arc::clone(told);
+        }
+        let at = code_files::now();
+        let label = match std::mem::take(&mut self.is_stale) {
+            true => format!("{hash}~{}", at.0),
+            false => hash.clone(),
+        };
+        let told = Arc::new(Told { root: root.clone(), hash: hash.clone(), label, at });
+        Arc::clone(self.told.insert(told))
+    }
+
+    /// The files were not, or not always, what this says: its next attempt imports them anew.
+    pub(super) fn distrust(&mut self, told: &Arc<Told>) {
+        if self.told.as_ref().is_some_and(|known| Arc::ptr_eq(known, told)) {
+            (self.told, self.is_stale) = (None, true);
+        }
+    }
+
     pub(super) fn has(&self, fence: Fence) -> bool {
         self.attempts.contains_key(&fence)
     }
 
-    pub(super) fn take(&mut self, fence: Fence, about: &(TaskRef, Attempt), bounds: Bounds, span: WorkSpan) {
-        self.known.note(fence);
-        self.attempts.insert(fence, AtWorker { about: Some(about.clone()), early: None, bounds, span });
+    pub(super) fn take(
+        &mut self,
+        execute: &mut Execute,
+        about: &(TaskRef, Attempt),
+        bounds: Bounds,
+        span: WorkSpan,
+    ) {
+        self.known.note(execute.fence);
+        let told = self.tell(execute);
+        execute.code_hash.clone_from(&told.label);
+        let code = execute.keeps.then_some(told);
+        let attempt = AtWorker { about: Some(about.clone()), early: None, bounds, code, span };
+        self.attempts.insert(execute.fence, attempt);
     }
 
     /// What a survivor's attempt is about. Gives its outcome, if that came first.
     pub(super) fn learn(
         &mut self,
-        fence: Fence,
+        execute: &Execute,
         about: &(TaskRef, Attempt),
         bounds: Bounds,
         span: WorkSpan,
-    ) -> Option<(Outcome, Safe, WorkSpan)> {
+    ) -> Option<(Outcome, Safe, WorkSpan, Option<Arc<Told>>)> {
+        let fence = execute.fence;
+        let (root, hash) = (execute.code.clone(), execute.code_hash.clone());
+        let told = Told { root, hash, label: String::new(), at: self.born_at };
         let attempt = self.attempts.get_mut(&fence).filter(|attempt| attempt.about.is_none())?;
         attempt.about = Some(about.clone());
         attempt.bounds = bounds;
         attempt.span = span;
+        attempt.code = execute.keeps.then(|| Arc::new(told));
         let (outcome, safe) = attempt.early.take()?;
-        let span = self.attempts.remove(&fence)?.span;
-        Some((outcome, safe, span))
+        let AtWorker { span, code, .. } = self.attempts.remove(&fence)?;
+        Some((outcome, safe, span, code))
     }
 
     /// A survivor's attempts that are over: their outcomes were heard by an earlier kernel.

@@ -304,6 +304,7 @@ mod tests {
             limits: None,
             trace: None,
             timings: false,
+            keeps: false,
         }
     }
 

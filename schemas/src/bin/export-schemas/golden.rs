@@ -227,6 +227,7 @@ fn worker() -> Result<Vec<(&'static str, Vec<Frame>)>> {
         limits: task::Limits { processes: Some(4), open_files: Some(256), file_bytes: None }.any(),
         trace: None,
         timings: false,
+        keeps: false,
     };
     let progress = TaskReport::Progress { done: 3.0, total: Some(10.0), text: "fold 3".into() };
     let metric = TaskReport::Metric { name: "loss".into(), value: 0.25, step: Some(-1) };

@@ -4,7 +4,7 @@ use eclosion_dag_tracker::{Command as DagCommand, DagTracker};
 use eclosion_kernel::journal::Mark;
 use eclosion_pool_manager::Command as PoolCommand;
 use eclosion_schemas::ops::pool;
-use eclosion_schemas::ops::task::{CommitReply, CommitRequest, FailRequest};
+use eclosion_schemas::ops::task::{CodeSeen, CommitReply, CommitRequest, FailRequest};
 
 use super::*;
 use crate::kernel::{Answer, KernelEvent, ReplyTo, is_final};
@@ -22,7 +22,7 @@ pub(super) enum ReportKind {
     Up(WorkerId, Vec<Fence>),
     Down(WorkerId, Death),
     Idle(WorkerId, Fence),
-    Outcome(WorkerId, Box<Execute>, Outcome),
+    Outcome(WorkerId, Box<Execute>, Outcome, Option<CodeSeen>),
     /// A result that must not count; what is answered is of no interest.
     Lie(Box<CommitRequest>),
     Built(EnvironmentId, Result<String, Error>),
@@ -58,7 +58,7 @@ impl World {
                 self.files.put(item(ItemKind::Environment, environment.as_str()), 10_000, Vec::new());
             }
             // The kernel hashes what a worker has left, and names it, before it asks for the commit.
-            ReportKind::Outcome(_, execute, Outcome::Commit { version }) => {
+            ReportKind::Outcome(_, execute, Outcome::Commit { version }, _) => {
                 self.files.seal(&output_of(execute.task.as_str(), execute.fence, *version));
             }
             _ => {}
@@ -85,7 +85,7 @@ impl World {
                 let death = Death::Killed { signal: 9, sender: Some("eclosion".into()) };
                 self.end_process(&worker, death);
             }
-            ReportKind::Outcome(worker, execute, _) => {
+            ReportKind::Outcome(worker, execute, ..) => {
                 self.safe(&worker, execute.fence);
                 let reply = answer.ok().and_then(|reply| reply.downcast::<CommitReply>().ok());
                 if reply.is_none_or(|reply| *reply == CommitReply::Stale) {
@@ -137,11 +137,11 @@ fn command(kind: ReportKind) -> Told {
             Told::Pool(PoolCommand::EnvironmentBuilt(request))
         }
         ReportKind::Lie(request) => Told::Dag(DagCommand::Commit(request)),
-        ReportKind::Outcome(worker, execute, Outcome::Commit { version }) => {
+        ReportKind::Outcome(worker, execute, Outcome::Commit { version }, code) => {
             let output = output_of(execute.task.as_str(), execute.fence, version);
-            Told::Dag(DagCommand::Commit(Box::new(commit(&worker, &execute, execute.fence, output))))
+            Told::Dag(DagCommand::Commit(Box::new(commit(&worker, &execute, execute.fence, output, code))))
         }
-        ReportKind::Outcome(worker, execute, Outcome::Fail(error)) => {
+        ReportKind::Outcome(worker, execute, Outcome::Fail(error), _) => {
             let Execute { run, task, fence, .. } = *execute;
             Told::Dag(DagCommand::Fail(Box::new(FailRequest { run, task, fence, worker, error })))
         }
@@ -153,7 +153,8 @@ pub(super) fn commit(
     execute: &Execute,
     fence: Fence,
     output: eclosion_schemas::Payload,
+    code: Option<CodeSeen>,
 ) -> CommitRequest {
     let (run, task) = (execute.run.clone(), execute.task.clone());
-    CommitRequest { run, task, fence, worker: worker.clone(), output }
+    CommitRequest { run, task, fence, worker: worker.clone(), output, code }
 }

@@ -24,7 +24,8 @@ fn a_commit_of_another_worker_is_stale() {
     let run = world.start(&single(|task| task));
     let fence = world.attempt("a");
     let stranger = "w-9-9".parse().expect("a worker id");
-    let request = CommitRequest { run, task: id("a"), fence, worker: stranger, output: Payload::of(&1) };
+    let request =
+        CommitRequest { run, task: id("a"), fence, worker: stranger, output: Payload::of(&1), code: None };
     let reply = world.ask::<CommitReply>(Command::Commit(Box::new(request)));
     assert_eq!(reply.expect("answers"), CommitReply::Stale);
 }

@@ -1,8 +1,8 @@
 //! Earlier results: what hits, what misses and why, and what is kept.
 
-use eclosion_schemas::events::{MissCause, StepMissed};
+use eclosion_schemas::events::{MissCause, StepMissed, Unkept};
 use eclosion_schemas::flow::EnvironmentSpec;
-use eclosion_schemas::ops::cache::{DropReply, ListReply};
+use eclosion_schemas::ops::cache::{DropReply, ExplainReply, ListReply};
 use eclosion_schemas::view::{CacheCounts, CacheState};
 use eclosion_schemas::{Digest, Part};
 use serde_json::json;
@@ -281,6 +281,59 @@ fn outputs_are_compared_by_the_content_of_their_files() {
         if !hits {
             world.succeed(&run, "b", &x);
         }
+    }
+}
+
+#[test]
+fn a_result_is_kept_only_if_its_code_was_what_the_key_names() {
+    let seen = |hash: &str, is_written| Some(CodeSeen { hash: hash.into(), is_written });
+    for (code, unkept) in [
+        (seen("code-1", false), None),
+        (seen("code-2", false), Some(Unkept::CodeChanged)),
+        // Edited, imported, and put back.
+        (seen("code-1", true), Some(Unkept::CodeChanged)),
+        (None, Some(Unkept::CodeUnseen)),
+    ] {
+        let mut world = World::new();
+        let run = world.start(&single_kept());
+        world.look();
+        let fence = world.attempt("a");
+        let reply = world.commit_seeing(&run, "a", fence, Payload::of(&1), code.clone());
+        assert_eq!((reply, world.state_of(&run)), (CommitReply::Committed, RunState::Succeeded));
+        let event = world.recorded::<StepCommitted>().remove(0);
+        assert_eq!((event.unkept, event.cache.is_some()), (unkept, unkept.is_none()), "{code:?}");
+        assert_eq!(world.task(&run, "a").cache.and_then(|cache| cache.unkept), unkept);
+
+        let request = ExplainRequest { run: run.clone(), task: id("a") };
+        let told: ExplainReply = world.ask(Command::Explain(request)).expect("explains");
+        let said = told.findings.iter().any(|finding| finding.contains("is not kept"));
+        assert_eq!(said, unkept.is_some(), "{:?}", told.findings);
+
+        let again = world.start(&single_kept());
+        world.look();
+        assert_eq!(world.wished().is_empty(), unkept.is_none(), "{code:?}");
+        if unkept.is_some() {
+            world.succeed(&again, "a", &1);
+        }
+        world.check();
+        world.restart();
+        assert_eq!(world.task(&run, "a").cache.and_then(|cache| cache.unkept), unkept, "after a restart");
+    }
+}
+
+#[test]
+fn a_step_that_keeps_nothing_is_not_asked_about_its_code() {
+    let unhashed = FlowSpec { code_hash: String::new(), ..single_kept() };
+    let uncached = FlowSpec { code_hash: "code-1".into(), ..single(|task| task) };
+    for (flow, keeps) in [(single_kept(), true), (unhashed, false), (uncached, false)] {
+        let mut world = World::new();
+        let run = world.start(&flow);
+        world.look();
+        assert_eq!(world.wishes()["a"].execute.keeps, keeps);
+        let fence = world.attempt("a");
+        world.commit_seeing(&run, "a", fence, Payload::of(&1), None);
+        let unkept = world.recorded::<StepCommitted>().remove(0).unkept;
+        assert_eq!(unkept, keeps.then_some(Unkept::CodeUnseen));
     }
 }
 
