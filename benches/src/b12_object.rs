@@ -85,6 +85,8 @@ async fn call(kernel: &Kernel, parts: Vec<Part>) -> Result<(), Failure> {
     };
     let expected = if parts.is_empty() { Payload::of(&()) } else { Payload::of(&(BYTES, 7, 7)) };
     let request = CallRequest {
+        timeout_ms: None,
+        limits: None,
         function: "calls:ends".into(),
         code: source().to_string_lossy().into_owned(),
         code_hash: String::new(),

@@ -84,6 +84,8 @@ async fn second_worker(kernel: &Kernel, directory: &Path) -> Result<Duration, Fa
 
 async fn call(kernel: &Kernel, function: &str, arguments: serde_json::Value) -> Result<(), Failure> {
     let request = CallRequest {
+        timeout_ms: None,
+        limits: None,
         function: function.into(),
         code: source().to_string_lossy().into_owned(),
         code_hash: String::new(),

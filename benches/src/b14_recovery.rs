@@ -94,6 +94,8 @@ async fn workers() -> Result<Row, Failure> {
 
 async fn pid(kernel: &Kernel) -> Result<i32, Failure> {
     let request = CallRequest {
+        timeout_ms: None,
+        limits: None,
         function: "starts:pid".into(),
         code: source().to_string_lossy().into_owned(),
         code_hash: String::new(),

@@ -83,6 +83,8 @@ pub(crate) fn arguments() -> Payload {
 
 pub(crate) async fn call(kernel: &Kernel) -> Result<(), Failure> {
     let request = CallRequest {
+        timeout_ms: None,
+        limits: None,
         function: "calls:echo".into(),
         code: source().to_string_lossy().into_owned(),
         code_hash: String::new(),

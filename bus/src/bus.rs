@@ -15,7 +15,7 @@ use eclosion_schemas::operation::{Operation, Spec, Table, Value};
 use eclosion_schemas::{Code, Epoch, Error, Seq};
 
 use crate::address::{Address, Filter, Subject};
-use crate::ask::{Ask, AskCell, Items, Origin, Pending, Watched};
+use crate::ask::{Ask, AskCell, CancelToken, Items, Origin, Pending, Watched};
 use crate::clock::{Clock, Tick};
 use crate::context::Context;
 use crate::control::{Control, Probe};
@@ -355,28 +355,36 @@ impl Bus {
         self.0.dead.forgotten()
     }
 
-    /// Sends a dead letter again, as a tell: who asked has had the refusal. It stays a dead letter if it is refused.
+    /// Sends a dead letter again: who asked has had the refusal, so what comes of it is for who replays. It stays a dead
+    /// letter if it is refused, and is withdrawn if what is given here is dropped while it waits.
     ///
     /// # Errors
     /// `not_found`, or the refusal.
-    pub fn replay_dead_letter(&self, id: u64) -> Result<(), Error> {
+    pub fn replay_dead_letter(&self, id: u64) -> Result<Pending, Error> {
         let mut letter = self.0.dead.take(id).ok_or_else(|| no_such_letter(id))?;
         let address = letter.address.clone();
         let Some(shelf) = self.shelf(address.as_str()) else {
             self.0.dead.put_back(letter);
             return Err(no_responders(address.as_str()));
         };
-        letter.message.revive(Arc::clone(&shelf), self.0.clock.never(), self.0.clock.recent_tick());
+        let cell = AskCell::new(Arc::clone(&shelf), false, None, None);
+        letter.message.revive(Arc::clone(&cell), self.0.clock.never(), self.0.clock.recent_tick());
         match shelf.push(letter, |letter| letter.message) {
-            Ok(accepted) => {
-                accepted.settle();
-                Ok(())
-            }
+            Ok(accepted) => Ok(Pending::waiting(cell, accepted.settle())),
             Err(refused) => {
                 let error = refused.to_error(address.as_str());
-                self.0.dead.put_back(refused.into_inner());
+                let mut letter = refused.into_inner();
+                letter.message.asker = CancelToken::GONE;
+                self.0.dead.put_back(letter);
                 Err(error)
             }
+        }
+    }
+
+    /// What the last incarnation of an address died of. A message that takes the next one along, too, is told with it.
+    pub fn note_death(&self, address: &str, why: &str) {
+        if let Some(shelf) = self.shelf(address) {
+            shelf.note_death(why);
         }
     }
 

@@ -151,6 +151,8 @@ pub(crate) struct Shelf {
     dead: Arc<DeadLetters>,
     handled: AtomicU64,
     state: Mutex<State>,
+    /// What the last incarnation died of, as its supervisor has heard.
+    last_death: Mutex<Option<String>>,
 }
 
 impl Shelf {
@@ -161,7 +163,7 @@ impl Shelf {
         dead: Arc<DeadLetters>,
     ) -> Self {
         let (handled, state) = (AtomicU64::new(0), Mutex::new(State::new()));
-        Self { address, options, clock, dead, handled, state }
+        Self { address, options, clock, dead, handled, state, last_death: Mutex::default() }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -285,12 +287,20 @@ impl Shelf {
             Place::Queued => {}
             Place::Over(message) => drop(message),
             Place::Dead(message) => {
+                // Who unwinds does not know its own text yet; but this was its second death, and of the first it is known.
+                let earlier = locked(&self.last_death).clone();
+                let why = earlier.map_or_else(|| why.to_owned(), |text| format!("{why}, as before: {text}"));
                 if let Some(ask) = message.ask() {
-                    ask.resolve(Err(Error::died(self.address.as_str(), why)));
+                    let died = Error::died(self.address.as_str(), why.as_str());
+                    ask.resolve(Err(died.help("eclosion dead ls has its request, and delivers it again")));
                 }
-                self.dead.bury(&self.address, message, why, self.clock.recent());
+                self.dead.bury(&self.address, message, &why, self.clock.recent());
             }
         }
+    }
+
+    pub(crate) fn note_death(&self, why: &str) {
+        *locked(&self.last_death) = Some(why.to_owned());
     }
 
     /// The asker has left: its message goes, if it is still queued.

@@ -52,6 +52,8 @@ struct World {
     in_hand: Vec<InHand>,
     responders: Vec<Responder>,
     asks: Vec<AskFuture<Double>>,
+    /// Those who replay stay, so that nothing is withdrawn.
+    replayed: Vec<eclosion_bus::Pending>,
     /// Counted by the test itself: what was not refused.
     accepted: u64,
     refused: u64,
@@ -67,7 +69,8 @@ impl World {
     fn new(when_full: WhenFull) -> Self {
         let fixture = fixture_of(6, when_full);
         let (in_hand, responders, asks) = (Vec::new(), Vec::new(), Vec::new());
-        Self { fixture, when_full, in_hand, responders, asks, accepted: 0, refused: 0, handled: 0 }
+        let replayed = Vec::new();
+        Self { fixture, when_full, in_hand, responders, asks, replayed, accepted: 0, refused: 0, handled: 0 }
     }
 
     fn perform(&mut self, step: Step) {
@@ -122,6 +125,7 @@ impl World {
         if let Some(letter) = letters.get(n % letters.len().max(1)) {
             let replayed = self.fixture.bus.replay_dead_letter(letter.id);
             self.accepted += u64::from(replayed.is_ok());
+            self.replayed.extend(replayed);
         }
     }
 

@@ -260,7 +260,7 @@ fn a_dead_letter_is_replayed_or_dropped() {
         fixture.take().unwrap().died("second");
     }
     let ids: Vec<_> = fixture.bus.dead_letters().iter().map(|letter| letter.id).collect();
-    fixture.bus.replay_dead_letter(ids[0]).unwrap();
+    let replayed = fixture.bus.replay_dead_letter(ids[0]).unwrap();
     let again = fixture.take().unwrap();
     assert_eq!((note(&again), again.deliveries), (1, 1));
     fixture.tell(3);
@@ -270,7 +270,25 @@ fn a_dead_letter_is_replayed_or_dropped() {
     assert_eq!(fixture.bus.drop_dead_letter(ids[1]).unwrap_err().code, Code::NotFound);
     assert!(fixture.bus.dead_letters().is_empty());
     drop(again.finish());
+    drop(replayed);
     assert!(fixture.statistics().balances());
+}
+
+#[tokio::test]
+async fn a_replay_that_dies_again_is_told_with_what_its_actor_has_died_of() {
+    let fixture = fixture();
+    fixture.tell(1);
+    fixture.take().unwrap().died("first");
+    fixture.take().unwrap().died("second");
+    let id = fixture.bus.dead_letters()[0].id;
+    let mut replayed = fixture.bus.replay_dead_letter(id).unwrap();
+    fixture.take().unwrap().died("its handler panicked");
+    fixture.bus.note_death(address().as_str(), "no guest called Hal");
+    fixture.take().unwrap().died("its handler panicked");
+    let Some(eclosion_bus::Item::Reply(Err(error))) = replayed.next().await else { panic!("no end") };
+    assert!(error.message.ends_with("its handler panicked, as before: no guest called Hal"), "{error}");
+    assert!(error.help.is_some_and(|help| help.starts_with("eclosion dead ls")));
+    assert!(fixture.bus.dead_letters()[0].why.contains("no guest called Hal"));
 }
 
 #[test]

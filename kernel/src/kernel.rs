@@ -10,6 +10,7 @@
 //! Several kernels live in one process and share nothing. It installs no signal handler, no subscriber and no runtime:
 //! it runs on the one that it is started on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,14 +149,16 @@ impl Builder {
         let journal = Arc::new(Journal::new(self.opened, Some(Arc::clone(&reader))));
         let (phase, _) = watch::channel(Phase::Fold);
         let (restarts, _) = broadcast::channel(RESTARTS_MAX);
+        let bus = Bus::new(self.table);
         let kernel = Kernel {
-            bus: Bus::new(self.table),
+            bus: bus.clone(),
             journal: Arc::clone(&journal),
             reader,
-            root: Root::start(Arc::clone(&self.clock)).await?,
+            root: Root::start(Arc::clone(&self.clock), bus).await?,
             clock: self.clock,
             phase: Arc::new(phase),
             restarts,
+            folding: Arc::new(self.actors.iter().filter_map(|actor| actor.folds_at()).collect()),
         };
         for group in [JOURNAL, ACTORS, HOLDERS, TRANSPORTS] {
             kernel.root.add_group(group).await?;
@@ -185,6 +188,17 @@ pub struct Kernel {
     clock: Arc<dyn Clock>,
     phase: Arc<watch::Sender<Phase>>,
     restarts: broadcast::Sender<Address>,
+    /// Addresses of journaled actors.
+    folding: Arc<BTreeSet<&'static str>>,
+}
+
+fn temporary(address: &Address) -> Error {
+    let text = format!("{address} is not begun again when it ends");
+    Error::new(Code::Precondition, "actor.temporary", text).help(format!("eclosion kill {address}"))
+}
+
+fn unknown(address: &Address) -> Error {
+    Error::not_found("actor.unknown", format!("there is no actor {address}")).help("eclosion tree")
 }
 
 impl Kernel {
@@ -314,15 +328,13 @@ impl Kernel {
     /// `not_found` for what is not supervised; `precondition` for the journal's threads, which end with the kernel alone,
     /// and for what is not begun again; `unavailable` while it is down or the kernel stops.
     pub async fn end(&self, address: &Address, how: End, why: &str) -> Result<Ended, Error> {
+        if let Some(refusal) = self.refuses_end(address, how) {
+            return Err(refusal);
+        }
         for group in [ACTORS, HOLDERS, TRANSPORTS] {
             let refused = match self.root.end_child(group, address.as_str(), how, why).await? {
                 Ended::Unknown => continue,
-                Ended::Temporary => Error::new(
-                    Code::Precondition,
-                    "actor.temporary",
-                    format!("{address} is not begun again when it ends"),
-                )
-                .help(format!("eclosion kill {address}")),
+                Ended::Temporary => temporary(address),
                 Ended::Down => {
                     Error::new(Code::Unavailable, "actor.down", format!("{address} is down and starts soon"))
                         .retry(eclosion_schemas::Retry::After { after_ms: 1_000 })
@@ -332,16 +344,28 @@ impl Kernel {
             };
             return Err(refused);
         }
-        Err(match self.root.tree().get(address.as_str()) {
-            Some(_) => Error::new(
-                Code::Precondition,
-                "actor.journal",
-                format!("{address} belongs to the journal and ends with the kernel alone"),
-            )
-            .help("eclosion down && eclosion up"),
-            None => Error::not_found("actor.unknown", format!("there is no actor {address}"))
-                .help("eclosion tree"),
-        })
+        Err(unknown(address))
+    }
+
+    /// What [`Kernel::end`] would be refused with, whenever it is asked for.
+    #[must_use]
+    pub fn refuses_end(&self, address: &Address, how: End) -> Option<Error> {
+        match self.root.tree().get(address.as_str()) {
+            None => Some(unknown(address)),
+            Some(vital) if &*vital.group == JOURNAL => {
+                let text = format!("{address} belongs to the journal and ends with the kernel alone");
+                let refusal = Error::new(Code::Precondition, "actor.journal", text);
+                Some(refusal.help("eclosion down && eclosion up"))
+            }
+            Some(vital) if vital.temporary && how == End::Restart => Some(temporary(address)),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether the state of the actor at this address is folded from the journal; false for a plain handler.
+    #[must_use]
+    pub fn folds(&self, address: &str) -> bool {
+        self.folding.contains(address)
     }
 
     fn row(&self, address: &str, vital: &crate::supervision::Vital) -> ActorRow {
@@ -454,6 +478,10 @@ trait Register: Send {
     fn decides(&self) -> &'static [&'static str] {
         &[]
     }
+    /// Its address, if its state comes from the journal.
+    fn folds_at(&self) -> Option<&'static str> {
+        None
+    }
     fn child(self: Box<Self>, kernel: &Kernel) -> Result<ChildSpec, Error>;
 }
 
@@ -466,6 +494,10 @@ impl<A: Actor> Register for Journaled<A> {
 
     fn decides(&self) -> &'static [&'static str] {
         <A::Core as crate::core::Core>::DECIDES
+    }
+
+    fn folds_at(&self) -> Option<&'static str> {
+        Some(self.0.address())
     }
 
     fn child(self: Box<Self>, kernel: &Kernel) -> Result<ChildSpec, Error> {
@@ -485,7 +517,7 @@ impl<A: Actor> Register for Journaled<A> {
 
 /// An event is decided by one actor and folded by any: two deciders would each append behind the other's back.
 fn one_decider(actors: &[Box<dyn Register>]) -> Result<(), Error> {
-    let mut kinds = std::collections::BTreeSet::new();
+    let mut kinds = BTreeSet::new();
     for kind in actors.iter().flat_map(|actor| actor.decides()) {
         if !kinds.insert(kind) {
             let text = format!("the event {kind} is decided by two actors");

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pathlib
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,20 @@ def wait(gate: str) -> str:
 
 
 wait_task = task(wait)
+
+
+def opens(count: int) -> int:
+    """So many files at a time."""
+    with contextlib.ExitStack() as files:
+        for _ in range(count):
+            files.enter_context(open(os.devnull))
+    return count
+
+
+def writes(length: int) -> None:
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(b"x" * length)
+        file.write(b"x")
 
 
 def tokens(count: int) -> Generator[str, None, int]:

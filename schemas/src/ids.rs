@@ -121,6 +121,10 @@ string_id!(
     WorkerId
 );
 string_id!(
+    /// One call of a function that is not part of a run: `call-EPOCH-COUNTER`. No run's id is as long.
+    CallId
+);
+string_id!(
     /// One right to hold resources.
     LeaseId
 );

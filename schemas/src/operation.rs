@@ -178,14 +178,8 @@ impl Spec {
             doc: Cow::Borrowed(O::DOC),
             owner: None,
             decode_request: Arc::new(|bytes| {
-                let request: O::Request = codec::decode(bytes).map_err(|why| {
-                    Error::invalid(
-                        "request.malformed",
-                        format!("the request of {} is malformed: {why}", O::NAME),
-                    )
-                    .cause(why.reason())
-                    .help(format!("eclosion describe {}", O::NAME))
-                })?;
+                let request: O::Request = codec::decode(bytes)
+                    .map_err(|why| malformed(O::NAME, bytes, &why.to_string(), why.reason()))?;
                 Ok(Box::new(request))
             }),
             encode_reply: encode_as::<O::Reply>,
@@ -269,10 +263,8 @@ impl Positional {
             schema: positional_schema::<O>,
             found: Arc::default(),
             decode_request: |bytes| {
-                let request: O::Request = codec::positional::decode(bytes).map_err(|why| {
-                    let text = format!("the request of {} is malformed: {why}", O::NAME);
-                    Error::invalid("request.malformed", text).cause(why.reason())
-                })?;
+                let request: O::Request = codec::positional::decode(bytes)
+                    .map_err(|why| malformed(O::NAME, bytes, &why.to_string(), why.reason()))?;
                 Ok(Box::new(request))
             },
             encode_reply: place_as::<O::Reply>,
@@ -301,6 +293,20 @@ pub fn positional_schema<O: Operation>() -> Option<String> {
     Some(format!("{}@{layout:016x}{reply:016x}{item:016x}", O::NAME))
 }
 
+/// A body that is no request of the operation, or none at all.
+#[must_use]
+pub fn malformed(operation: &str, body: &[u8], why: &str, reason: &str) -> Error {
+    let described = format!("eclosion describe {operation}");
+    let (text, help) = match body.is_empty() {
+        true => (
+            format!("{operation} was called without a body"),
+            format!("send a map, empty if it needs nothing: \"body\": {{}}; what it takes says {described}"),
+        ),
+        false => (format!("the request of {operation} is malformed: {why}"), described),
+    };
+    Error::invalid("request.malformed", text).cause(reason).help(help)
+}
+
 fn place_as<T: Serialize + 'static>(value: &(dyn Any + Send)) -> Result<Vec<u8>, Error> {
     let value = value.downcast_ref::<T>();
     let value = value.ok_or_else(|| Error::internal("reply.type", "the value is not the operation's"))?;
@@ -311,10 +317,7 @@ impl Opaque {
     /// # Errors
     /// `invalid` for bytes that are no msgpack, or too deep.
     pub fn new(operation: &Arc<str>, bytes: &[u8]) -> Result<Self, Error> {
-        codec::scan(bytes).map_err(|why| {
-            let text = format!("the body for {operation} is malformed: {why}");
-            Error::invalid("request.malformed", text).cause(why.reason())
-        })?;
+        codec::scan(bytes).map_err(|why| malformed(operation, bytes, &why.to_string(), why.reason()))?;
         Ok(Self { operation: Arc::clone(operation), body: bytes::Bytes::copy_from_slice(bytes) })
     }
 

@@ -6,7 +6,7 @@ use eclosion_schemas::ops::arbitration::Waiting;
 use eclosion_schemas::ops::pool::{StatusReply, Wish};
 use eclosion_schemas::pending::PendingReason;
 use eclosion_schemas::view::{EnvironmentState, EnvironmentView, WorkerState, WorkerView};
-use eclosion_schemas::{Epoch, TaskRef, Timestamp, WorkerId};
+use eclosion_schemas::{EnvironmentId, Epoch, TaskRef, Timestamp, WorkerId};
 
 use crate::options::PoolOptions;
 use crate::state::{
@@ -178,22 +178,39 @@ fn waiting(
     ahead: u32,
     now: Timestamp,
 ) -> Waiting {
-    let mut reasons = Vec::new();
-    if let Some(why) = why_drained(state, line) {
-        reasons.push(PendingReason::Drained { reason: why.to_owned() });
-    } else if let Some(environment) = state.environments.get(&wish.environment)
-        && !matches!(environment.phase, EnvironmentPhase::Ready { .. })
-    {
-        let doing = doing(environment, now);
-        reasons.push(PendingReason::Environment { environment: wish.environment.clone(), doing });
-    } else {
-        let alive = state.workers.iter();
-        let adopting =
-            alive.clone().filter(|(_, worker)| worker_state(worker, epoch) == WorkerState::Adopting);
-        reasons.extend(adopting.map(|(id, _)| PendingReason::Adoption { worker: id.clone() }));
-        let busy = alive.filter(|(_, worker)| !worker.given.is_empty()).map(|(id, _)| id.clone()).collect();
-        reasons.push(PendingReason::Worker { busy, max: options.workers_max, ahead });
-    }
+    let reasons = match why_drained(state, line) {
+        Some(why) => vec![PendingReason::Drained { reason: why.to_owned() }],
+        None => reasons(options, state, line, &wish.environment, epoch, ahead, now),
+    };
     let task = TaskRef::new(wish.execute.run.clone(), wish.execute.task.clone());
     Waiting { task: Some(task), client: None, reasons }
+}
+
+/// Why there is no worker of this environment, for a task or a call.
+pub(crate) fn reasons(
+    options: &PoolOptions,
+    state: &State,
+    line: &Line,
+    environment: &EnvironmentId,
+    epoch: Epoch,
+    ahead: u32,
+    now: Timestamp,
+) -> Vec<PendingReason> {
+    if let Some(found) = state.environments.get(environment)
+        && !matches!(found.phase, EnvironmentPhase::Ready { .. })
+    {
+        return vec![PendingReason::Environment {
+            environment: environment.clone(),
+            doing: doing(found, now),
+        }];
+    }
+    let alive = state.workers.iter();
+    let adopting = alive.clone().filter(|(_, worker)| worker_state(worker, epoch) == WorkerState::Adopting);
+    let mut reasons: Vec<_> =
+        adopting.map(|(id, _)| PendingReason::Adoption { worker: id.clone() }).collect();
+    let computing = alive.filter(|(_, worker)| !worker.given.is_empty()).map(|(id, _)| id);
+    let busy: BTreeSet<_> = computing.chain(line.reserved()).cloned().collect();
+    let busy = busy.into_iter().collect();
+    reasons.push(PendingReason::Worker { busy, max: options.workers_max, ahead });
+    reasons
 }

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use eclosion_kernel::core::{AnyEvent, Core, Decision, Reads};
 use eclosion_kernel::journal::Record;
 use eclosion_kernel::supervision::budget::{Budget, Exit, History, Restart, Verdict};
-use eclosion_schemas::error::{Code, Error};
+use eclosion_schemas::error::{Code, Error, Retry};
 use eclosion_schemas::events::Event;
 use eclosion_schemas::events::service::{
     AfterEnd, ServiceDeclared, ServiceEnded, ServiceForgotten, ServiceReady, ServiceStarted, ServiceStopped,
@@ -391,6 +391,12 @@ fn up(state: &State, request: &UpRequest) -> Decision {
     }
 }
 
+/// Of a life that was never served: the next one would fail alike. Its code cannot be imported, say, or its environment
+/// not be built.
+fn is_hopeless(error: &Error) -> bool {
+    error.retry == Retry::Never && (error.reason == "task.raised" || error.code == Code::Invalid)
+}
+
 fn down(state: &State, request: &DownRequest, now: Timestamp, jitter: u64) -> Decision {
     let noted = Decision::reply(Noted {});
     let Some(service) = state.living(&request.of) else { return noted };
@@ -400,7 +406,10 @@ fn down(state: &State, request: &DownRequest, now: Timestamp, jitter: u64) -> De
         RestartPolicy::Always => Restart::Permanent,
     };
     let exit = if request.error.is_some() { Exit::Abnormal } else { Exit::Normal };
+    let begun = matches!(service.phase, Phase::Alive { served: Some(_), .. });
+    let hopeless = request.error.as_ref().is_some_and(|error| !begun && is_hopeless(error));
     let then = match service.history.clone().decide(policy, exit, service.budget(), now, jitter) {
+        _ if hopeless => AfterEnd::GivenUp {},
         Verdict::RestartAfter { ms } => AfterEnd::Again { at: now.plus_ms(ms) },
         Verdict::Gone if exit == Exit::Normal => AfterEnd::Over {},
         Verdict::Gone | Verdict::Escalate => AfterEnd::GivenUp {},

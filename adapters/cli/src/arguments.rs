@@ -91,7 +91,7 @@ pub(crate) enum Command {
     Runs(Runs),
     /// Show what tasks printed.
     Logs(Logs),
-    /// Say why a run or a task waits or failed.
+    /// Say why a run, a task or a call waits or failed.
     Why(Why),
     /// Make, look at, preview, suspend and fire schedules.
     #[command(subcommand)]
@@ -217,6 +217,7 @@ pub(crate) enum Runs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
+    /// A run, or a call as `eclosion pool` names it.
     pub(crate) run: RunId,
     pub(crate) task: Option<TaskId>,
     /// Go on until the run ends.
@@ -226,6 +227,7 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Why {
+    /// A run, or a call as `eclosion pool` names it.
     pub(crate) run: RunId,
     pub(crate) task: Option<TaskId>,
 }

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     let matches = Arguments::command().get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|why| why.exit());
     let flags = arguments.flags.clone();
+    terminal::given(&flags);
     let command = telemetry::begin(
         matches.subcommand_name().unwrap_or_default(),
         matches!(arguments.command, arguments::Command::Up(_)),

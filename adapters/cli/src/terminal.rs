@@ -4,12 +4,14 @@
 //! stdout ends the command quietly ([`exit::OUTPUT_CLOSED`]); nobody listening on stderr is no reason to end at all.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use eclosion_schemas::codec::{self, json};
 use eclosion_schemas::{Code, Error};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::arguments::Flags;
 use crate::exit;
 
 /// Text without what a terminal would obey: control characters other than line break and tab, and marks that turn the
@@ -27,6 +29,24 @@ fn obeyed(c: char) -> bool {
 /// One line, for where a line break would break the layout.
 pub(crate) fn one_line(text: &str) -> String {
     clean(text).replace(['\n', '\t'], " ")
+}
+
+/// The flags that this command was given, which every command that we suggest repeats. Said once, before any word.
+static GIVEN: OnceLock<Flags> = OnceLock::new();
+
+pub(crate) fn given(flags: &Flags) {
+    // There is one command line.
+    let _ = GIVEN.set(flags.clone());
+}
+
+/// What we suggest, meant for the kernel that was asked.
+fn repeated(text: &str) -> String {
+    GIVEN.get().map_or_else(|| text.to_owned(), |flags| flags.repeated_in(text))
+}
+
+/// Data that has suggestions in it, as findings do.
+pub(crate) fn print_advice(text: &str) -> Result<(), Error> {
+    print(&repeated(text))
 }
 
 /// Data, with a line break behind it.
@@ -68,8 +88,13 @@ fn written(text: &str) -> Result<(), Error> {
     })
 }
 
-/// Talk, with a line break behind it.
+/// Talk, with a line break behind it. A command in it names the kernel that was asked.
 pub(crate) fn talk(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", clean(&repeated(text)));
+}
+
+/// What somebody else said, word for word but for what would steer the terminal.
+pub(crate) fn relay(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", clean(text));
 }
 

@@ -7,9 +7,11 @@
 #[path = "support/binary.rs"]
 mod binary;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -134,4 +136,34 @@ fn a_client_without_dependencies_in_node_does_all_that_a_client_can() {
         return;
     }
     does_all_that_a_client_can("node", "lines.mjs");
+}
+
+/// The blocks under a heading of the contract, the lines of each.
+fn blocks(heading: &str) -> Vec<Vec<String>> {
+    let page = include_str!("../../../schemas/PROTOCOL.md");
+    let section = page.split(heading).nth(1).unwrap().split("\n## ").next().unwrap();
+    let blocks = section.split("```").skip(1).step_by(2);
+    blocks.map(|block| block.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn the_lines_that_the_contract_prints_are_answered_as_it_prints() {
+    let house = House::new();
+    let blocks = blocks("\n## 8. Lines\n");
+    let (said, answered) = (&blocks[0], &blocks[1][0]);
+    let mut socket = UnixStream::connect(house.0.path().join("run/default.sock")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    said.iter().for_each(|line| socket.write_all(format!("{line}\n").as_bytes()).unwrap());
+    let mut heard = BufReader::new(socket.try_clone().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&heard.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["type"], "welcome");
+    let expected: Value = serde_json::from_str(answered).unwrap();
+    assert_eq!(next(), expected);
+    // What is forgotten first, is told with the way out.
+    socket.write_all(b"{\"type\": \"call\", \"stream\": 3, \"method\": \"kernel.status\"}\n").unwrap();
+    let refused = next();
+    let body = &refused["body"];
+    assert_eq!((&refused["type"], &body["reason"]), (&"error".into(), &"request.codec".into()), "{refused}");
+    assert!(body["message"].as_str().unwrap().contains("without a body"), "{refused}");
+    assert!(body["help"].as_str().unwrap().contains("eclosion describe kernel.status"), "{refused}");
 }

@@ -12,10 +12,12 @@
 //!
 //! Invariants: (1) a lease is held by one call, is warm, or is given back. (2) A call that nobody waits for any more is
 //! cancelled, and its lease is held until its worker has stopped computing. (3) At most [`CALLS_MAX`] calls are under way.
+//! Each stands in the books (`calls/books.rs`), which `pool.calls` shows.
 //!
 //! It deliberately does not retry: whether a function may run twice only its caller knows.
 
 mod arguments;
+mod books;
 mod flow;
 mod objects;
 
@@ -31,15 +33,16 @@ use eclosion_kernel::actor::unimplemented;
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::operation::Operation;
 use eclosion_schemas::ops::pool::{
-    CALLS, Call, CallRequest, Reserve, ReserveRequest, Stream, Unreserve, UnreserveRequest,
+    CALLS, Call, CallList, CallRequest, Reserve, ReserveRequest, Stream, Unreserve, UnreserveRequest,
 };
-use eclosion_schemas::ops::task::Execute;
-use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Payload, Retry, Role, WorkerId};
+use eclosion_schemas::ops::task::{Execute, Limits};
+use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Fence, Payload, Retry, Role, WorkerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use self::books::{Books, Entry};
 use self::flow::Flow;
-use crate::workers::calls::{CallLine, Reservation, Word, call_run, call_task};
+use crate::workers::calls::{CallLine, Reservation, Word, call_id, call_run, call_task};
 use crate::workers::{WorkerHost, lock};
 
 /// Calls under way, waiting for a worker or at one.
@@ -65,6 +68,7 @@ struct Shared {
     tickets: AtomicU64,
     leases: Mutex<BTreeMap<EnvironmentId, Leases>>,
     known: Mutex<VecDeque<(EnvironmentSpec, EnvironmentId)>>,
+    books: Books,
 }
 
 /// The leases of one environment that no call holds, and the calls that have none. One of both is empty.
@@ -108,7 +112,11 @@ impl Handler for Calls {
             lasting: message.context.role == Role::Service,
             trace: message.context.trace,
         };
+        let is_list = message.request::<CallList>().is_some();
         let responder = message.finish();
+        if is_list {
+            return responder.reply(Ok(Box::new(self.0.books.list(CALLS_MAX))));
+        }
         let Some(request) = request else {
             let own = CALLS.parse().unwrap_or_else(|_| unreachable!("a well-formed address"));
             return responder.reply(Err(unimplemented(&own, operation)));
@@ -118,7 +126,10 @@ impl Handler for Calls {
                 let flow = Flow::new(responder, streams, shares);
                 drop(tokio::spawn(self.clone().serve(request, caller, flow, permit)));
             }
-            Err(_) => responder.reply(Err(full())),
+            Err(_) => {
+                self.0.books.refused();
+                responder.reply(Err(full()));
+            }
         }
     }
 }
@@ -132,52 +143,71 @@ impl Calls {
             tickets: AtomicU64::new(1),
             leases: Mutex::default(),
             known: Mutex::default(),
+            books: Books::default(),
         }))
     }
 
-    async fn serve(
-        self,
-        mut request: CallRequest,
-        caller: Caller,
-        mut flow: Flow,
-        permit: OwnedSemaphorePermit,
-    ) {
+    async fn serve(self, request: CallRequest, caller: Caller, mut flow: Flow, permit: OwnedSemaphorePermit) {
         let environment = self.environment(&request.environment);
+        let fence = match self.0.host.call_fence() {
+            Ok(fence) => fence,
+            Err(refusal) => return flow.reply(Err(refusal)),
+        };
+        let open = || self.0.books.open(fence, call_id(fence), &request.function, &environment);
+        let entry = (!caller.lasting).then(open);
+        let (outcome, lease) = self.perform(request, &environment, fence, caller, entry.as_ref(), &mut flow).await;
+        if let Some(entry) = &entry {
+            entry.ended(&outcome);
+        }
+        flow.reply(outcome);
+        if let Some(lease) = lease {
+            self.put_back(&environment, lease).await;
+        }
+        drop(permit);
+    }
+
+    /// The outcome, and the lease that is to be put back.
+    async fn perform(
+        &self,
+        mut request: CallRequest,
+        environment: &EnvironmentId,
+        fence: Fence,
+        caller: Caller,
+        entry: Option<&Entry>,
+        flow: &mut Flow,
+    ) -> (Result<Payload, Error>, Option<Lease>) {
         let spec = request.environment.clone();
         // Until the call is over, also for one that nobody waits for any more: the worker reads there.
         let _held = match objects::put(&mut request.arguments, &self.0.host.objects()) {
             Ok(held) => held,
-            Err(refusal) => return flow.reply(Err(refusal)),
+            Err(refusal) => return (Err(refusal), None),
         };
         let timed = flow.responder().timings().is_some();
-        let execute = match self.execute(request, caller.trace, timed) {
+        let execute = match execute(request, fence, caller.trace, timed) {
             Ok(execute) => execute,
-            Err(refusal) => return flow.reply(Err(refusal)),
+            Err(refusal) => return (Err(refusal), None),
         };
         loop {
             let acquired = match caller.lasting {
-                true => self.acquire_lasting(&environment, &spec, flow.responder()).await,
-                false => self.acquire(&environment, &spec, flow.responder()).await,
+                true => self.acquire_lasting(environment, &spec, flow.responder()).await,
+                false => self.acquire(environment, &spec, entry, flow.responder()).await,
             };
             let mut lease = match acquired {
                 Ok(lease) => lease,
-                Err(refusal) => return flow.reply(Err(refusal)),
+                Err(refusal) => return (Err(refusal), None),
             };
             flow.responder().ended("worker");
+            if let Some(entry) = entry {
+                entry.runs(&lease.worker);
+            }
             match self.0.host.call(&lease.worker, &execute, flow.begin()) {
                 Ok(line) => {
-                    let outcome =
-                        self.attend(&mut lease, &environment, &spec, &execute, &line, &mut flow).await;
-                    flow.reply(outcome);
-                    self.put_back(&environment, lease).await;
-                    return drop(permit);
+                    let outcome = self.attend(&mut lease, environment, &spec, &execute, &line, flow).await;
+                    return (outcome, Some(lease));
                 }
                 // A lease may outlive its worker; nothing was sent.
                 Err(refusal) if refusal.reason == "worker.died" => self.give_back(lease.ticket).await,
-                Err(refusal) => {
-                    flow.reply(Err(refusal));
-                    return self.put_back(&environment, lease).await;
-                }
+                Err(refusal) => return (Err(refusal), Some(lease)),
             }
         }
     }
@@ -193,6 +223,9 @@ impl Calls {
         flow: &mut Flow,
     ) -> Result<Payload, Error> {
         let mut wanted = true;
+        let mut timed_out = None;
+        // Set only where there is a limit.
+        let ends = execute.timeout_ms.map(|timeout_ms| Instant::now() + Duration::from_millis(timeout_ms));
         loop {
             if let Some(total) = flow.due() {
                 self.0.host.grant_items(&lease.worker, execute.fence, total);
@@ -201,8 +234,18 @@ impl Calls {
                 biased;
                 word = line.next(), if !flow.holds() => match word {
                     Word::Report(report) => flow.pass(report),
-                    Word::Ended(ended) => return flow.came_back(ended),
+                    Word::Ended(ended) => {
+                        let outcome = flow.came_back(ended);
+                        return timed_out.map_or(outcome, Err);
+                    }
                 },
+                () = tokio::time::sleep_until(ends.unwrap_or(lease.renewed)), if wanted && ends.is_some() => {
+                    wanted = false;
+                    timed_out = Some(too_long(execute));
+                    flow.abandon();
+                    let (host, worker, fence) = (self.0.host.clone(), lease.worker.clone(), execute.fence);
+                    tokio::spawn(async move { host.cancel_call(&worker, fence).await });
+                }
                 () = flow.responder().cancelled().cancelled(), if wanted => {
                     wanted = false;
                     flow.abandon();
@@ -213,34 +256,6 @@ impl Calls {
                 () = tokio::time::sleep_until(lease.renewed + RENEW) => self.renew(lease, environment, spec).await,
             }
         }
-    }
-
-    fn execute(
-        &self,
-        request: CallRequest,
-        trace: Option<TraceContext>,
-        timings: bool,
-    ) -> Result<Execute, Error> {
-        let fence = self.0.host.call_fence()?;
-        let arguments = arguments::of(&request)?;
-        Ok(Execute {
-            run: call_run(),
-            task: call_task(),
-            attempt: Attempt(1),
-            fence,
-            function: request.function,
-            code: request.code,
-            code_hash: request.code_hash,
-            arguments,
-            seed: fence.counter & u64::from(u32::MAX),
-            idempotency_key: format!("call-{}", fence.counter),
-            timeout_ms: None,
-            lease: BTreeMap::new(),
-            limits: None,
-            trace: trace.map(|trace| trace.to_string()),
-            timings,
-            keeps: false,
-        })
     }
 
     fn environment(&self, spec: &EnvironmentSpec) -> EnvironmentId {
@@ -262,6 +277,7 @@ impl Calls {
         &self,
         environment: &EnvironmentId,
         spec: &EnvironmentSpec,
+        entry: Option<&Entry>,
         responder: &Responder,
     ) -> Result<Lease, Error> {
         let mut handed = {
@@ -279,7 +295,7 @@ impl Calls {
         let found = tokio::select! {
             biased;
             Ok(lease) = &mut handed => Ok(lease),
-            reserved = self.reserve(ticket, environment, spec, false) => reserved,
+            reserved = self.reserve(ticket, environment, spec, false, entry) => reserved,
             () = responder.cancelled().cancelled() => Err(abandoned()),
         };
         // Between the two, one may have been handed over as well.
@@ -306,7 +322,7 @@ impl Calls {
         let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
         let found = tokio::select! {
             biased;
-            reserved = self.reserve(ticket, environment, spec, true) => reserved,
+            reserved = self.reserve(ticket, environment, spec, true, None) => reserved,
             () = responder.cancelled().cancelled() => Err(abandoned()),
         };
         if found.is_err() {
@@ -321,6 +337,7 @@ impl Calls {
         environment: &EnvironmentId,
         spec: &EnvironmentSpec,
         lasting: bool,
+        entry: Option<&Entry>,
     ) -> Result<Lease, Error> {
         let mut pause = ASK_AGAIN;
         loop {
@@ -335,6 +352,9 @@ impl Calls {
                         let now = Instant::now();
                         let _held = self.0.host.reserve(&worker, request);
                         return Ok(Lease { ticket, worker, renewed: now, used: now, lasting, _held });
+                    }
+                    if let Some(entry) = entry {
+                        entry.waits(reply.pending);
                     }
                 }
                 // It is restarting; the next incarnation is asked.
@@ -417,6 +437,43 @@ impl Calls {
             Error::new(Code::Unavailable, "kernel.starting", "the kernel is starting").retry(Retry::Now)
         })
     }
+}
+
+fn execute(
+    request: CallRequest,
+    fence: Fence,
+    trace: Option<TraceContext>,
+    timings: bool,
+) -> Result<Execute, Error> {
+    if request.limits.is_some_and(|limits| limits.processes.is_some()) {
+        return Err(Error::invalid("call.limits", "a call has no limit of processes: nobody counts them")
+            .help("make it a task of a flow, `processes = 4` in [tasks.NAME], and: eclosion run FLOW.toml"));
+    }
+    let arguments = arguments::of(&request)?;
+    Ok(Execute {
+        run: call_run(),
+        task: call_task(fence),
+        attempt: Attempt(1),
+        fence,
+        function: request.function,
+        code: request.code,
+        code_hash: request.code_hash,
+        arguments,
+        seed: fence.counter & u64::from(u32::MAX),
+        idempotency_key: call_id(fence).to_string(),
+        timeout_ms: request.timeout_ms,
+        lease: BTreeMap::new(),
+        limits: request.limits.and_then(Limits::any),
+        trace: trace.map(|trace| trace.to_string()),
+        timings,
+        keeps: false,
+    })
+}
+
+fn too_long(execute: &Execute) -> Error {
+    let timeout_ms = execute.timeout_ms.unwrap_or_default();
+    let text = format!("{} did not finish within {timeout_ms} ms and was cancelled", execute.function);
+    Error::new(Code::Deadline, "call.timeout", text).help("raise `timeout` of the task, `timeout_ms` of pool.call")
 }
 
 fn full() -> Error {

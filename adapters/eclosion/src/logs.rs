@@ -18,8 +18,11 @@ use eclosion_schemas::view::TaskState;
 use eclosion_schemas::{Attempt, Error, TaskId, WorkerId};
 
 use self::tails::Tails;
+use crate::workers::calls::call_run;
 use crate::output::{OutputFiles, Part, Stream, read_lines};
 
+/// What ids of calls begin with; those of runs are shorter.
+const CALL_PREFIX: &str = "call-";
 /// Between two looks at the files of a run that is followed.
 const FOLLOW: Duration = Duration::from_millis(200);
 
@@ -73,6 +76,9 @@ struct Reading {
 
 impl Reading {
     async fn run(mut self, responder: &Responder) -> Result<ReadReply, Error> {
+        if self.request.run.as_str().starts_with(CALL_PREFIX) {
+            return self.of_call(responder).await;
+        }
         loop {
             let run = self.bus.ask::<Get>(RunRequest { run: self.request.run.clone() }).await?;
             self.check_task(&run)?;
@@ -93,6 +99,24 @@ impl Reading {
             }
             tokio::time::sleep(FOLLOW).await;
         }
+    }
+
+    /// What a call printed, once it is over; before that nobody knows where it ends.
+    async fn of_call(mut self, responder: &Responder) -> Result<ReadReply, Error> {
+        let unreadable = |why| unreadable("the output files", &why);
+        let (call, of_calls) = (self.request.run.as_str().to_owned(), call_run());
+        for worker in self.files.workers().map_err(unreadable)? {
+            for part in self.files.parts(&worker).map_err(unreadable)? {
+                if part.run == of_calls && part.task.as_str() == call {
+                    self.send_all(&Printed { part, worker: worker.clone(), ended: true }, responder).await?;
+                }
+            }
+        }
+        if self.seen.is_empty() {
+            let text = format!("nothing is recorded that {call} printed; of a call it is, once it is over");
+            return Err(Error::not_found("log.call", text).help(format!("eclosion why {call}")));
+        }
+        Ok(ReadReply { lines: self.lines })
     }
 
     fn check_task(&self, run: &GetReply) -> Result<(), Error> {

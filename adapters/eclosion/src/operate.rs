@@ -12,7 +12,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eclosion_bus::{Address, DeadLetter, Gate, InHand, Responder};
+use eclosion_bus::{Address, DeadLetter, Gate, InHand, Item, Responder};
 use eclosion_kernel::Kernel;
 use eclosion_kernel::supervision::{End, Ended};
 use eclosion_schemas::operation::Operation;
@@ -25,6 +25,8 @@ type Answer = Result<Box<dyn Any + Send>, Error>;
 
 /// Between two looks at a mailbox that drains. A waiting list in every mailbox would cost every message.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long a dead letter that was sent again is waited for.
+const REPLAY: Duration = Duration::from_secs(5);
 /// Before its deadline a drain says how far it has come.
 const SPARE: Duration = Duration::from_millis(200);
 
@@ -62,15 +64,18 @@ impl Verb {
     }
 
     /// The sentence of the blast radius.
-    fn text(self, row: &ActorRow) -> String {
+    fn text(self, row: &ActorRow, folds: bool) -> String {
         let waiting = match row.depth {
             0 => "Nothing waits".into(),
             1 => "1 message waits".into(),
             more => format!("{more} messages wait"),
         };
         let then = match self {
-            Self::Restart => {
+            Self::Restart if folds => {
                 "The next life goes on with the same mailbox and folds its state from the journal."
+            }
+            Self::Restart => {
+                "The next life goes on with the same mailbox; it has no journal, and what it kept in memory is gone."
             }
             Self::Kill => {
                 "What is in hand is delivered once more to the next life; this counts as a death against the restart budget."
@@ -122,13 +127,13 @@ impl Operator {
     async fn act(self, verb: Verb, request: actor::ActRequest) -> Answer {
         let row = row(&self.kernel, &request.address)?;
         let address = Address::new(&row.address)?;
-        refuse_what_cannot_be_undone(verb, &row.address)?;
+        self.refuse(verb, &address)?;
         let blast = actor::Blast {
             state: row.state,
             queued: row.depth,
             in_hand: row.in_hand,
             current: row.current.clone(),
-            text: verb.text(&row),
+            text: verb.text(&row, self.kernel.folds(&row.address)),
         };
         let mut reply =
             actor::ActReply { address: row.address, blast, done: false, act: None, incarnation: None };
@@ -139,6 +144,26 @@ impl Operator {
             (reply.incarnation, reply.act, reply.done) = (done?, Some(act), true);
         }
         Ok(Box::new(reply))
+    }
+
+    /// What the act would be refused with is what a dry run of it says.
+    fn refuse(&self, verb: Verb, address: &Address) -> Result<(), Error> {
+        refuse_what_cannot_be_undone(verb, address.as_str())?;
+        let refusal = match verb {
+            Verb::Restart => self.kernel.refuses_end(address, End::Restart),
+            Verb::Kill => self.kernel.refuses_end(address, End::Kill),
+            Verb::Pause | Verb::Resume | Verb::Drain => None,
+        };
+        match refusal {
+            // A holder ends with its service; what begins the next one is the service.
+            Some(refusal) => Err(match address.as_str().strip_prefix("/services/") {
+                Some(name) if refusal.reason == "actor.temporary" => {
+                    refusal.help(format!("eclosion service restart {name}"))
+                }
+                _ => refusal,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Gives the number of the life that has begun, if one has.
@@ -196,20 +221,41 @@ impl Operator {
 
     async fn letter(self, request: dead::ActRequest) -> Answer {
         let letter = letter(&self.kernel, request.id)?;
-        let mut reply = dead::ActReply { letter: shown(&letter), done: false, act: None };
+        let mut reply = dead::ActReply { letter: shown(&letter), done: false, act: None, refused: None };
         if !request.dry_run {
             let target = format!("dead letter {} of {}", letter.id, letter.address);
             let act = self.begin(&target, &request.reason, &reply.letter.operation).await?;
-            let bus = self.kernel.bus();
             let done = match self.operation {
-                dead::Replay::NAME => bus.replay_dead_letter(request.id),
-                _ => bus.drop_dead_letter(request.id),
+                dead::Replay::NAME => self.replay(request.id).await,
+                _ => self.kernel.bus().drop_dead_letter(request.id).map(|()| None),
             };
             self.end(act, done.as_ref().err()).await;
-            done?;
-            (reply.act, reply.done) = (Some(act), true);
+            (reply.refused, reply.act, reply.done) = (done?, Some(act), true);
         }
         Ok(Box::new(reply))
+    }
+
+    /// Until it was handled, as long as there is time; then it goes on by itself. Gives what it was refused with, if it was.
+    ///
+    /// # Errors
+    /// What keeps it from being delivered, and `actor.died`: it is a dead letter again, then.
+    async fn replay(&self, id: u64) -> Result<Option<Error>, Error> {
+        let mut pending = self.kernel.bus().replay_dead_letter(id)?;
+        let handled = tokio::spawn(async move {
+            match pending.next().await {
+                Some(Item::Reply(Err(error))) => Some(error),
+                _ => None,
+            }
+        });
+        let until = self.deadline.checked_sub(SPARE).unwrap_or(self.deadline).min(Instant::now() + REPLAY);
+        match tokio::time::timeout_at(until.into(), handled).await {
+            Ok(Ok(Some(error))) if error.reason == "actor.died" => {
+                Err(error.retry(eclosion_schemas::Retry::Never).help("eclosion dead ls: it is a dead letter again"))
+            }
+            Ok(Ok(refused)) => Ok(refused),
+            // It is under way, or whoever waited is gone because the kernel stops.
+            Ok(Err(_)) | Err(_) => Ok(None),
+        }
     }
 
     /// # Errors

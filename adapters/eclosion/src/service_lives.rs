@@ -194,6 +194,8 @@ impl Life {
         let bus = self.kernel.bus();
         let with = [("target", spec.object.as_str()), ("socket", socket)];
         let request = CallRequest {
+            timeout_ms: None,
+            limits: None,
             function: HELD.into(),
             code: spec.code.clone(),
             // Each life reads its code anew, also in a worker that had an earlier one.

@@ -59,6 +59,8 @@ impl Scene {
 
     fn request(&self, function: &str, arguments: &Value) -> CallRequest {
         CallRequest {
+            timeout_ms: None,
+            limits: None,
             function: function.into(),
             code: self.directory.path().to_string_lossy().into_owned(),
             code_hash: String::new(),

@@ -99,6 +99,8 @@ impl Scene {
 
     fn request(&self, function: &str, arguments: &Value) -> CallRequest {
         CallRequest {
+            timeout_ms: None,
+            limits: None,
             function: format!("functions:{function}"),
             code: self.directory.path().to_string_lossy().into_owned(),
             code_hash: String::new(),
@@ -355,6 +357,8 @@ async fn caller() {
         ..Part::default()
     };
     let request = CallRequest {
+        timeout_ms: None,
+        limits: None,
         function: "functions:hold".into(),
         code,
         code_hash: String::new(),

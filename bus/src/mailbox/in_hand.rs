@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use eclosion_schemas::operation::{Operation, Value};
 
-use super::Shelf;
 use crate::ask::{AskCell, CancelToken, Origin, Responder};
 use crate::clock::Tick;
 use crate::context::Context;
@@ -89,9 +88,9 @@ impl Message {
         }
     }
 
-    /// A dead letter on its way back: nobody waits for it, and it gets two deliveries again.
-    pub(crate) fn revive(&mut self, shelf: Arc<Shelf>, deadline: Instant, now: Tick) {
-        self.asker = CancelToken(Origin::Tell(shelf));
+    /// A dead letter on its way back: who asked at first is gone, and it gets two deliveries again.
+    pub(crate) fn revive(&mut self, asker: Arc<AskCell>, deadline: Instant, now: Tick) {
+        self.asker = CancelToken(Origin::Ask(asker));
         self.deliveries = 1;
         self.context.deadline = deadline;
         self.due = Tick::NEVER;

@@ -288,6 +288,8 @@ async fn start(state: &mut State, myself: &ActorRef<Message>, address: &Arc<str>
         budget,
         last_error: earlier.as_ref().and_then(|vital| vital.last_error.clone()),
         order: earlier.map_or_else(|| ORDER.fetch_add(1, Ordering::Relaxed), |vital| vital.order),
+        group: Arc::clone(&state.shared.address),
+        temporary: child.spec.restart == Restart::Temporary,
     };
     state.shared.tree.set(address, vital);
     match (child.spec.start)(incarnation, myself.get_cell()).await {
@@ -332,10 +334,7 @@ fn ended(
             state.shared.forget(address);
         }
         Verdict::RestartAfter { ms } => {
-            state.shared.tree.update(address, |vital| {
-                vital.state = ActorState::Backoff;
-                vital.last_error = Some(why.to_owned());
-            });
+            state.shared.tree.died(address, why, ActorState::Backoff);
             let again = Message::StartAgain(Arc::clone(address));
             if ms == 0 {
                 myself.cast(again)?;
@@ -344,10 +343,7 @@ fn ended(
             }
         }
         Verdict::Escalate => {
-            state.shared.tree.update(address, |vital| {
-                vital.state = ActorState::Failed;
-                vital.last_error = Some(why.to_owned());
-            });
+            state.shared.tree.died(address, why, ActorState::Failed);
             return Err(format!("{address} used up its restart budget: {why}").into());
         }
     }

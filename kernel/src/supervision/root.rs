@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use eclosion_bus::Bus;
 use eclosion_schemas::error::{Code, Error};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
@@ -48,13 +49,13 @@ impl Root {
     ///
     /// # Errors
     /// `internal` when the runtime cannot start an actor.
-    pub async fn start(clock: Arc<dyn Clock>) -> Result<Self, Error> {
+    pub async fn start(clock: Arc<dyn Clock>, bus: Bus) -> Result<Self, Error> {
         let (sender, escalated) = watch::channel(None);
         let supervisor = Supervisor { clock: Arc::clone(&clock), escalated: sender };
         let (actor, _) = Actor::spawn(None, supervisor, ())
             .await
             .map_err(|why| Error::internal("supervision.start", why.to_string()))?;
-        Ok(Self { actor, tree: Tree::default(), clock, escalated })
+        Ok(Self { actor, tree: Tree::new(bus), clock, escalated })
     }
 
     #[must_use]

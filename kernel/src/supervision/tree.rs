@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dashmap::DashMap;
+use eclosion_bus::Bus;
 use eclosion_schemas::Incarnation;
 use eclosion_schemas::view::ActorState;
 
@@ -19,15 +20,34 @@ pub struct Vital {
     pub last_error: Option<String>,
     /// Children are shown in this order.
     pub order: u64,
+    /// The group that supervises it.
+    pub group: Arc<str>,
+    /// It is not begun again when it ends.
+    pub temporary: bool,
 }
 
 /// Cheap to clone; one for each kernel.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Tree {
     vitals: Arc<DashMap<Arc<str>, Vital>>,
+    /// It is told of each death, for whoever's message was in hand.
+    bus: Bus,
 }
 
 impl Tree {
+    pub(super) fn new(bus: Bus) -> Self {
+        Self { vitals: Arc::default(), bus }
+    }
+
+    /// One has died, and is now in this state.
+    pub(super) fn died(&self, address: &str, why: &str, state: ActorState) {
+        self.bus.note_death(address, why);
+        self.update(address, |vital| {
+            vital.state = state;
+            vital.last_error = Some(why.to_owned());
+        });
+    }
+
     pub(super) fn set(&self, address: &Arc<str>, vital: Vital) {
         self.vitals.insert(Arc::clone(address), vital);
     }

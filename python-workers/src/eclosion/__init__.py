@@ -2,7 +2,7 @@
 
     from eclosion import current, flow, task
 
-    @task(retries=2)
+    @task(timeout="30s")
     def square(x: int) -> int:
         current().progress(1, 1)
         return x * x
@@ -41,6 +41,7 @@ from .task import Task, task
 if TYPE_CHECKING:
     from .client import Client, Ref, as_completed, connect
     from .client.executor import Executor
+    from .service import service
 
 __version__ = "0.1.0"
 
@@ -63,6 +64,7 @@ __all__ = [
     "connect",
     "current",
     "flow",
+    "service",
     "task",
 ]
 
@@ -79,4 +81,13 @@ def __getattr__(name: str) -> Any:
         from .client.executor import Executor
 
         return Executor
+    if name == "service":
+        import importlib
+
+        # A module that is its decorator, too.
+        return importlib.import_module(".service", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

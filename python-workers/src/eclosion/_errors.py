@@ -9,10 +9,21 @@ unpickled: an exception of a task is a :class:`TaskRaised` that tells of it, and
 from __future__ import annotations
 
 import builtins
+import sys
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from ._schemas import DeathCertificate
+
+
+# Python 3.10 shows no notes in a traceback.
+_HAS_NOTES = sys.version_info >= (3, 11)
+
+
+def _helped(text: str, error: ErrorData) -> str:
+    """What an exception says of itself; with the way out, where that cannot be a note."""
+    help = error.get("help")
+    return f"{text}\nhelp: {help}" if help and not _HAS_NOTES else text
 
 
 class Cancelled(BaseException):
@@ -51,6 +62,12 @@ class Refused(Exception):  # noqa: N818
     def __init__(self, error: ErrorData) -> None:
         super().__init__(f"{error.get('message', '')} ({error.get('code', '')}, {error.get('reason', '')})")
         self.error = error
+        help = error.get("help")
+        if help and sys.version_info >= (3, 11):
+            self.add_note(f"help: {help}")
+
+    def __str__(self) -> str:
+        return _helped(str(self.args[0]), self.error)
 
 
 class Unreachable(Refused, ConnectionError):  # noqa: N818
@@ -83,7 +100,7 @@ class TaskRaised(Refused):
         self.remote: dict[str, Any] = error.get("remote", {})
 
     def __str__(self) -> str:
-        return self.remote.get("text", "") or str(self.args[0])
+        return _helped(self.remote.get("text", "") or str(self.args[0]), self.error)
 
 
 class RemoteTraceback(Exception):  # noqa: N818

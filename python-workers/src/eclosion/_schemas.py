@@ -154,6 +154,17 @@ class ArtifactGetRequest(_Wire, kw_only=True):
     name: str
 
 
+class AttemptLimits(_Wire, kw_only=True):
+    """What an attempt may not go beyond, apart from its lease and its time."""
+
+    # The length of a file that it writes (RLIMIT_FSIZE), in bytes. The same.
+    file_bytes: int | None = None
+    # Open descriptors (RLIMIT_NOFILE). The worker sets it; the task gets an `OSError`.
+    open_files: int | None = None
+    # Processes in the worker's tree, itself included. The kernel counts, and kills.
+    processes: int | None = None
+
+
 class EnvironmentSpec(_Wire, kw_only=True):
     """What an environment is made from; its hash is its identity."""
 
@@ -175,6 +186,11 @@ class CallRequest(_Wire, kw_only=True):
     code_hash: str = ""
     environment: EnvironmentSpec = msgspec.field(default_factory=EnvironmentSpec)
     function: str
+    # What the worker keeps it to, `open_files` and `file_bytes`; `processes` is refused, as nobody counts
+    # those of a call.
+    limits: AttemptLimits | None = None
+    # How long the function may take, from when a worker has it; then it is cancelled. None: no limit.
+    timeout_ms: int | None = None
     # More of them, as plain data.
     with_: dict[str, Any] = msgspec.field(default_factory=dict, name="with")
 
@@ -469,17 +485,6 @@ class ArgumentList(_Wire, kw_only=True, tag_field="tag", tag="list"):
 
 # One keyword argument.
 Argument = ArgumentValue | ArgumentList
-
-
-class AttemptLimits(_Wire, kw_only=True):
-    """What an attempt may not go beyond, apart from its lease and its time."""
-
-    # The length of a file that it writes (RLIMIT_FSIZE), in bytes. The same.
-    file_bytes: int | None = None
-    # Open descriptors (RLIMIT_NOFILE). The worker sets it; the task gets an `OSError`.
-    open_files: int | None = None
-    # Processes in the worker's tree, itself included. The kernel counts, and kills.
-    processes: int | None = None
 
 
 class Execute(_Wire, kw_only=True):

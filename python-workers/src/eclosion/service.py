@@ -1,6 +1,6 @@
 """Services: an object with a state, an address, and methods that anybody may call.
 
-    from eclosion.service import service
+    from eclosion import service
 
     @service(address="/counter")
     class Counter:
@@ -40,6 +40,7 @@ import socket
 import sys
 import threading
 import time
+import types
 import typing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -47,7 +48,7 @@ import msgspec
 
 from . import _frames as frames
 from ._current import Current, current
-from ._errors import Refused, error
+from ._errors import Refused, TaskError, error
 from ._exceptions import one_line, remote_exception
 from ._frames import Channel, Disconnected, Frame
 
@@ -349,10 +350,17 @@ def load(target: str) -> type[Any]:
 
 
 def serve(target: str, socket: str) -> tuple[Server, Options]:
-    """Makes the object and has its address served; its methods run in ``Server.run``."""
-    cls = load(target)
-    options = options_of(cls)
-    methods = methods_of(cls)
+    """Makes the object and has its address served; its methods run in ``Server.run``.
+
+    Raises a :class:`TaskError` that forbids to try again for code that cannot become a service by itself.
+    """
+    try:
+        cls = load(target)
+        options = options_of(cls)
+        methods = methods_of(cls)
+    except (ImportError, SyntaxError, AttributeError, TypeError) as why:
+        help = f"mend {target} in its --code directory, then: eclosion service restart NAME"
+        raise TaskError(f"{target} is no service: {one_line(why)}", help=help, retry=False) from why
     instance = cls()
     declaration: dict[str, Any] = {
         "addresses": [
@@ -413,10 +421,20 @@ def main() -> int:
     sys.path.insert(0, os.getcwd())
     try:
         run(given.target, given.socket)
-    except Refused as refused:
+    except (Refused, TaskError) as refused:
         print(refused, file=sys.stderr)
         return 1
     return 0
+
+
+class _Callable(types.ModuleType):
+    """``from eclosion import service`` gives this module, as Python has it; it is the decorator as well."""
+
+    def __call__(self, *, address: str, waiting_max: int = 256, concurrency: int = 16) -> Callable[[C], C]:
+        return service(address=address, waiting_max=waiting_max, concurrency=concurrency)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 if __name__ == "__main__":

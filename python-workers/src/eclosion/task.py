@@ -8,6 +8,9 @@
     train.submit(table, "forest").result()         # runs on a worker of the kernel that is running
 
 Inside of a ``@flow`` function the same two lines wire the flow. Types survive: a checker sees the function's own.
+
+A single call (``submit``, ``client.submit``, an ``Executor``) is kept to ``timeout``, ``open_files`` and ``file_size``.
+What a flow alone can do, such as ``retries`` or ``cache``, is refused there (``client/_options.py``).
 """
 
 from __future__ import annotations
@@ -117,11 +120,16 @@ class Task(Generic[P, R]):
         """Calls the function on a worker of the kernel that is running. Raises :class:`Unreachable` if none is."""
         from .client import default_client
 
-        return default_client().submit(self.function, *args, **kwargs)
+        return default_client().submit(self, *args, **kwargs)
 
     def options(self, **options: Any) -> Task[P, R]:
         """The same function with other options."""
         return Task(self.function, cast("TaskOptions", {**self._options, **options}))
+
+    @property
+    def given(self) -> TaskOptions:
+        """The options that were given."""
+        return self._options
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kernel::ADDRESS;
 use super::operation;
+use crate::error::Error;
 use crate::operation::Spec;
 
 pub(super) fn all() -> Vec<Spec> {
@@ -100,6 +101,9 @@ pub struct ActReply {
     /// Its number in `audit.list`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<u64>,
+    /// It was delivered, and its handler refused it with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Error>,
 }
 
 operation!(Replay {
@@ -110,7 +114,7 @@ operation!(Replay {
     role: Admin,
     durability: Power,
     mutates: true,
-    doc: "Delivers a dead letter again. Whoever asked has had the refusal, so nobody hears the answer.",
+    doc: "Delivers a dead letter again and says whether it was handled. Whoever asked has had the refusal, and hears nothing.",
     example: ActRequest { id: 1, reason: "mended".into(), dry_run: true },
 });
 

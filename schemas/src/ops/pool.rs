@@ -7,16 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use super::arbitration::Waiting;
 use super::operation;
-use super::task::{Execute, example_fence, example_worker};
+use super::task::{Execute, Limits, example_fence, example_worker};
 use crate::certificate::{Death, DeathCertificate};
 use crate::error::Error;
 use crate::flow::{EnvironmentSpec, Priority};
 use crate::ids::{EffectId, EnvironmentId, Fence, Tenant, Timestamp, WorkerId};
 use crate::operation::Spec;
 use crate::payload::Payload;
+use crate::pending::PendingReason;
 use crate::view::{EnvironmentView, TaskReport, WorkerView};
 
+mod calls;
 mod manage;
+pub use self::calls::*;
 pub use self::manage::*;
 
 pub const ADDRESS: &str = "/pool";
@@ -38,6 +41,7 @@ pub(super) fn all() -> Vec<Spec> {
         Spec::of::<Unreserve>(),
     ];
     all.extend(manage::all());
+    all.extend(calls::all());
     all
 }
 
@@ -269,6 +273,12 @@ pub struct CallRequest {
     /// More of them, as plain data.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub with: BTreeMap<String, serde_json::Value>,
+    /// How long the function may take, from when a worker has it; then it is cancelled. None: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// What the worker keeps it to, `open_files` and `file_bytes`; `processes` is refused, as nobody counts those of a call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 operation!(Call {
@@ -287,7 +297,9 @@ operation!(Call {
         code_hash: String::new(),
         environment: EnvironmentSpec::default(),
         arguments: Payload::default(),
-        with: BTreeMap::new()
+        with: BTreeMap::new(),
+        timeout_ms: None,
+        limits: None
     },
 });
 
@@ -307,7 +319,9 @@ operation!(Stream {
         code_hash: String::new(),
         environment: EnvironmentSpec::default(),
         arguments: Payload::default(),
-        with: BTreeMap::from([("top".to_owned(), "/etc/ssl".into())])
+        with: BTreeMap::from([("top".to_owned(), "/etc/ssl".into())]),
+        timeout_ms: None,
+        limits: None
     },
 });
 
@@ -323,7 +337,7 @@ pub struct ReserveRequest {
     pub lasting: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReserveReply {
     /// Nothing yet: one is being started or waited for; ask again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -331,6 +345,9 @@ pub struct ReserveReply {
     /// There will be none: the environment was built in vain since this ticket was first seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
+    /// Why there is none yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PendingReason>,
 }
 
 operation!(Reserve {

@@ -26,7 +26,7 @@ pub(super) fn decide(
             Ok(survivors(options, state, line, reads, live, now))
         }
         Command::Reserve(request) => {
-            Ok(Decision::reply(reserve(state, line, reads.epoch(), request, now.plus_ms(RESERVED_MS))))
+            Ok(Decision::reply(reserve(options, state, line, reads.epoch(), request, now)))
         }
         Command::Unreserve(request) => {
             line.unreserve(request.ticket);
@@ -76,22 +76,31 @@ fn dispatch(
 
 /// An environment that has failed before is built again for whoever comes now; what it says then is the answer.
 fn reserve(
+    options: &PoolOptions,
     state: &State,
     line: &mut Line,
     epoch: Epoch,
     request: &pool::ReserveRequest,
-    until: Timestamp,
+    now: Timestamp,
 ) -> pool::ReserveReply {
     if let Some(error) = manage::drained_error(state, line) {
-        return pool::ReserveReply { worker: None, error: Some(error) };
+        return pool::ReserveReply { error: Some(error), ..Default::default() };
     }
     let failure = state.failure_of(&request.environment).map(|(at, _)| at);
-    let call = line.reserve(request, failure, until);
+    let call = line.reserve(request, failure, now.plus_ms(RESERVED_MS));
     let (worker, error) = (call.worker.clone(), call.error.clone());
     if worker.is_some() || error.is_some() {
-        return pool::ReserveReply { worker, error };
+        return pool::ReserveReply { worker, error, ..Default::default() };
     }
-    pool::ReserveReply { worker: settle::give_idle(state, line, epoch, request), error: None }
+    let worker = settle::give_idle(state, line, epoch, request);
+    let pending = match worker {
+        Some(_) => Vec::new(),
+        None => {
+            let ahead = line.calls_before(request.ticket);
+            crate::view::reasons(options, state, line, &request.environment, epoch, ahead, now)
+        }
+    };
+    pool::ReserveReply { worker, error: None, pending }
 }
 
 /// What an earlier incarnation had given to calls is still theirs.

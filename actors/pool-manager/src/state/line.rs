@@ -256,6 +256,17 @@ impl Line {
         workers_max as usize + self.calls.values().filter(|call| call.lasting).count()
     }
 
+    /// Reservations that have waited longer for a worker.
+    pub(super) fn calls_before(&self, ticket: u64) -> u32 {
+        let waiting = self.calls.range(..ticket).filter(|(_, call)| call.waits()).count();
+        u32::try_from(waiting).unwrap_or(u32::MAX)
+    }
+
+    /// The workers that calls and services have.
+    pub(crate) fn reserved(&self) -> impl Iterator<Item = &WorkerId> {
+        self.calls.values().filter_map(|call| call.worker.as_ref())
+    }
+
     pub(super) fn is_reserved(&self, worker: &WorkerId) -> bool {
         self.calls.values().any(|call| call.worker.as_ref() == Some(worker))
     }

@@ -243,3 +243,24 @@ fn only_so_many_are_known_and_the_oldest_that_is_over_gives_way() {
     assert_eq!(names.len(), SERVICES_MAX);
     assert!(!names.contains(&"s9".to_owned()) && names.contains(&"s4".to_owned()));
 }
+
+#[test]
+fn a_service_whose_code_can_never_be_served_is_given_up_at_once_with_the_reason() {
+    let error = Error::new(Code::Internal, "task.raised", "desk:Desk is no service: SyntaxError: invalid syntax");
+    let mut world = World::new();
+    world.start(spec(RestartPolicy::Always)).unwrap();
+    world.down(1, Some(error.clone()));
+    let shown = world.shown();
+    assert_eq!((shown.state, shown.last_error), (ServiceState::Failed, Some(error.clone())));
+    assert!(world.owed().is_empty());
+    // Mended, it is begun by an operator; and one that has served once is worth another life.
+    world.restart();
+    world.up(2);
+    world.down(2, Some(error.clone()));
+    assert_eq!(world.shown().state, ServiceState::Backoff);
+    // So is one whose object raised something that may be over the next time.
+    let mut world = World::new();
+    world.start(spec(RestartPolicy::Always)).unwrap();
+    world.down(1, Some(error.retry(Retry::Now)));
+    assert_eq!(world.shown().state, ServiceState::Backoff);
+}

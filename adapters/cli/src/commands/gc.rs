@@ -20,8 +20,10 @@ pub(super) async fn perform(globals: &Globals, gc: Gc) -> Result<u8, Error> {
         Gc::Apply(apply) if apply.yes => do_apply(globals, apply).await,
         Gc::Apply(apply) => {
             let code = plan(globals, apply.only, true).await?;
-            if !apply.dry_run {
-                talk("nothing was done; do it with: eclosion gc apply --yes");
+            if !globals.json {
+                let only = apply.only.map(|kind| format!(" --only {kind}")).unwrap_or_default();
+                let reason = render::reason_flag(&apply.reason);
+                talk(&format!("nothing was done; to do it: eclosion gc apply --yes{only}{reason}"));
             }
             Ok(code)
         }

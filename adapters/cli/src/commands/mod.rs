@@ -3,6 +3,7 @@
 mod arb;
 mod artifact;
 mod cache;
+mod calls;
 mod config;
 mod doctor;
 mod follow;

@@ -42,6 +42,7 @@ where
 {
     let client = session::attach(globals).await?;
     let Deed { reason, dry_run } = on.deed;
+    let reason_flag = render::reason_flag(&reason);
     let request = actor::ActRequest { address: on.address, reason, dry_run };
     let reply = client.call::<O>(request).deadline(deadline).await?;
     if globals.json {
@@ -64,7 +65,7 @@ where
             render::word(&blast.state),
             blast.text
         ))?;
-        talk(&format!("nothing was done; to do it: eclosion {verb} {}", reply.address));
+        talk(&format!("nothing was done; to do it: eclosion {verb} {}{reason_flag}", reply.address));
     }
     Ok(exit::OK)
 }
@@ -107,9 +108,10 @@ fn say_done(globals: &Globals, verb: &str, reply: &dead::ActReply) -> Result<(),
     }
     let letter = &reply.letter;
     let what = format!("{verb} {} ({} to {})", letter.id, letter.operation, letter.address);
-    match reply.done {
-        true => print(&format!("{what}: done")),
-        false => print(&format!("{what}: not done, as asked")),
+    match (reply.done, &reply.refused) {
+        (true, Some(why)) => print(&format!("{what}: delivered, and refused: {}", why.message)),
+        (true, None) => print(&format!("{what}: done")),
+        (false, _) => print(&format!("{what}: not done, as asked")),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use eclosion_schemas::certificate::DeathCertificate;
 use eclosion_schemas::ops::pool::{
-    self, ActReply, Cordon, Drain, DrainRequest, Kill, Quarantine, QuarantineRequest, Recycle, Release,
+    self, ActReply, CallList, CallListReply, CallListRequest, Cordon, Drain, DrainRequest, Kill, Quarantine, QuarantineRequest, Recycle, Release,
     ReleaseRequest, Resume, ResumeRequest, Status, StatusReply, StatusRequest, WorkerActRequest,
 };
 use eclosion_schemas::view::WorkerView;
 use eclosion_schemas::{Error, WorkerId};
+use serde::Serialize;
 
+use super::calls;
 use crate::arguments::pool::{How, Pool, Quarantine as Quarantined};
 use crate::globals::Globals;
 use crate::render::{self, table};
@@ -35,26 +37,17 @@ async fn perform_act(globals: &Globals, act: Pool) -> Result<u8, Error> {
         |worker: WorkerId, how: How| WorkerActRequest { worker, reason: how.reason, dry_run: how.dry_run };
     let (reply, words) = match act {
         Pool::Drain { worker, how: How { dry_run, reason } } => {
-            let words = match worker {
-                Some(_) => Words::ENDS,
-                None => Words { does: "starts nothing any more", hand: "is finished first" },
-            };
+            let words = if worker.is_some() { Words::ENDS } else { Words::POOL_ENDS };
             let request = DrainRequest { worker, reason, dry_run, ends_with_kernel: false };
             (client.call::<Drain>(request).await?, words)
         }
         Pool::Resume { worker, how: How { dry_run, reason } } => {
-            let reply = client.call::<Resume>(ResumeRequest { worker, reason, dry_run }).await?;
-            (reply, Words { does: "is given attempts again", hand: "goes on" })
+            let words = if worker.is_some() { Words::GOES_ON } else { Words::POOL_GOES_ON };
+            (client.call::<Resume>(ResumeRequest { worker, reason, dry_run }).await?, words)
         }
-        Pool::Cordon { worker, how } => {
-            let reply = client.call::<Cordon>(of(worker, how)).await?;
-            (reply, Words { does: "is given nothing any more", hand: "goes on" })
-        }
+        Pool::Cordon { worker, how } => (client.call::<Cordon>(of(worker, how)).await?, Words::CORDONED),
         Pool::Recycle { worker, how } => (client.call::<Recycle>(of(worker, how)).await?, Words::ENDS),
-        Pool::Kill { worker, how } => {
-            let reply = client.call::<Kill>(of(worker, how)).await?;
-            (reply, Words { does: "is killed", hand: "is lost, and tried again" })
-        }
+        Pool::Kill { worker, how } => (client.call::<Kill>(of(worker, how)).await?, Words::KILLED),
         // `perform` has answered these.
         Pool::Ls | Pool::Show { .. } | Pool::Quarantine(_) => return Ok(exit::OK),
     };
@@ -66,24 +59,38 @@ async fn perform_act(globals: &Globals, act: Pool) -> Result<u8, Error> {
     Ok(exit::OK)
 }
 
-/// What an act does to workers, and to what they have in hand.
-#[derive(Clone, Copy)]
+/// What an act does to the pool or to a worker, and to what is in hand.
+#[derive(Debug, Clone, Copy)]
 struct Words {
+    /// Not one worker, whichever there are.
+    of_pool: bool,
     does: &'static str,
     hand: &'static str,
 }
 
 impl Words {
-    const ENDS: Self = Self { does: "ends when it has nothing in hand", hand: "is finished first" };
+    const ENDS: Self =
+        Self { of_pool: false, does: "ends when it has nothing in hand", hand: "is finished first" };
+    const POOL_ENDS: Self = Self {
+        of_pool: true,
+        does: "starts nothing any more, and its workers end when they have nothing in hand",
+        hand: "is finished first",
+    };
+    const GOES_ON: Self = Self { of_pool: false, does: "is given attempts again", hand: "goes on" };
+    const POOL_GOES_ON: Self = Self { of_pool: true, does: "starts attempts again", hand: "goes on" };
+    const CORDONED: Self = Self { of_pool: false, does: "is given nothing any more", hand: "goes on" };
+    const KILLED: Self = Self { of_pool: false, does: "is killed", hand: "is lost, and tried again" };
 }
 
 fn told(reply: &ActReply, words: Words) -> Vec<String> {
     let who = match &reply.workers[..] {
-        [worker] => worker.to_string(),
+        [worker] if !words.of_pool => worker.to_string(),
         [] => "the pool".to_owned(),
-        several => format!("the pool, {} workers:", several.len()),
+        [_] => "the pool, 1 worker,".to_owned(),
+        several => format!("the pool, {} workers,", several.len()),
     };
     if !reply.changed {
+        let who = who.trim_end_matches(',');
         return vec![format!("nothing changes: {who} is in that state already, or about to be")];
     }
     let would = if reply.dry_run { "dry run: " } else { "" };
@@ -94,14 +101,18 @@ fn told(reply: &ActReply, words: Words) -> Vec<String> {
     if reply.waiting > 0 {
         lines.push(format!("{} more wait for a worker", reply.waiting));
     }
+    if reply.dry_run {
+        lines.push("nothing was done; to do it, say the same without --dry-run".to_owned());
+    }
     lines
 }
 
 async fn list(globals: &Globals) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
     let pool = client.call::<Status>(StatusRequest {}).await?;
+    let calls = client.call::<CallList>(CallListRequest {}).await?;
     if globals.json {
-        document("pool", &pool)?;
+        document("pool", &Listed { pool: &pool, calls: &calls })?;
         return Ok(exit::OK);
     }
     let own = pool.workers.iter().filter(|worker| !worker.attached).count();
@@ -111,14 +122,17 @@ async fn list(globals: &Globals) -> Result<u8, Error> {
     let kept = &pool.containment;
     let more = if by_hand > 0 { format!(" and {by_hand} started by hand") } else { String::new() };
     print(&format!(
-        "{own} of at most {max} workers{more}, {} {waits}; limits are kept by {kept}",
-        pool.waiting
+        "{own} of at most {max} workers{more}, {} {waits}; calls: {} running, {} waiting; limits are kept by {kept}",
+        pool.waiting, calls.running, calls.waiting
     ))?;
     if !pool.workers.is_empty() {
         print(&table(
             &["worker", "state", "pid", "finished", "memory", "task", "held"],
-            pool.workers.iter().map(row),
+            pool.workers.iter().map(|worker| row(worker, &calls)),
         ))?;
+    }
+    if !calls.calls.is_empty() {
+        print(&calls::listed(&calls.calls))?;
     }
     let rows = pool.environments.iter().map(|environment| {
         let doing = environment.error.as_ref().map_or(&environment.doing, |error| &error.message);
@@ -132,8 +146,18 @@ async fn list(globals: &Globals) -> Result<u8, Error> {
     Ok(exit::OK)
 }
 
-fn row(worker: &WorkerView) -> Vec<String> {
-    let task = worker.task.as_ref().map_or_else(String::new, ToString::to_string);
+/// The pool's own words, and beside them what calls there are.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    pool: &'a StatusReply,
+    calls: &'a CallListReply,
+}
+
+fn row(worker: &WorkerView, calls: &CallListReply) -> Vec<String> {
+    let call = calls.calls.iter().find(|call| call.worker.as_ref() == Some(&worker.worker));
+    let call = call.map_or_else(String::new, |call| call.call.to_string());
+    let task = worker.task.as_ref().map_or(call, ToString::to_string);
     vec![
         worker.worker.to_string(),
         if worker.attached {
@@ -155,7 +179,7 @@ fn remarks(pool: &StatusReply) {
     }
     for waiting in &pool.pending {
         for reason in &waiting.reasons {
-            talk(&format!("{waiting} {}", render::run::pending(reason)));
+            talk(&format!("{waiting} {}", render::run::pending_and_next(reason)));
         }
     }
     // Those that had nothing in hand ended because they were told to.
@@ -252,4 +276,23 @@ async fn release(globals: &Globals, content: String, how: How) -> Result<u8, Err
         talk(&format!("{} {would} tried again in any run that wants it", reply.task.function));
     }
     Ok(exit::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(workers: &[&str], dry_run: bool) -> ActReply {
+        let workers = workers.iter().map(|worker| worker.parse().unwrap()).collect();
+        ActReply { dry_run, changed: true, workers, attempts: Vec::new(), waiting: 0 }
+    }
+
+    #[test]
+    fn a_drain_of_a_pool_with_one_worker_speaks_of_the_pool() {
+        let told = told(&reply(&["w-1-1"], true), Words::POOL_ENDS);
+        assert!(told[0].starts_with("dry run: the pool, 1 worker, starts nothing any more"), "{told:?}");
+        assert!(told[1].starts_with("nothing was done"), "{told:?}");
+        let one = super::told(&reply(&["w-1-1"], false), Words::ENDS);
+        assert_eq!(one, ["w-1-1 ends when it has nothing in hand"]);
+    }
 }

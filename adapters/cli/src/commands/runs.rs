@@ -1,6 +1,6 @@
 //! Runs that exist: list, show, cancel, what they printed, and why they wait or failed. And whether a flow could run.
 
-use eclosion_schemas::ops::arbitration;
+use eclosion_schemas::ops::{arbitration, pool};
 use eclosion_schemas::ops::log::{Read, ReadRequest};
 use eclosion_schemas::ops::run::{
     Cancel, CancelRequest, Get, List, ListRequest, RunRequest, Validate, ValidateRequest, Why, WhyRequest,
@@ -8,11 +8,12 @@ use eclosion_schemas::ops::run::{
 use eclosion_schemas::view::{RunState, TaskState, TaskView};
 use eclosion_schemas::{Error, RunId};
 
+use super::calls;
 use super::run::check_again;
 use crate::arguments;
 use crate::globals::Globals;
 use crate::render::{self, table};
-use crate::terminal::{document, print, talk};
+use crate::terminal::{document, print, print_advice, talk};
 use crate::{exit, session};
 
 /// Checks by the kernel's own rules; one is started here for the purpose if none listens.
@@ -107,7 +108,7 @@ pub(super) async fn cancel(globals: &Globals, run: RunId, reason: String) -> Res
 pub(super) async fn logs(globals: &Globals, logs: arguments::Logs) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
     let request = ReadRequest { run: logs.run, task: logs.task, attempt: None, follow: logs.follow };
-    let is_one = request.task.is_some();
+    let is_one = request.task.is_some() || calls::is_call(request.run.as_str());
     let mut lines = client.stream::<Read>(request).await?;
     while let Some(line) = lines.next().await {
         let line = line?;
@@ -125,10 +126,15 @@ pub(super) async fn logs(globals: &Globals, logs: arguments::Logs) -> Result<u8,
 
 pub(super) async fn why(globals: &Globals, why: arguments::Why) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
+    if calls::is_call(why.run.as_str()) {
+        return calls::why(globals, &client, why.run.as_str()).await;
+    }
     let mut reply = client.call::<Why>(WhyRequest { run: why.run, task: why.task }).await?;
     if reply.tasks.iter().any(|task| task.state == TaskState::Ready) {
         let arbitration = client.call::<arbitration::Status>(arbitration::StatusRequest {}).await?;
         add_reasons(&mut reply.tasks, arbitration.waiting);
+        let pool = client.call::<pool::Status>(pool::StatusRequest {}).await?;
+        add_reasons(&mut reply.tasks, pool.pending);
     }
     if globals.json {
         document("why", &reply)?;
@@ -137,16 +143,17 @@ pub(super) async fn why(globals: &Globals, why: arguments::Why) -> Result<u8, Er
     if reply.findings.is_empty() {
         print("nothing waits and nothing failed")?;
     }
-    reply.findings.iter().try_for_each(|finding| print(finding))?;
+    reply.findings.iter().try_for_each(|finding| print_advice(finding))?;
     for task in &reply.tasks {
-        render::run::trouble(task).iter().try_for_each(|line| print(&format!("  {line}")))?;
-        let waits = task.pending.iter().filter(|_| task.state == TaskState::Ready).map(render::run::pending);
-        waits.into_iter().try_for_each(|line| print(&format!("  {}: {line}", task.task)))?;
+        render::run::trouble(task).iter().try_for_each(|line| print_advice(&format!("  {line}")))?;
+        let waits = task.pending.iter().filter(|_| task.state == TaskState::Ready);
+        let mut waits = waits.map(render::run::pending_and_next);
+        waits.try_for_each(|line| print_advice(&format!("  {}: {line}", task.task)))?;
     }
     Ok(exit::OK)
 }
 
-/// The DAG tracker knows that a task is ready; what it waits for is arbitration's to say.
+/// The DAG tracker knows that a task is ready; what it waits for is arbitration's to say, and the pool's.
 fn add_reasons(tasks: &mut [TaskView], waiting: Vec<arbitration::Waiting>) {
     for waiting in waiting {
         let Some(wished) = waiting.task else { continue };

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use eclosion_schemas::codec::json;
+use eclosion_schemas::suggest::shell_word;
 use eclosion_schemas::{Payload, Timestamp};
 use serde::Serialize;
 
@@ -20,6 +21,14 @@ use crate::terminal::one_line;
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// ` --reason TEXT` for a command that is to be said again, if there was one.
+pub(crate) fn reason_flag(reason: &str) -> String {
+    match reason {
+        "" => String::new(),
+        reason => format!(" --reason {}", shell_word(reason)),
+    }
 }
 
 /// `350ms`, `2.4s`, `3m05s`, `2h03m`, `4d01h`.

@@ -13,7 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
 use super::{duration, run, word};
-use crate::terminal::{one_line, talk};
+use crate::terminal::{one_line, relay, talk};
 
 /// Running tasks with a line of their own; more are only counted.
 const LINES_MAX: usize = 12;
@@ -75,7 +75,7 @@ impl Progress {
                 lines.iter().filter(|line| line.is_trouble).for_each(|line| voice.say(&line.text));
                 bars.update(found);
             }
-            None => lines.iter().for_each(|line| talk(&line.text)),
+            None => lines.iter().for_each(|line| relay(&line.text)),
         }
     }
 

@@ -153,6 +153,20 @@ pub(crate) fn pending(reason: &PendingReason) -> String {
     }
 }
 
+/// The same with the command that shows more, or ends it.
+pub(crate) fn pending_and_next(reason: &PendingReason) -> String {
+    let next = match reason {
+        PendingReason::Drained { .. } => "; it goes on with: eclosion pool resume",
+        PendingReason::Worker { .. } => "; see: eclosion pool",
+        PendingReason::Environment { .. } => "; see: eclosion pool",
+        PendingReason::Resource { .. } | PendingReason::Lock { .. } | PendingReason::Rate { .. } => {
+            "; see: eclosion arb ls"
+        }
+        PendingReason::Upstream { .. } | PendingReason::Backoff { .. } | PendingReason::Adoption { .. } => "",
+    };
+    format!("{}{next}", pending(reason))
+}
+
 fn held_by(holders: &[Holder]) -> String {
     let names: Vec<_> = holders
         .iter()

@@ -7,7 +7,7 @@ use eclosion_schemas::ops::{arbitration, pool, run, schedule};
 use eclosion_schemas::schedule::ScheduleState;
 use eclosion_schemas::view::{EnvironmentState, RunState, TaskState, WorkerState};
 
-use super::text::Kind::Gauge;
+use super::text::Kind::{Counter, Gauge};
 use super::text::Text;
 
 /// A subsystem that is paused or stuck must not keep the others' numbers back.
@@ -22,10 +22,11 @@ pub(super) async fn write(bus: &Bus, text: &mut Text) {
         bus.ask::<run::List>(request).deadline(PATIENCE)
     };
     let schedules = schedule::ListRequest { state: None, limit: SCHEDULES_MAX };
-    let (running, cancelling, pool, leases, schedules) = tokio::join!(
+    let (running, cancelling, pool, calls, leases, schedules) = tokio::join!(
         runs(RunState::Running).into_future(),
         runs(RunState::Cancelling).into_future(),
         bus.ask::<pool::Status>(pool::StatusRequest {}).deadline(PATIENCE).into_future(),
+        bus.ask::<pool::CallList>(pool::CallListRequest {}).deadline(PATIENCE).into_future(),
         bus.ask::<arbitration::Status>(arbitration::StatusRequest {}).deadline(PATIENCE).into_future(),
         bus.ask::<schedule::List>(schedules).deadline(PATIENCE).into_future(),
     );
@@ -33,6 +34,7 @@ pub(super) async fn write(bus: &Bus, text: &mut Text) {
     let mut family = text.family("eclosion_source_up", Gauge, help);
     family.sample(&[("source", "dag")], running.is_ok() && cancelling.is_ok());
     family.sample(&[("source", "pool")], pool.is_ok());
+    family.sample(&[("source", "calls")], calls.is_ok());
     family.sample(&[("source", "arbitration")], leases.is_ok());
     family.sample(&[("source", "scheduler")], schedules.is_ok());
     if let (Ok(running), Ok(cancelling)) = (running, cancelling) {
@@ -40,6 +42,9 @@ pub(super) async fn write(bus: &Bus, text: &mut Text) {
     }
     if let Ok(status) = pool {
         write_pool(&status, text);
+    }
+    if let Ok(list) = calls {
+        write_calls(&list, text);
     }
     if let Ok(status) = leases {
         write_leases(&status, text);
@@ -126,6 +131,23 @@ fn write_pool(status: &pool::StatusReply, text: &mut Text) {
     text.family("eclosion_quarantined_tasks", Gauge, help).sample(&[], u64::from(status.quarantined));
     let help = "1 while an operator has drained the pool.";
     text.family("eclosion_pool_drained", Gauge, help).sample(&[], status.drained.is_some());
+}
+
+fn write_calls(list: &pool::CallListReply, text: &mut Text) {
+    let help = "Calls of functions under way: waiting for a worker, or running at one.";
+    let mut family = text.family("eclosion_calls", Gauge, help);
+    family.sample(&[("state", "waiting")], u64::from(list.waiting));
+    family.sample(&[("state", "running")], u64::from(list.running));
+    text.family("eclosion_calls_limit", Gauge, "Calls that may be under way at most.")
+        .sample(&[], u64::from(list.calls_max));
+    let help = "Calls of functions that are over or were not taken, by what became of them.";
+    let mut family = text.family("eclosion_calls_total", Counter, help);
+    let pool::CallCounts { succeeded, failed, cancelled, refused } = list.counts;
+    let outcomes =
+        [("succeeded", succeeded), ("failed", failed), ("cancelled", cancelled), ("refused", refused)];
+    for (outcome, count) in outcomes {
+        family.sample(&[("outcome", outcome)], count);
+    }
 }
 
 /// Resources that tasks may name are anybody's words; these two are the machine's.

@@ -17,7 +17,7 @@ use eclosion_schemas::certificate::Death;
 use eclosion_schemas::ops::pool::ReserveRequest;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::view::TaskReport;
-use eclosion_schemas::{Attempt, Code, Error, Fence, Payload, Retry, RunId, TaskId, WorkerId};
+use eclosion_schemas::{Attempt, CallId, Code, Error, Fence, Payload, Retry, RunId, TaskId, WorkerId};
 use tokio::sync::Notify;
 
 use super::spans::WorkSpan;
@@ -209,7 +209,7 @@ impl WorkerHost {
         line.conclude(result, ran_unix_ns);
         // So that what a call printed is not taken for the next attempt's.
         if stdout.0 < stdout.1 || stderr.0 < stderr.1 {
-            let part = Part { run: call_run(), task: call_task(), attempt: Attempt(1), stdout, stderr };
+            let part = Part { run: call_run(), task: call_task(fence), attempt: Attempt(1), stdout, stderr };
             if let Err(why) = self.0.config.outputs.record(&worker, &part) {
                 tracing::warn!(%worker, %why, "which part of the output is whose cannot be recorded");
             }
@@ -239,8 +239,17 @@ pub(crate) fn call_run() -> RunId {
     "call".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
 }
 
-pub(crate) fn call_task() -> TaskId {
-    "call".parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
+/// What its own output is recorded under, and what it is asked after by.
+pub(crate) fn call_task(fence: Fence) -> TaskId {
+    call_name(fence).parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
+}
+
+pub(crate) fn call_id(fence: Fence) -> CallId {
+    call_name(fence).parse().unwrap_or_else(|_| unreachable!("a well-formed id"))
+}
+
+fn call_name(fence: Fence) -> String {
+    format!("call-{}-{}", fence.counter >> 32, fence.counter & u64::from(u32::MAX))
 }
 
 fn gone(worker: &WorkerId, why: &str) -> Error {

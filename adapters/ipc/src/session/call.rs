@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use eclosion_bus::{Address, Call, Context, Timings};
 use eclosion_schemas::client::{DEADLINE_DEFAULT, DEADLINE_MAX};
 use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
-use eclosion_schemas::operation::{Operation, Spec, Value};
+use eclosion_schemas::operation::{Operation, Spec, Value, malformed};
 use eclosion_schemas::ops::kernel::{Subscribe, SubscribeRequest};
 use eclosion_schemas::ops::service::Declare;
 use eclosion_schemas::{Code, Error, Retry};
@@ -55,8 +55,12 @@ impl Session {
         let places = spec.positional.as_ref().filter(|_| call.codec == WireCodec::Bincode);
         let places = places.filter(|places| places.schema().is_some());
         if call.codec != WireCodec::Msgpack && places.is_none() {
+            let codec = "request.codec";
+            if call.body.is_empty() {
+                return Err(Error { reason: codec.into(), ..malformed(&spec.name, &[], "", codec) });
+            }
             let text = format!("the request of {} is {:?} where msgpack is expected", spec.name, call.codec);
-            return Err(Error::invalid("request.codec", text));
+            return Err(Error::invalid(codec, text).help(format!("eclosion describe {}", spec.name)));
         }
         if let Some(places) = places {
             let request = (places.decode_request)(&call.body)?;
@@ -112,12 +116,9 @@ impl Session {
     }
 
     fn subscribe(&self, call: &Frame) -> Result<Source, Error> {
-        let request: SubscribeRequest = call.decode().map_err(|why| {
-            Error::invalid(
-                "request.malformed",
-                format!("the request of {} is malformed: {why}", Subscribe::NAME),
-            )
-        })?;
+        let request: SubscribeRequest = call
+            .decode()
+            .map_err(|why| malformed(Subscribe::NAME, &call.body, &why.to_string(), why.reason()))?;
         Ok(Source::Subscription(Box::new(self.bus.subscription(&request)?)))
     }
 

@@ -41,6 +41,8 @@ from ._operations import (
     CacheKey,
     CacheListReply,
     CacheListRequest,
+    CallListReply,
+    CallListRequest,
     DeadActReply,
     DeadActRequest,
     DeadListReply,
@@ -136,6 +138,7 @@ from .._schemas import (
     ArtifactGetReply,
     ArtifactGetRequest,
     Attempt,
+    AttemptLimits,
     CallRequest,
     CancelReply,
     CancelRequest,
@@ -540,7 +543,7 @@ class AsyncDeadOperations:
         reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> DeadActReply:
-        """Delivers a dead letter again. Whoever asked has had the refusal, so nobody hears the answer."""
+        """Delivers a dead letter again and says whether it was handled. Whoever asked has had the refusal, and hears nothing."""
         request = DeadActRequest(dry_run=dry_run, id=id, reason=reason)
         return await self._client.request("dead.replay", request, DeadActReply, deadline_s, fresh_key(), False)
 
@@ -810,12 +813,23 @@ class AsyncPoolOperations:
         arguments: Payload | None = None,
         code_hash: str = "",
         environment: EnvironmentSpec | None = None,
+        limits: AttemptLimits | None = None,
+        timeout_ms: int | None = None,
         with_: Dict[str, Any] | None = None,
         credit: int = CREDIT,
     ) -> AsyncStream[TaskReport, Payload]:
         """Calls a Python function on a warm worker; nothing is journaled."""
-        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, with_={} if with_ is None else with_)
+        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, limits=limits, timeout_ms=timeout_ms, with_={} if with_ is None else with_)
         return self._client.request_stream("pool.call", request, TaskReport, Payload, fresh_key(), credit)
+
+    async def calls(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> CallListReply:
+        """Shows calls of functions: those under way with why they wait, and the last that are over."""
+        request = CallListRequest()
+        return await self._client.request("pool.calls", request, CallListReply, deadline_s, None, True)
 
     async def cordon(
         self,
@@ -916,11 +930,13 @@ class AsyncPoolOperations:
         arguments: Payload | None = None,
         code_hash: str = "",
         environment: EnvironmentSpec | None = None,
+        limits: AttemptLimits | None = None,
+        timeout_ms: int | None = None,
         with_: Dict[str, Any] | None = None,
         credit: int = CREDIT,
     ) -> AsyncStream[TaskReport, Payload]:
         """Calls a Python generator on a warm worker: its values are the items, what it returns is the reply."""
-        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, with_={} if with_ is None else with_)
+        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, limits=limits, timeout_ms=timeout_ms, with_={} if with_ is None else with_)
         return self._client.request_stream("pool.stream", request, TaskReport, Payload, fresh_key(), credit)
 
 

@@ -24,6 +24,7 @@ from .. import _values
 from .._errors import DeadlineExceeded, ErrorData, Refused, Rejected, TaskDied, error, raised
 from .._schemas import CallRequest, EnvironmentSpec, Payload, ReportItem, TaskReport
 from ._connection import CREDIT, Exchange, fresh_key, until
+from ._options import NONE, CallOptions
 from ._results import value_of
 
 if TYPE_CHECKING:
@@ -293,17 +294,25 @@ class Calls:
         self._resting = False
 
     def submit(
-        self, target: Target, arguments: dict[str, Any], environment: EnvironmentSpec, *, yields: bool = False
+        self,
+        target: Target,
+        arguments: dict[str, Any],
+        environment: EnvironmentSpec,
+        options: CallOptions = NONE,
+        *,
+        yields: bool = False,
     ) -> Ref[Any]:
         """Sends a call, or lets it wait for room."""
-        ref: Ref[Any] = Ref(self, self.request(target, arguments, environment), yields=yields)
+        ref: Ref[Any] = Ref(self, self.request(target, arguments, environment, options), yields=yields)
         self.client.link.connection(self.client.reconnect_s)
         with self._lock:
             self._waiting.append(ref)
         self._send()
         return ref
 
-    def request(self, target: Target, arguments: dict[str, Any], environment: EnvironmentSpec) -> bytes:
+    def request(
+        self, target: Target, arguments: dict[str, Any], environment: EnvironmentSpec, options: CallOptions = NONE
+    ) -> bytes:
         """What ``pool.call`` and ``pool.stream`` are asked for."""
         request = CallRequest(
             function=target.function,
@@ -311,6 +320,8 @@ class Calls:
             code_hash=target.code_hash,
             environment=environment,
             arguments=encode_arguments(arguments),
+            timeout_ms=options.timeout_ms,
+            limits=options.limits,
         )
         return _encode(request)
 

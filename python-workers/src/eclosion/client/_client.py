@@ -23,6 +23,7 @@ from ._functions import Roots, Target
 from ._leases import Leases
 from ._link import Link
 from ._operations import Operations
+from ._options import options_of
 from ._places import socket_path
 from ._results import value_of
 from ._subscriptions import SUBSCRIBED, Subscription, View
@@ -94,7 +95,7 @@ class Client(Operations):
     def iterate(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Values:
         """Iterates, here, over what a generator yields on a worker."""
         target, arguments = self._target(function, args, kwargs)
-        return Values(self, self._calls.request(target, arguments, self.environment))
+        return Values(self, self._calls.request(target, arguments, self.environment, options_of(function)))
 
     def feed(self, values: Iterable[Any]) -> Feed:
         """A stream into a function, as one of its arguments: ``client.submit(train, client.feed(rows()))``.
@@ -117,10 +118,12 @@ class Client(Operations):
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Ref[Any]:
         """Calls a function on a worker. It is imported there, so it belongs into a module or a script.
 
-        What a generator function yields is iterated over: ``for value in client.submit(tokens, prompt)``.
+        What a generator function yields is iterated over: ``for value in client.submit(tokens, prompt)``. A task is
+        kept to its ``timeout``, ``open_files`` and ``file_size``; one with options that only a flow has is refused.
         """
         target, arguments = self._target(function, args, kwargs)
-        return self._calls.submit(target, arguments, self.environment, yields=_yields(function))
+        options = options_of(function)
+        return self._calls.submit(target, arguments, self.environment, options, yields=_yields(function))
 
     def map(self, function: Callable[..., R], items: Iterable[Any], /, **fixed: Any) -> list[Ref[R]]:
         """One call for each item, given to the first parameter."""
@@ -169,6 +172,9 @@ class Client(Operations):
     def _target(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Target, dict[str, Any]]:
+        if not callable(function):
+            given = f"{function!r:.80} is of type {type(function).__name__}"
+            raise TypeError(f"a function comes first, then its arguments: submit(f, x), not submit(f(x)); {given}")
         target = self._roots.target(function)
         if target is not None:
             return target, bound(function, args, kwargs) if args else kwargs

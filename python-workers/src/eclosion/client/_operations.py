@@ -17,6 +17,7 @@ from .._schemas import (
     ArtifactGetRequest,
     ArtifactView,
     Attempt,
+    AttemptLimits,
     CacheView,
     CallRequest,
     CancelReply,
@@ -479,6 +480,8 @@ class DeadActReply(_Wire, kw_only=True):
     # False for a dry run.
     done: bool
     letter: DeadLetterView
+    # It was delivered, and its handler refused it with this.
+    refused: Error | None = None
 
 
 class DeadListRequest(_Wire, kw_only=True):
@@ -896,6 +899,57 @@ class Line(_Wire, kw_only=True):
     stream: str
     task: TaskId
     text: str
+
+
+class CallListRequest(_Wire, kw_only=True):
+    pass
+
+
+class CallCounts(_Wire, kw_only=True):
+    """Calls by what became of them, since the kernel started."""
+
+    cancelled: int
+    failed: int
+    # Not taken, because too many were under way.
+    refused: int
+    succeeded: int
+
+
+# One call of a function that is not part of a run: `call-EPOCH-COUNTER`. No run's id is as long.
+CallId = str
+
+
+# One of `running`, `succeeded`, `failed`, `waiting`, `cancelled`.
+CallState = str
+
+
+class CallView(_Wire, kw_only=True):
+    """One call of a function, for as long as it is remembered."""
+
+    call: CallId
+    came_at: Timestamp
+    environment: EnvironmentId
+    # Without the exception's frames: those its caller was told.
+    error: Error | None = None
+    function: str
+    # Why it waits.
+    pending: list[PendingReason] = []
+    # When it came into its state.
+    since: Timestamp
+    state: CallState
+    worker: WorkerId | None = None
+
+
+class CallListReply(_Wire, kw_only=True):
+    # Those under way, oldest first.
+    calls: list[CallView]
+    # Of both together, at most.
+    calls_max: int
+    counts: CallCounts
+    # The last that are over, newest last.
+    ended: list[CallView] = []
+    running: int
+    waiting: int
 
 
 class WorkerActRequest(_Wire, kw_only=True):
@@ -1840,7 +1894,7 @@ class DeadOperations:
         reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> DeadActReply:
-        """Delivers a dead letter again. Whoever asked has had the refusal, so nobody hears the answer."""
+        """Delivers a dead letter again and says whether it was handled. Whoever asked has had the refusal, and hears nothing."""
         request = DeadActRequest(dry_run=dry_run, id=id, reason=reason)
         return self._client.request("dead.replay", request, DeadActReply, deadline_s, fresh_key(), False)
 
@@ -2110,12 +2164,23 @@ class PoolOperations:
         arguments: Payload | None = None,
         code_hash: str = "",
         environment: EnvironmentSpec | None = None,
+        limits: AttemptLimits | None = None,
+        timeout_ms: int | None = None,
         with_: Dict[str, Any] | None = None,
         credit: int = CREDIT,
     ) -> Stream[TaskReport, Payload]:
         """Calls a Python function on a warm worker; nothing is journaled."""
-        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, with_={} if with_ is None else with_)
+        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, limits=limits, timeout_ms=timeout_ms, with_={} if with_ is None else with_)
         return self._client.request_stream("pool.call", request, TaskReport, Payload, fresh_key(), credit)
+
+    def calls(
+        self,
+        *,
+        deadline_s: float | None = DEADLINE_S,
+    ) -> CallListReply:
+        """Shows calls of functions: those under way with why they wait, and the last that are over."""
+        request = CallListRequest()
+        return self._client.request("pool.calls", request, CallListReply, deadline_s, None, True)
 
     def cordon(
         self,
@@ -2216,11 +2281,13 @@ class PoolOperations:
         arguments: Payload | None = None,
         code_hash: str = "",
         environment: EnvironmentSpec | None = None,
+        limits: AttemptLimits | None = None,
+        timeout_ms: int | None = None,
         with_: Dict[str, Any] | None = None,
         credit: int = CREDIT,
     ) -> Stream[TaskReport, Payload]:
         """Calls a Python generator on a warm worker: its values are the items, what it returns is the reply."""
-        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, with_={} if with_ is None else with_)
+        request = CallRequest(arguments=Payload() if arguments is None else arguments, code=code, code_hash=code_hash, environment=EnvironmentSpec() if environment is None else environment, function=function, limits=limits, timeout_ms=timeout_ms, with_={} if with_ is None else with_)
         return self._client.request_stream("pool.stream", request, TaskReport, Payload, fresh_key(), credit)
 
 

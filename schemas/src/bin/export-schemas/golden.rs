@@ -175,6 +175,8 @@ fn calls() -> Result<Vec<(&'static str, Vec<Frame>)>> {
     let function = "steps:load".to_owned();
     let environment = EnvironmentSpec::default();
     let request = pool::CallRequest {
+        timeout_ms: None,
+        limits: None,
         function,
         code: "/flow".into(),
         code_hash: String::new(),

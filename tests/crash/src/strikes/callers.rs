@@ -45,6 +45,8 @@ impl Callers {
 /// A call of a function of `ledger.py`, which is told where the ledger is.
 pub(crate) fn request_of(function: &str, ledger: &Ledger) -> CallRequest {
     CallRequest {
+        timeout_ms: None,
+        limits: None,
         function: format!("ledger:{function}"),
         code: source("flow").display().to_string(),
         code_hash: "crash".into(),

@@ -2,6 +2,7 @@
 
 use super::cases::{computing, world};
 use super::*;
+use eclosion_schemas::pending::PendingReason;
 
 fn reserve(world: &mut World, ticket: u64, environment: &str) -> pool::ReserveReply {
     reserve_for(world, ticket, environment, false)
@@ -19,7 +20,8 @@ fn a_call_whose_environment_cannot_be_built_is_told_so_and_a_later_one_has_it_bu
     let mut world = world(1);
     let error = Error::invalid("environment.resolve", "no such package");
     for (round, ticket) in [(1, 7), (2, 8)] {
-        assert_eq!(reserve(&mut world, ticket, "broken"), pool::ReserveReply { worker: None, error: None });
+        let reply = reserve(&mut world, ticket, "broken");
+        assert_eq!((reply.worker, reply.error), (None, None));
         assert_eq!(world.count("environment.requested"), round);
         let environment = "broken".parse().unwrap();
         let built = EnvironmentBuiltRequest { environment, python: None, error: Some(error.clone()) };
@@ -89,4 +91,25 @@ fn a_pool_that_begins_again_leaves_calls_and_services_what_they_have() {
     assert_eq!(world.count("worker.stopping"), 0, "it is nobody's to end");
     assert_eq!(reserve(&mut world, 9, "e").worker, None, "nor to give");
     assert_eq!(reserve_for(&mut world, 8, "e", true).worker, Some(worker));
+}
+
+#[test]
+fn a_call_that_waits_is_told_who_has_the_workers_and_how_many_are_before_it() {
+    let (mut world, attempt) = computing();
+    let of_worker = |reply: pool::ReserveReply| match reply.pending.first() {
+        Some(PendingReason::Worker { busy, max: 1, ahead }) => (busy.clone(), *ahead),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of_worker(reserve(&mut world, 7, "e")), (vec![attempt.0.clone()], 0));
+    assert_eq!(of_worker(reserve(&mut world, 8, "e")), (vec![attempt.0.clone()], 1));
+    world.commit(&attempt);
+    assert_eq!(reserve(&mut world, 7, "e").worker, Some(attempt.0.clone()));
+    // Another call has it now, which is as good a reason as a task.
+    assert_eq!(of_worker(reserve(&mut world, 8, "e")), (vec![attempt.0.clone()], 0));
+    world.wait(1);
+    let built = reserve(&mut world, 9, "unbuilt");
+    world.wait(1);
+    let again = reserve(&mut world, 9, "unbuilt");
+    assert!(built.worker.is_none());
+    assert!(matches!(again.pending[..], [PendingReason::Environment { .. }]), "{:?}", again.pending);
 }
