@@ -37,7 +37,12 @@ fn main() -> ExitCode {
         return keeper(rest);
     }
     // What is wrong with the words themselves, clap says, and ends with 2; help and version end with 0.
-    let matches = Arguments::command().get_matches();
+    let matches = Arguments::command().try_get_matches().unwrap_or_else(|why| {
+        if why.use_stderr() && words.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
+            render::error::usage(&why);
+        }
+        why.exit()
+    });
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|why| why.exit());
     let flags = arguments.flags.clone();
     terminal::given(&flags);

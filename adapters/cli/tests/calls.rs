@@ -80,7 +80,10 @@ fn a_call_under_way_and_one_that_waits_are_seen_and_explained() {
     let shown = said(&house, &["pool"]);
     assert!(shown.contains("calls: 1 running, 1 waiting"), "{shown}");
     let (running, waiting) = (text(&running["call"]).to_owned(), text(&waiting["call"]).to_owned());
-    let of_worker = shown.lines().find(|line| line.trim_start().starts_with(text(&pool["workers"][0]["worker"]))).unwrap();
+    let of_worker = shown
+        .lines()
+        .find(|line| line.trim_start().starts_with(text(&pool["workers"][0]["worker"])))
+        .unwrap();
     assert!(of_worker.contains(&running), "its worker names it: {shown}");
     assert_eq!(number(&house, "eclosion_calls{state=\"waiting\"}"), 1.0);
     assert_eq!(number(&house, "eclosion_calls{state=\"running\"}"), 1.0);
@@ -151,5 +154,22 @@ fn a_run_that_waits_for_a_drained_pool_says_so_and_how_it_goes_on() {
     assert!(why.contains(&format!("eclosion --socket {socket} pool resume")), "{why}");
     fs::write(house.path("gate"), "").unwrap();
     assert!(house.output(&["pool", "resume"]).status.success());
+    assert_eq!(house.ended(&run)["run"]["state"], "succeeded");
+}
+
+#[test]
+fn a_run_that_waits_for_a_lock_names_who_holds_it_and_where_to_look() {
+    let house = house();
+    let lease = text(&house.json(&["arb", "acquire", "db", "--ttl", "1h", "--purpose", "a backup"])["lease"])
+        .to_owned();
+    let waits = WAITS.replace("HERE", &house.path(""));
+    let run = house.start(&house.flow("locked", &format!("{waits}locks = [\"db\"]\n")));
+    let waits_for_it = |why: &Value| why["tasks"][0]["pending"][0]["tag"] == "lock";
+    house.until(&["why", &run], "a lock", waits_for_it);
+    let why = said(&house, &["why", &run]);
+    assert!(why.contains("waits for lock db; held by") && why.contains("a backup"), "{why}");
+    assert!(why.contains("see: eclosion arb ls"), "{why}");
+    assert!(house.output(&["arb", "release", &lease, "--reason", "a test"]).status.success());
+    fs::write(house.path("gate"), "").unwrap();
     assert_eq!(house.ended(&run)["run"]["state"], "succeeded");
 }

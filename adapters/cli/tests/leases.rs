@@ -125,3 +125,19 @@ fn an_operator_takes_a_lease_away_its_command_ends_and_the_act_is_recorded() {
     let (code, said) = house.refused(&["arb", "release", &lease]);
     assert!(code == Some(3) && said.contains("an operator took it away: its holder hangs"), "{said}");
 }
+
+#[test]
+fn a_lease_without_an_end_is_told_both_ways_and_a_command_that_is_not_there_holds_nothing() {
+    let house = House::new(STEPS);
+    house.say(&["up"]);
+    let (code, said) = house.refused(&["arb", "acquire", "db"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(
+        said.contains("eclosion arb acquire db --ttl 10m") && said.contains("acquire db -- COMMAND"),
+        "{said}"
+    );
+    let (code, said) = house.refused(&["arb", "acquire", "db", "--", "/no/such/program"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("/no/such/program") && said.contains("cannot be run"), "{said}");
+    assert!(leases(&house).is_empty(), "it was given back");
+}

@@ -143,7 +143,11 @@ fn blocks(heading: &str) -> Vec<Vec<String>> {
     let page = include_str!("../../../schemas/PROTOCOL.md");
     let section = page.split(heading).nth(1).unwrap().split("\n## ").next().unwrap();
     let blocks = section.split("```").skip(1).step_by(2);
-    blocks.map(|block| block.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()).collect()
+    blocks
+        .map(|block| {
+            block.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        })
+        .collect()
 }
 
 #[test]

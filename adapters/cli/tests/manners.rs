@@ -145,3 +145,59 @@ fn completions_are_printed_for_every_shell() {
         }
     }
 }
+
+#[test]
+fn words_that_are_no_command_are_a_document_for_who_asked_for_one() {
+    let house = House::new();
+    for words in [&["stauts", "--json"][..], &["--json", "runs", "show"], &["pool", "kill", "--json", "--no"]]
+    {
+        let output = house.say(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&document["schema"], &document["reason"]),
+            (&"eclosion/error/v1".into(), &"usage".into())
+        );
+        let message = document["message"].as_str().unwrap();
+        assert!(!message.is_empty() && !message.starts_with("error"), "{message}");
+        assert!(text(&output.stderr).starts_with("error: "), "people are told as ever");
+    }
+    assert!(house.say(&["stauts"]).stdout.is_empty());
+    assert!(text(&house.say(&["--json", "--help"]).stdout).contains("Usage"), "help is help");
+}
+
+#[test]
+fn status_says_where_the_kernel_is_reached_as_up_does() {
+    let house = House::new();
+    let up = text(&house.say(&["up"]).stdout);
+    let socket = up.trim();
+    assert!(text(&house.say(&["status"]).stdout).contains(socket));
+    let status: Value = serde_json::from_slice(&house.say(&["status", "--json"]).stdout).unwrap();
+    assert_eq!((&status["socket"], &status["state"]), (&socket.into(), &"ready".into()));
+    // What the documents print: `up` gives the socket of a kernel that is up already, too.
+    assert_eq!(text(&house.say(&["up"]).stdout), up);
+}
+
+#[test]
+fn an_event_has_its_instant_and_is_whole_where_no_screen_is_too_narrow() {
+    let house = House::new();
+    let reason = "because ".repeat(40);
+    house.say(&["up"]);
+    assert!(house.say(&["restart", "/dag", "--reason", reason.trim()]).status.success());
+    let said = text(&house.say(&["events", "--kind", "operator.acted"]).stdout);
+    assert!(said.contains(reason.trim()) && !said.contains('…') && !said.contains(" ago"), "{said}");
+    let instant = said.split_whitespace().nth(1).unwrap();
+    assert!(instant.starts_with("20") && instant.ends_with("+00:00"), "{instant}");
+}
+
+#[test]
+fn a_schedule_in_utc_shows_each_instant_once() {
+    let house = House::new();
+    let columns = |zone| {
+        let said = house.say(&["schedule", "next", "--cron", "0 3 * * *", "--zone", zone, "-n", "1"]);
+        let said = text(&said.stdout);
+        (said.lines().next().unwrap().matches("UTC").count(), said.matches("T03:00").count())
+    };
+    assert_eq!(columns("UTC"), (1, 1));
+    assert_eq!(columns("Europe/Berlin"), (1, 1));
+}

@@ -74,7 +74,11 @@ fn a_restart_begins_the_next_life_and_is_in_the_audit_record_with_its_reason() {
         (&act["act"]["target"], &act["act"]["reason"]),
         (&"/dag".into(), &"to see it come back".into())
     );
-    assert!(act["ended_at"].is_u64() && act["error"].is_null() && act["act"]["caller"].is_string(), "{act}");
+    assert!(act["ended_at"].is_u64() && act["error"].is_null(), "{act}");
+    let who = act["act"]["caller"].as_str().unwrap();
+    assert!(who.contains("(pid ") && who.contains(", user ") && who.contains(", program eclosion"), "{who}");
+    let shown = String::from_utf8(house.say(&["audit"]).stdout).unwrap();
+    assert!(shown.lines().next().unwrap().contains("who") && shown.contains(", user "), "{shown}");
 }
 
 #[test]
@@ -166,7 +170,8 @@ fn a_suggested_command_repeats_what_was_said() {
     let said = String::from_utf8(house.say(&words).stderr).unwrap();
     let command = format!("eclosion --socket {socket} restart /dag --reason 'a new driver'");
     assert!(said.contains(&command), "{said}");
-    let said = String::from_utf8(house.say(&["--socket", &socket, "gc", "apply", "--only", "run"]).stderr).unwrap();
+    let said =
+        String::from_utf8(house.say(&["--socket", &socket, "gc", "apply", "--only", "run"]).stderr).unwrap();
     assert!(said.contains(&format!("eclosion --socket {socket} gc apply --yes --only run")), "{said}");
 }
 

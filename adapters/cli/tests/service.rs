@@ -184,3 +184,23 @@ fn a_service_that_cannot_live_is_given_up_by_name() {
     let (_, said) = scene.0.refused(&["service", "stop", "nobody"]);
     assert!(said.contains("there is no service nobody") && said.contains("eclosion service ls"), "{said}");
 }
+
+#[test]
+fn a_service_whose_code_cannot_be_imported_has_failed_at_once_and_says_why() {
+    let scene = Scene::new();
+    for (source, reason) in [("def desk(:", "SyntaxError"), ("import nothing_called_so", "nothing_called_so")]
+    {
+        scene.0.write("broken.py", source);
+        let words = ["service", "start", "broken", "broken:Desk", "--code", &scene.0.path("")];
+        let refused = scene.0.output(&words);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(reason), "{said}");
+        assert!(!said.contains("begun again"), "{said}");
+        let service = scene.service();
+        assert_eq!(
+            (text(&service["state"]), service["restarts"].as_u64()),
+            ("failed", Some(0)),
+            "{service:#}"
+        );
+    }
+}

@@ -155,7 +155,8 @@ impl Calls {
         };
         let open = || self.0.books.open(fence, call_id(fence), &request.function, &environment);
         let entry = (!caller.lasting).then(open);
-        let (outcome, lease) = self.perform(request, &environment, fence, caller, entry.as_ref(), &mut flow).await;
+        let (outcome, lease) =
+            self.perform(request, &environment, fence, caller, entry.as_ref(), &mut flow).await;
         if let Some(entry) = &entry {
             entry.ended(&outcome);
         }
@@ -473,7 +474,8 @@ fn execute(
 fn too_long(execute: &Execute) -> Error {
     let timeout_ms = execute.timeout_ms.unwrap_or_default();
     let text = format!("{} did not finish within {timeout_ms} ms and was cancelled", execute.function);
-    Error::new(Code::Deadline, "call.timeout", text).help("raise `timeout` of the task, `timeout_ms` of pool.call")
+    Error::new(Code::Deadline, "call.timeout", text)
+        .help("raise `timeout` of the task, `timeout_ms` of pool.call")
 }
 
 fn full() -> Error {

@@ -18,8 +18,8 @@ use eclosion_schemas::view::TaskState;
 use eclosion_schemas::{Attempt, Error, TaskId, WorkerId};
 
 use self::tails::Tails;
-use crate::workers::calls::call_run;
 use crate::output::{OutputFiles, Part, Stream, read_lines};
+use crate::workers::calls::call_run;
 
 /// What ids of calls begin with; those of runs are shorter.
 const CALL_PREFIX: &str = "call-";

@@ -249,9 +249,9 @@ impl Operator {
         });
         let until = self.deadline.checked_sub(SPARE).unwrap_or(self.deadline).min(Instant::now() + REPLAY);
         match tokio::time::timeout_at(until.into(), handled).await {
-            Ok(Ok(Some(error))) if error.reason == "actor.died" => {
-                Err(error.retry(eclosion_schemas::Retry::Never).help("eclosion dead ls: it is a dead letter again"))
-            }
+            Ok(Ok(Some(error))) if error.reason == "actor.died" => Err(error
+                .retry(eclosion_schemas::Retry::Never)
+                .help("eclosion dead ls: it is a dead letter again")),
             Ok(Ok(refused)) => Ok(refused),
             // It is under way, or whoever waited is gone because the kernel stops.
             Ok(Err(_)) | Err(_) => Ok(None),

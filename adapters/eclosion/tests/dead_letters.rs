@@ -2,8 +2,11 @@
 //! operator did is in the audit record.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+use std::future::IntoFuture;
+
 use eclosion::{Kernel, Options, Places};
 use eclosion_bus::{Address, Bus, InHand, Mailbox, MailboxOptions, Taken};
+use eclosion_schemas::Error;
 use eclosion_schemas::ops::kernel::{Empty, Ping, Status};
 use eclosion_schemas::ops::{audit, dead};
 
@@ -13,6 +16,10 @@ async fn take(mailbox: &Mailbox) -> InHand {
         Taken::Message(message) => message,
         other => panic!("{other:?}"),
     }
+}
+
+fn newest_of(bus: &Bus) -> u64 {
+    bus.dead_letters().last().unwrap().id
 }
 
 /// What the kernel's state says of dead letters.
@@ -48,16 +55,31 @@ async fn a_letter_is_listed_shown_delivered_again_and_dropped() {
     let on = |id, dry_run| dead::ActRequest { id, reason: "mended".into(), dry_run };
     let dry = bus.ask::<dead::Replay>(on(newest.id, true)).await.unwrap();
     assert!(!dry.done && mailbox.try_take().is_none());
-    assert!(bus.ask::<dead::Replay>(on(newest.id, false)).await.unwrap().done);
-    drop(take(&mailbox).await.finish());
-    assert!(bus.ask::<dead::Drop>(on(newest.id - 1, false)).await.unwrap().done);
+    // It dies again: whoever replays is told so, and finds it where it was.
+    let (again, ()) = tokio::join!(bus.ask::<dead::Replay>(on(newest.id, false)).into_future(), async {
+        take(&mailbox).await.died("third");
+        take(&mailbox).await.died("fourth");
+    });
+    let again = again.unwrap_err();
+    assert!(again.reason == "actor.died" && again.message.contains("fourth"), "{again}");
+    assert!(again.help.is_some_and(|help| help.contains("eclosion dead ls")));
+    let newest = newest_of(bus);
+    // It is refused by its handler: delivered, and said.
+    let refusal = Error::invalid("frail.no", "not today");
+    let (refused, ()) = tokio::join!(bus.ask::<dead::Replay>(on(newest, false)).into_future(), async {
+        take(&mailbox).await.finish().reply(Err(refusal.clone()));
+    });
+    let refused = refused.unwrap();
+    assert_eq!((refused.done, refused.refused), (true, Some(refusal)));
+    let last = newest_of(bus);
+    assert!(bus.ask::<dead::Drop>(on(last, false)).await.unwrap().done);
     assert_eq!(bus.dead_letters(), []);
     assert_eq!(findings(bus).await, [""; 0], "seen to");
-    let refused = bus.ask::<dead::Drop>(on(newest.id, false)).await.unwrap_err();
+    let refused = bus.ask::<dead::Drop>(on(last, false)).await.unwrap_err();
     assert_eq!(refused.reason, "dead_letter.unknown");
 
     let acts = bus.ask::<audit::List>(audit::ListRequest { limit: 10 }).await.unwrap().acts;
     let told: Vec<_> = acts.iter().map(|view| (view.act.action.as_str(), view.act.reason.as_str())).collect();
-    assert_eq!(told, [("dead.drop", "mended"), ("dead.replay", "mended")]);
+    assert_eq!(told, [("dead.drop", "mended"), ("dead.replay", "mended"), ("dead.replay", "mended")]);
     kernel.shutdown().await;
 }

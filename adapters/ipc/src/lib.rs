@@ -16,6 +16,7 @@
 pub mod arena;
 pub mod connection;
 pub mod listener;
+mod operator;
 pub mod pages;
 mod ready;
 pub mod session;

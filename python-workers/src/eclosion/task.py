@@ -1,6 +1,6 @@
 """``@task``: a function that a kernel can run, and that stays a function.
 
-    @task(retries=2, timeout="2m", memory="1GiB")
+    @task(timeout="2m")
     def train(table: dict[str, float], model: str) -> float: ...
 
     train(table, "forest")             # runs here and now, with no kernel

@@ -251,6 +251,9 @@ async fn a_call_ends_at_its_deadline<C: Client>(world: &World, client: C, _: C) 
 async fn death_reaches_the_caller<C: Client>(_: &World, client: C, _: C) {
     let died = client.call::<Die>(Number::default()).await.unwrap_err();
     assert_eq!((died.code, died.reason.as_str()), (Code::Unavailable, "actor.died"));
+    // With what it has died of, and where the message is now.
+    assert!(died.message.contains("as it was asked to"), "{died}");
+    assert!(died.help.as_deref().is_some_and(|help| help.contains("eclosion dead ls")), "{died}");
     // Its next life answers.
     assert_eq!(client.call::<Double>(Number { number: 1 }).await, Ok(Number { number: 2 }));
 }

@@ -246,7 +246,8 @@ fn only_so_many_are_known_and_the_oldest_that_is_over_gives_way() {
 
 #[test]
 fn a_service_whose_code_can_never_be_served_is_given_up_at_once_with_the_reason() {
-    let error = Error::new(Code::Internal, "task.raised", "desk:Desk is no service: SyntaxError: invalid syntax");
+    let error =
+        Error::new(Code::Internal, "task.raised", "desk:Desk is no service: SyntaxError: invalid syntax");
     let mut world = World::new();
     world.start(spec(RestartPolicy::Always)).unwrap();
     world.down(1, Some(error.clone()));

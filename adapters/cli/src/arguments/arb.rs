@@ -57,7 +57,7 @@ pub(crate) struct Acquire {
     #[arg(long, value_name = "NAME=TOKENS", value_parser = values::counted)]
     pub(crate) rate: Vec<(String, u64)>,
     /// It ends after this, unless it is renewed.
-    #[arg(long, value_name = "DURATION", value_parser = values::duration_ms, required_unless_present = "command")]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration_ms)]
     pub(crate) ttl: Option<u64>,
     /// Give up after this [default: wait as long as it takes].
     #[arg(long, value_name = "DURATION", value_parser = values::duration_ms)]

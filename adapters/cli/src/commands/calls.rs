@@ -49,7 +49,9 @@ pub(super) async fn why(globals: &Globals, client: &Client, id: &str) -> Result<
         return Ok(exit::OK);
     }
     print(&said(call))?;
-    call.pending.iter().try_for_each(|reason| print_advice(&format!("  {}", render::run::pending_and_next(reason))))?;
+    call.pending
+        .iter()
+        .try_for_each(|reason| print_advice(&format!("  {}", render::run::pending_and_next(reason))))?;
     match &call.error {
         Some(error) => print_advice(&format!("  {}", render::error::text(error))),
         None => Ok(()),

@@ -12,6 +12,7 @@ use eclosion_client::Client;
 use eclosion_schemas::ops::kernel::{Empty, Status, StatusReply, Stop, TrafficCounts, Tree};
 use eclosion_schemas::ops::pool;
 use eclosion_schemas::{Code, Error};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::arguments;
@@ -24,6 +25,8 @@ use crate::{daemon, exit, session};
 const START: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const WATCH: Duration = Duration::from_secs(1);
+/// For a program that embeds its kernel to hear that it is to stop.
+const HEARD: Duration = Duration::from_secs(5);
 /// Of the log, when the kernel ended before it was ready.
 const LOG_TAIL_BYTES: usize = 2_000;
 
@@ -162,11 +165,13 @@ pub(super) async fn down(globals: &Globals, down: &arguments::Down) -> Result<u8
         talk(&format!("{left} attempts were not finished in time; the next kernel tries them again"));
     }
     client.call::<Stop>(Empty {}).await?;
-    let deadline = Instant::now() + START;
+    // A program that embeds its kernel may live on without it.
+    let is_ours = is_this_binary(status.pid);
+    let deadline = Instant::now() + if is_ours { START } else { HEARD };
     // The socket's file goes last; a connection may end earlier.
-    while socket.exists() && session::connect(&socket).await.is_ok() || alive(status.pid) {
+    while socket.exists() && session::connect(&socket).await.is_ok() || is_ours && alive(status.pid) {
         if Instant::now() >= deadline {
-            return Err(Error::deadline("the kernel's end").help(format!("kill {}", status.pid)));
+            return Err(still_there(&client, status.pid, is_ours).await);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
@@ -196,6 +201,44 @@ async fn drain(client: &Client, patience: Duration) -> usize {
     }
 }
 
+/// Whether the kernel is a process of ours, which ends when it is told to.
+fn is_this_binary(pid: u32) -> bool {
+    let of = |link: &str| std::fs::read_link(link).ok();
+    match (of(&format!("/proc/{pid}/exe")), of("/proc/self/exe")) {
+        // Replaced by a newer one it is shown as deleted, and is ours all the same.
+        (Some(its), Some(own)) => its.file_name().zip(own.file_name()).is_some_and(|(its, own)| {
+            its.to_string_lossy().trim_end_matches(" (deleted)")
+                == own.to_string_lossy().trim_end_matches(" (deleted)")
+        }),
+        _ => false,
+    }
+}
+
+/// It was told to stop and is there all the same. What it had drained for that serves again.
+async fn still_there(client: &Client, pid: u32, is_ours: bool) -> Error {
+    let resume = pool::ResumeRequest {
+        reason: "the kernel did not stop".to_owned(),
+        ..pool::ResumeRequest::default()
+    };
+    // One that does not answer has nothing that could be resumed.
+    let _ = client.call::<pool::Resume>(resume).await;
+    let kill = format!("kill {pid} ends it; the next kernel there goes on with its runs");
+    if is_ours {
+        return Error::new(
+            Code::Deadline,
+            "down.deadline",
+            format!("the kernel, pid {pid}, did not end in time"),
+        )
+        .help(kill);
+    }
+    let program = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let text = format!(
+        "the kernel is part of the program {} (pid {pid}), which was told and did not stop it: it does not wait for `Kernel::stopped()`",
+        program.trim()
+    );
+    Error::new(Code::Deadline, "down.unheard", text).help(kill)
+}
+
 /// A zombie that nobody waited for does not count: it holds nothing any more.
 fn alive(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
@@ -205,16 +248,25 @@ fn alive(pid: u32) -> bool {
 pub(super) async fn status(globals: &Globals) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
     let status = client.call::<Status>(Empty {}).await?;
+    let socket = globals.socket()?.display().to_string();
     if globals.json {
-        document("status", &status)?;
+        document("status", &Reached { status: &status, socket: &socket })?;
     } else {
-        print(&shown(&status))?;
+        print(&shown(&status, socket))?;
         status.findings.iter().for_each(|finding| talk(&format!("finding: {finding}")));
     }
     Ok(exit::OK)
 }
 
-fn shown(status: &StatusReply) -> String {
+/// A kernel, and where it was reached.
+#[derive(Serialize)]
+struct Reached<'a> {
+    #[serde(flatten)]
+    status: &'a StatusReply,
+    socket: &'a str,
+}
+
+fn shown(status: &StatusReply, socket: String) -> String {
     let synced = match status.appended == status.synced {
         true => format!("{}, all of it on disk", status.appended),
         false => {
@@ -231,6 +283,7 @@ fn shown(status: &StatusReply) -> String {
         ("memory", render::bytes(status.rss_bytes)),
         ("clients", clients(&status.traffic)),
         ("state", status.state_dir.clone()),
+        ("socket", socket),
     ])
 }
 

@@ -13,11 +13,11 @@ use serde_json::Value;
 use crate::arguments::operate::{self as arguments, Deed, OnActor};
 use crate::globals::Globals;
 use crate::render::{self, table};
-use crate::terminal::{document, print, talk};
+use crate::terminal::{document, print, talk, width};
 use crate::{exit, session};
 
-/// An event's body is shown on its line up to here; `--json` has all of it.
-const BODY_CHARS_MAX: usize = 160;
+/// So much of an event's body is shown on any screen, however narrow.
+const BODY_CHARS_MIN: usize = 40;
 /// What an act may take; a drain says how long itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// No follower sits there longer.
@@ -161,7 +161,7 @@ pub(super) async fn events(globals: &Globals, events: arguments::Events) -> Resu
         let item = item?;
         match globals.json {
             true => document("event", &item)?,
-            false => print(&event(&item))?,
+            false => print(&event(&item, width()))?,
         }
     }
     let reply = stream.reply().await?;
@@ -171,17 +171,20 @@ pub(super) async fn events(globals: &Globals, events: arguments::Events) -> Resu
     Ok(exit::OK)
 }
 
-fn event(item: &EventItem) -> String {
+fn event(item: &EventItem, width: Option<usize>) -> String {
     let body = match &item.event {
         Value::Object(fields) => {
             fields.iter().map(|(name, value)| field(name, value)).collect::<Vec<_>>().join(" ")
         }
         other => other.to_string(),
     };
-    let cut: String = body.chars().take(BODY_CHARS_MAX).collect();
+    let head = format!("{:>6}  {}  {:<22} ", item.seq.0, eclosion::instant_text(item.at), item.kind);
+    // Only a screen is too narrow for it; a file or a pipe gets all of it.
+    let room =
+        width.map_or(usize::MAX, |width| width.saturating_sub(head.chars().count() + 1).max(BODY_CHARS_MIN));
+    let cut: String = body.chars().take(room).collect();
     let more = if cut.len() < body.len() { "…" } else { "" };
-    let ago = render::duration(render::now().since_ms(item.at));
-    format!("{:>6}  {ago:>8} ago  {:<22} {cut}{more}", item.seq.0, item.kind)
+    format!("{head}{cut}{more}")
 }
 
 /// A small object field by field, one level deep.
@@ -228,11 +231,12 @@ pub(super) async fn audit(globals: &Globals, audit: arguments::Audit) -> Result<
             format!("{} ago", render::duration(now.since_ms(view.began_at))),
             view.act.action.clone(),
             view.act.target.clone(),
+            view.act.caller.clone().unwrap_or_else(|| "-".to_owned()),
             view.act.reason.clone(),
             outcome,
         ]
     });
-    print(&table(&["act", "when", "what", "to", "reason", "outcome"], rows))?;
+    print(&table(&["act", "when", "what", "to", "who", "reason", "outcome"], rows))?;
     if list.more {
         talk("there are more: --limit N");
     }

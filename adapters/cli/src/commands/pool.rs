@@ -2,8 +2,9 @@
 
 use eclosion_schemas::certificate::DeathCertificate;
 use eclosion_schemas::ops::pool::{
-    self, ActReply, CallList, CallListReply, CallListRequest, Cordon, Drain, DrainRequest, Kill, Quarantine, QuarantineRequest, Recycle, Release,
-    ReleaseRequest, Resume, ResumeRequest, Status, StatusReply, StatusRequest, WorkerActRequest,
+    self, ActReply, CallList, CallListReply, CallListRequest, Cordon, Drain, DrainRequest, Kill, Quarantine,
+    QuarantineRequest, Recycle, Release, ReleaseRequest, Resume, ResumeRequest, Status, StatusReply,
+    StatusRequest, WorkerActRequest,
 };
 use eclosion_schemas::view::WorkerView;
 use eclosion_schemas::{Error, WorkerId};

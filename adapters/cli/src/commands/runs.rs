@@ -1,10 +1,10 @@
 //! Runs that exist: list, show, cancel, what they printed, and why they wait or failed. And whether a flow could run.
 
-use eclosion_schemas::ops::{arbitration, pool};
 use eclosion_schemas::ops::log::{Read, ReadRequest};
 use eclosion_schemas::ops::run::{
     Cancel, CancelRequest, Get, List, ListRequest, RunRequest, Validate, ValidateRequest, Why, WhyRequest,
 };
+use eclosion_schemas::ops::{arbitration, pool};
 use eclosion_schemas::view::{RunState, TaskState, TaskView};
 use eclosion_schemas::{Error, RunId};
 

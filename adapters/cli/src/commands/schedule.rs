@@ -214,11 +214,17 @@ async fn next(globals: &Globals, next: said::NextTicks) -> Result<u8, Error> {
         talk("no tick is left");
         return Ok(exit::OK);
     }
+    // In UTC both would be the same column.
+    let is_utc = reply.ticks.iter().all(|tick| tick.local == tick.utc);
     let rows = reply.ticks.iter().map(|tick| {
         let rule = tick.rule.as_ref().map(word).unwrap_or_default();
-        vec![tick.local.clone(), tick.utc.clone(), rule]
+        let local = (!is_utc).then(|| tick.local.clone());
+        local.into_iter().chain([tick.utc.clone(), rule]).collect::<Vec<_>>()
     });
-    print(&table(&[reply.zone.as_str(), "UTC", "rule"], rows))?;
+    match is_utc {
+        true => print(&table(&["UTC", "rule"], rows))?,
+        false => print(&table(&[reply.zone.as_str(), "UTC", "rule"], rows))?,
+    }
     Ok(exit::OK)
 }
 

@@ -33,6 +33,16 @@ pub(crate) fn report(error: &Error, flags: &Flags) {
     let _ = writeln!(stderr, "{mark}: {}", clean(&text(error)));
 }
 
+/// Words that are no command, as a document; clap itself says them to people.
+pub(crate) fn usage(why: &clap::Error) {
+    let text = why.to_string();
+    // The first paragraph says what is wrong, the others how it is written.
+    let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
+    let error = Error::invalid("usage", message).help("eclosion --help");
+    // Who asked for JSON and does not read it is told on stderr all the same.
+    let _ = document("error", &error);
+}
+
 /// Nobody is left without a command to run next.
 fn with_a_way_on(error: &Error) -> Error {
     if error.help.is_some() {

@@ -38,7 +38,13 @@ pub(super) struct Entry {
 }
 
 impl Books {
-    pub(super) fn open(&self, fence: Fence, call: CallId, function: &str, environment: &EnvironmentId) -> Entry {
+    pub(super) fn open(
+        &self,
+        fence: Fence,
+        call: CallId,
+        function: &str,
+        environment: &EnvironmentId,
+    ) -> Entry {
         let now = SystemClock.now();
         let view = CallView {
             call,

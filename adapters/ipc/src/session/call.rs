@@ -9,10 +9,11 @@ use eclosion_schemas::frame::{Envelope, Frame, WireCodec};
 use eclosion_schemas::operation::{Operation, Spec, Value, malformed};
 use eclosion_schemas::ops::kernel::{Subscribe, SubscribeRequest};
 use eclosion_schemas::ops::service::Declare;
-use eclosion_schemas::{Code, Error, Retry};
+use eclosion_schemas::{Code, Error, Retry, Role};
 
 use super::stream::{CREDIT_UNNAMED, OpenStream, Source};
 use super::{Session, stopping};
+use crate::operator;
 
 impl Session {
     /// # Errors
@@ -134,7 +135,11 @@ impl Session {
             cause: None,
             idem: envelope.idem,
             role: self.role,
-            caller: self.client.clone(),
+            caller: match (&self.client, spec.role) {
+                // What only an operator may do is recorded with who he is.
+                (Some(client), Role::Admin) => Some(operator::described(client, self.peer).into()),
+                (client, _) => client.clone(),
+            },
             timings: envelope.timings.unwrap_or(false).then(Timings::begin),
             shares: self.sharing.is_on(),
         }

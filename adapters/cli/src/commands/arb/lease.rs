@@ -15,6 +15,7 @@ use eclosion_client::call::Streaming;
 use eclosion_schemas::ops::lease::{
     Acquire, Held, Hold, Release, ReleaseRequest, Renew, RenewRequest, Request, Standing,
 };
+use eclosion_schemas::suggest::shell_word;
 use eclosion_schemas::{Code, Error, LeaseId, LeaseKey};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -52,6 +53,13 @@ pub(super) async fn acquire(
     client: &Client,
     arguments: arb::Acquire,
 ) -> Result<u8, Error> {
+    if arguments.ttl.is_none() {
+        let what = arguments.locks.join(" ");
+        let text = "a lease that no command holds needs an end";
+        return Err(Error::invalid("lease.ttl", text).help(format!(
+            "eclosion arb acquire {what} --ttl 10m, or for as long as a command runs: eclosion arb acquire {what} -- COMMAND"
+        )));
+    }
     let wait = arguments.wait.map_or(FOREVER, |wait_ms| Duration::from_millis(wait_ms) + SPARE);
     let held = client.call::<Acquire>(request(&arguments, None)).deadline(wait).await?;
     if globals.json {
@@ -102,10 +110,19 @@ pub(super) async fn release(
     Ok(exit::OK)
 }
 
+/// What a shell ends with that has found no program.
+const SHELL_NOT_FOUND: u8 = 127;
+
 /// Takes it, runs the command, gives it back.
 pub(super) async fn hold(globals: &Globals, client: Client, arguments: arb::Acquire) -> Result<u8, Error> {
     let mut holding = Holding::begin(client, request(&arguments, None)).await?;
-    let mut child = spawn(&arguments.command, &holding.held)?;
+    let mut child = match spawn(&arguments.command, &holding.held) {
+        Ok(child) => child,
+        Err(why) => {
+            holding.give_back().await?;
+            return Err(why);
+        }
+    };
     let ended = loop {
         tokio::select! {
             ended = child.wait() => break ended.map_err(|why| not_run(&arguments.command, &why))?,
@@ -121,7 +138,12 @@ pub(super) async fn hold(globals: &Globals, client: Client, arguments: arb::Acqu
         }
     };
     holding.give_back().await?;
-    Ok(code_of(ended))
+    let code = code_of(ended);
+    if code == SHELL_NOT_FOUND {
+        let program = arguments.command.first().map(String::as_str).unwrap_or_default();
+        talk(&format!("{program} ended with 127, which shells say where there is no such program"));
+    }
+    Ok(code)
 }
 
 struct Holding {
@@ -221,7 +243,10 @@ async fn kill(child: &mut Child) {
 }
 
 fn not_run(command: &[String], why: &std::io::Error) -> Error {
-    Error::invalid("lease.command", format!("{}: {why}", command.join(" ")))
+    let program = command.first().map(String::as_str).unwrap_or_default();
+    let text = format!("the command cannot be run: {program}: {why}; the lease was given back");
+    Error::invalid("lease.command", text)
+        .help(format!("command -v {} says whether it is there", shell_word(program)))
 }
 
 /// As shells say it.
