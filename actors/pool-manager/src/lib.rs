@@ -11,6 +11,6 @@ pub mod state;
 pub mod view;
 
 pub use actor::PoolManager;
-pub use options::{CONTAINMENT, PoolOptions};
+pub use options::{CONTAINMENT, CONTAINMENT_BY_CGROUP, PoolOptions};
 pub use ports::{EnvironmentBuilder, Launcher};
 pub use state::{AHEAD_PATIENCE_MS, Command, Effect, Pool};

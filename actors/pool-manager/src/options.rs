@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use eclosion_schemas::Tenant;
 use eclosion_schemas::error::Error;
 
-/// How limits of memory and processes are kept: the launcher looks at each worker's tree. No cgroup is used.
+/// How limits of memory and processes are kept: the launcher looks at each worker's tree.
 pub const CONTAINMENT: &str = "sampling";
+/// Or the system does as well.
+pub const CONTAINMENT_BY_CGROUP: &str = "cgroup and sampling";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolOptions {
@@ -40,6 +42,7 @@ pub struct PoolOptions {
     pub recycle_rss_bytes: u64,
     /// How limits are kept, in the words that readers are shown.
     pub containment: String,
+    pub why_no_cgroup: Option<String>,
 }
 
 impl PoolOptions {
@@ -61,6 +64,7 @@ impl PoolOptions {
             recycle_age_ms: 0,
             recycle_rss_bytes: 0,
             containment: CONTAINMENT.into(),
+            why_no_cgroup: None,
         }
     }
 

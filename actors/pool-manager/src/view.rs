@@ -36,6 +36,7 @@ pub fn status(
             .collect(),
         drained: why_drained(state, line).map(str::to_owned),
         containment: options.containment.clone(),
+        why_no_cgroup: options.why_no_cgroup.clone(),
         quarantined: u32::try_from(state.blame.len()).unwrap_or(u32::MAX),
     }
 }

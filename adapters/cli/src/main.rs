@@ -82,7 +82,9 @@ fn keeper(words: &[String]) -> ExitCode {
     let temporary = words.iter().zip(words.iter().skip(1)).filter_map(named).collect();
     match (value("--instance"), value("--dir"), value("--grace-ms").and_then(|text| text.parse().ok())) {
         (Some(instance), Some(dir), Some(grace_ms)) => {
-            eclosion::keeper_main(eclosion::KeeperOptions { instance, dir: dir.into(), grace_ms, temporary })
+            let groups = value("--groups").map(Into::into);
+            let dir = dir.into();
+            eclosion::keeper_main(eclosion::KeeperOptions { instance, dir, grace_ms, temporary, groups })
         }
         _ => ExitCode::from(exit::USAGE),
     }

@@ -220,7 +220,7 @@ fn what_helps_to_mend_a_configuration_works_with_a_broken_one() {
     let doctor: Value = serde_json::from_slice(&output.stdout).unwrap();
     let checks = doctor["checks"].as_array().unwrap();
     let limits = checks.iter().find(|check| check["name"] == "limits").unwrap();
-    assert!(limits["text"].as_str().unwrap().contains("limited by sampling"), "{limits}");
+    assert!(limits["text"].as_str().unwrap().contains("of tasks are limited by "), "{limits}");
     let config = checks.iter().find(|check| check["name"] == "config").unwrap();
     assert_eq!(config["is_well"], false);
     assert_eq!(config["help"], "did you mean `pool.workers_max`?");

@@ -68,7 +68,10 @@ fn a_drain_finishes_what_is_in_hand_and_a_kill_has_it_tried_again() {
     let other = house.start("waits.toml");
     assert_eq!(other, run, "an equal run that is unfinished is attached to");
     let pool = house.json(&["pool", "ls"]);
-    assert_eq!((text(&pool["drained"]), text(&pool["containment"])), ("drained: a test", "sampling"));
+    assert_eq!(text(&pool["drained"]), "drained: a test");
+    // Why the system does not keep limits is said exactly where it does not.
+    let alone = text(&pool["containment"]) == "sampling";
+    assert_eq!(pool["why_no_cgroup"].is_string(), alone, "{pool}");
     fs::write(house.path("gate"), "").unwrap();
     let ended = house.ended(&run);
     assert_eq!((text(&ended["run"]["state"]), ended["tasks"][0]["attempt"].as_u64()), ("succeeded", Some(2)));

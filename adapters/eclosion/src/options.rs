@@ -44,6 +44,9 @@ pub struct Options {
     pub grace_ms: u64,
     /// How long an attempt may take to end once it was cancelled, before its worker is terminated.
     pub cancel_grace_ms: u64,
+    /// Workers are held to their limits by cgroups, where there are some for us. This process moves itself into a leaf of
+    /// its own cgroup for that, so who embeds a kernel has to say so.
+    pub cgroups: bool,
     /// For one build of an environment, waiting for another builder included.
     pub build_timeout_ms: u64,
     /// What is kept, and for how long.
@@ -77,6 +80,7 @@ impl Options {
             resources: BTreeMap::new(),
             grace_ms: config::GRACE_MS_DEFAULT,
             cancel_grace_ms: config::CANCEL_GRACE_MS_DEFAULT,
+            cgroups: false,
             build_timeout_ms: config::BUILD_TIMEOUT_MS_DEFAULT,
             retention: RetentionOptions::default(),
             keeper_binary: None,
@@ -110,6 +114,7 @@ impl Options {
             resources: config::resources(settings)?,
             grace_ms: settings.whole(&config::GRACE_MS)?,
             cancel_grace_ms: settings.whole(&config::CANCEL_GRACE_MS)?,
+            cgroups: true,
             build_timeout_ms: settings.whole(&config::BUILD_TIMEOUT_MS)?,
             retention: config::retention(settings)?,
             keeper_binary: None,

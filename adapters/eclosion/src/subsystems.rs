@@ -15,8 +15,9 @@ use eclosion_ipc::arena::Objects;
 use eclosion_ipc::{Traffic, Welcome};
 use eclosion_kernel::clock::{Clock, SystemClock};
 use eclosion_kernel::journal::Projection;
-use eclosion_pool_manager::PoolManager;
-use eclosion_process::{KeeperConfig, Leftover};
+use eclosion_pool_manager::{CONTAINMENT, CONTAINMENT_BY_CGROUP, PoolManager, PoolOptions};
+use eclosion_process::groups::site::{Refusal, Site};
+use eclosion_process::{KeeperConfig, Leftover, groups};
 use eclosion_scheduler::SchedulerActor;
 use eclosion_schemas::events::{Event, WorkerDied, WorkerStarted};
 use eclosion_schemas::ops::pool::{Drain, DrainRequest, Status, StatusRequest};
@@ -72,8 +73,9 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
     let blobs: Arc<dyn BlobStore> = Arc::clone(&files) as _;
     let environments = Arc::new(Environments::new(options.environments()));
     let outputs = OutputFiles::open(places.logs()).map_err(|why| unavailable(&places.logs(), &why))?;
+    let grouped = grouped(&options);
     let host = WorkerHost::new(
-        host_config(&options, outputs.clone()),
+        host_config(&options, outputs.clone(), grouped.as_ref().ok().cloned()),
         Arc::clone(&blobs),
         Arc::clone(&environments),
     );
@@ -100,7 +102,11 @@ pub(crate) async fn start(mut builder: Builder) -> Result<Kernel, Error> {
         .before_sync(Arc::new(move || sync.sync()))
         .actor(artifacts)
         .actor(arbitration)
-        .actor(PoolManager::new(options.pool(), Arc::new(host.clone()), Arc::new(builds.clone())))
+        .actor(PoolManager::new(
+            contained(options.pool(), &grouped),
+            Arc::new(host.clone()),
+            Arc::new(builds.clone()),
+        ))
         .actor(
             DagActor::new().with_ceilings(ceilings).with_unfinished_max(options.unfinished_runs_max as usize),
         )
@@ -280,7 +286,28 @@ fn table() -> Result<eclosion_schemas::operation::Table, Error> {
 /// The part of the memory that values in shared memory may take: one in so many.
 const OBJECTS_OF_MEMORY: u64 = 4;
 
-fn host_config(options: &Options, outputs: OutputFiles) -> HostConfig {
+/// Where workers get groups, or why they do not.
+fn grouped(options: &Options) -> Result<PathBuf, Refusal> {
+    if !options.cgroups {
+        return Err(Refusal { why: "this kernel was not told to use any".to_owned(), help: None });
+    }
+    let grouped = Site::here().and_then(|site| groups::arrange(&site, &options.places.instance));
+    match &grouped {
+        Ok(root) => tracing::info!(root = %root.display(), "workers are held by cgroups"),
+        Err(refusal) => tracing::info!(%refusal, "limits are kept by sampling alone"),
+    }
+    grouped
+}
+
+fn contained(options: PoolOptions, grouped: &Result<PathBuf, Refusal>) -> PoolOptions {
+    let (containment, why_no_cgroup) = match grouped {
+        Ok(_) => (CONTAINMENT_BY_CGROUP, None),
+        Err(refusal) => (CONTAINMENT, Some(refusal.to_string())),
+    };
+    PoolOptions { containment: containment.to_owned(), why_no_cgroup, ..options }
+}
+
+fn host_config(options: &Options, outputs: OutputFiles, grouped: Option<PathBuf>) -> HostConfig {
     let places = &options.places;
     let keeper = KeeperConfig {
         binary: options.keeper_binary.clone().unwrap_or_else(|| "eclosion".into()),
@@ -288,6 +315,7 @@ fn host_config(options: &Options, outputs: OutputFiles) -> HostConfig {
         dir: places.runtime.clone(),
         grace_ms: options.grace_ms,
         temporary: vec![places.socket.clone(), places.scratch(), places.artifacts().join("stage")],
+        groups: grouped.clone(),
         log: places.logs().join("keeper.log"),
         connect_timeout_ms: 10_000,
     };
@@ -295,7 +323,9 @@ fn host_config(options: &Options, outputs: OutputFiles) -> HostConfig {
     let samples_idle = options.recycle_rss_bytes > 0;
     let objects = Objects::new(options.memory_bytes / OBJECTS_OF_MEMORY);
     let code = Arc::new(CodeDirectories::default());
-    HostConfig { keeper, scratch: places.scratch(), outputs, cancel_grace_ms, samples_idle, code, objects }
+    let groups = groups::at(grouped).into();
+    let scratch = places.scratch();
+    HostConfig { keeper, groups, scratch, outputs, cancel_grace_ms, samples_idle, code, objects }
 }
 
 /// The workers that the journal knows and has not seen die.

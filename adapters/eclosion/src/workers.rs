@@ -43,7 +43,7 @@ use eclosion_ipc::Welcome;
 use eclosion_ipc::arena::Objects;
 use eclosion_kernel::Kernel;
 use eclosion_pool_manager::Launcher;
-use eclosion_process::{Keeper, KeeperConfig};
+use eclosion_process::{Groups, Keeper, KeeperConfig};
 use eclosion_schemas::ops::pool::ReserveRequest;
 use eclosion_schemas::{Error, Fence, WorkerId};
 use tokio::sync::watch;
@@ -59,6 +59,8 @@ const END: Duration = Duration::from_secs(8);
 /// What the host is made with.
 pub(crate) struct HostConfig {
     pub(crate) keeper: KeeperConfig,
+    /// How the system holds workers to their limits.
+    pub(crate) groups: Arc<dyn Groups>,
     pub(crate) scratch: PathBuf,
     pub(crate) outputs: OutputFiles,
     pub(crate) cancel_grace_ms: u64,

@@ -51,6 +51,8 @@ pub struct KeeperConfig {
     /// What a kernel that never comes back leaves: its socket, directories of half-done work. See
     /// [`KeeperOptions::temporary`](crate::KeeperOptions::temporary).
     pub temporary: Vec<PathBuf>,
+    /// Where the keeper makes a limit group for each worker: what [`crate::groups::arrange`] gave.
+    pub groups: Option<PathBuf>,
     /// Appended to by the keeper.
     pub log: PathBuf,
     /// For dialing and starting together.
@@ -87,6 +89,8 @@ pub enum KeeperEvent {
         pid: u32,
         how: How,
         peak_rss_bytes: u64,
+        /// Its group's counters say that it was killed at this limit of memory.
+        oom_limit_bytes: Option<u64>,
     },
     /// The last event: the keeper is gone, and with it every lifeline.
     Lost {
@@ -324,8 +328,8 @@ fn event(message: FromKeeper, descriptors: Vec<OwnedFd>) -> io::Result<KeeperEve
             KeeperEvent::Spawned { worker, pid, start_ticks, stream: stream()? }
         }
         FromKeeper::SpawnFailed { worker, error } => KeeperEvent::SpawnFailed { worker, error },
-        FromKeeper::Exited { worker, pid, how, peak_rss_bytes } => {
-            KeeperEvent::Exited { worker, pid, how, peak_rss_bytes }
+        FromKeeper::Exited { worker, pid, how, peak_rss_bytes, oom_limit_bytes } => {
+            KeeperEvent::Exited { worker, pid, how, peak_rss_bytes, oom_limit_bytes }
         }
         FromKeeper::Welcome { .. } | FromKeeper::Refused { .. } => {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it greeted twice"));
@@ -385,6 +389,9 @@ fn command(config: &KeeperConfig) -> io::Result<Command> {
     command.args(["--grace-ms", &config.grace_ms.to_string()]);
     for path in &config.temporary {
         command.arg("--temporary").arg(path);
+    }
+    if let Some(groups) = &config.groups {
+        command.arg("--groups").arg(groups);
     }
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_kept)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);

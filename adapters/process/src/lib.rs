@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`message`] (what is said, as data), [`socket`] (how a message and its descriptors travel),
 //! [`procfs`] (who is who, from /proc), [`tree`] (a worker and all that came of it), [`ladder`] (from asking to
-//! killing), [`limits`] (what a tree may take up), [`keeper`] (the process), [`client`] (the kernel's side), [`sweep`](mod@sweep) (what two deaths at once left behind).
+//! killing), [`limits`] (what a tree may take up), [`groups`] (where the system sees to it), [`keeper`] (the process), [`client`] (the kernel's side), [`sweep`](mod@sweep) (what two deaths at once left behind).
 //!
 //! Who is killed is decided by evidence that outlives a process id: (boot id, pid, start time), or the mark of the
 //! keeper's directory in a process's environment. Nothing here uses a parent-death signal: it fires when the spawning
@@ -16,6 +16,7 @@
 //! Linux alone. `unsafe` is in `keeper/sys.rs`, one step per function, and once where a socket joins tokio.
 
 pub mod client;
+pub mod groups;
 pub mod keeper;
 pub mod ladder;
 pub mod limits;
@@ -26,6 +27,7 @@ pub mod sweep;
 pub mod tree;
 
 pub use client::{Keeper, KeeperConfig, KeeperEvent};
+pub use groups::{Cgroups, Groups, NoGroups};
 pub use keeper::{KeeperOptions, main};
 pub use ladder::Rung;
 pub use message::{How, KnownWorker, SpawnWorker};

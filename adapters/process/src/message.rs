@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Longest packet, either way. A longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// How many workers one `welcome` packet lists: `128 × (96 bytes of id + 160 of the rest) < 64 KiB`.
+/// How many workers one `welcome` packet lists: `128 × (96 bytes of id + 208 of the rest) < 64 KiB`.
 pub const WELCOME_WORKERS_MAX: usize = 128;
 
 /// kernel → keeper.
@@ -90,6 +90,8 @@ pub enum FromKeeper {
         #[serde(flatten)]
         how: How,
         peak_rss_bytes: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oom_limit_bytes: Option<u64>,
     },
     /// The connection ends after this.
     Refused {
@@ -116,6 +118,8 @@ pub struct KnownWorker {
     pub status: Option<How>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_limit_bytes: Option<u64>,
 }
 
 /// keeper → zygote.
@@ -166,6 +170,7 @@ mod tests {
             pid: 7,
             how: How::Signal(9),
             peak_rss_bytes: 1024,
+            oom_limit_bytes: None,
         };
         let text = serde_json::to_string(&exited).unwrap();
         assert_eq!(text, r#"{"exited":{"worker":"w-1-1","pid":7,"signal":9,"peak_rss_bytes":1024}}"#);
@@ -184,6 +189,7 @@ mod tests {
             alive: false,
             status: Some(How::Code(i32::MIN)),
             peak_rss_bytes: Some(u64::MAX),
+            oom_limit_bytes: Some(u64::MAX),
         };
         let welcome =
             FromKeeper::Welcome { pid: u32::MAX, workers: vec![known; WELCOME_WORKERS_MAX], more: true };

@@ -241,6 +241,9 @@ pub struct StatusReply {
     /// How limits of memory and processes are kept: `sampling`, or `cgroup and sampling`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub containment: String,
+    /// Why the system does not keep them as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_no_cgroup: Option<String>,
     /// Tasks that are refused because equal ones have killed workers.
     #[serde(default)]
     pub quarantined: u32,

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use eclosion::Places;
+use eclosion::cgroups::{self, Refusal, Site};
 use eclosion_client::Client;
 use eclosion_schemas::Error;
 use eclosion_schemas::ops::kernel::{Empty, Status};
@@ -159,10 +160,20 @@ fn disk(path: &Path) -> Check {
     }
 }
 
-/// Nothing to be mended: said because a machine with cgroups lets people expect them.
+/// Nothing has to be mended: said because a machine with cgroups lets people expect them. What is looked at is where a
+/// kernel would stand that is started here and now; `pool` says it of one that runs.
 fn limits() -> Check {
-    let text =
-        format!("memory and processes of tasks are limited by {}; no cgroup is used", eclosion::CONTAINMENT);
+    let looked = Site::here().and_then(|site| cgroups::look(&site));
+    let text = match looked {
+        Ok(plan) => {
+            let base = plan.base.display();
+            format!("memory and processes of tasks are limited by cgroups below {base}, and by sampling")
+        }
+        Err(Refusal { why, help }) => {
+            let help = help.map(|help| format!("; for a cgroup: {help}")).unwrap_or_default();
+            format!("memory and processes of tasks are limited by sampling; no cgroup is used: {why}{help}")
+        }
+    };
     Check::well("limits", text)
 }
 

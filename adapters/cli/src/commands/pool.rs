@@ -120,7 +120,10 @@ async fn list(globals: &Globals) -> Result<u8, Error> {
     let by_hand = pool.workers.len() - own;
     let max = pool.workers_max;
     let waits = if pool.waiting == 1 { "task waits" } else { "tasks wait" };
-    let kept = &pool.containment;
+    let kept = match &pool.why_no_cgroup {
+        Some(why) => format!("{} alone: {why}", pool.containment),
+        None => pool.containment.clone(),
+    };
     let more = if by_hand > 0 { format!(" and {by_hand} started by hand") } else { String::new() };
     print(&format!(
         "{own} of at most {max} workers{more}, {} {waits}; calls: {} running, {} waiting; limits are kept by {kept}",

@@ -48,6 +48,7 @@ impl Launcher for WorkerHost {
                 (entry.link.clone(), None)
             }
         };
+        self.keep_limits(worker);
         if !bounds.is_none() {
             self.look_at_limits();
         }

@@ -162,7 +162,7 @@ impl WorkerHost {
             let mut workers = lock(&self.0.workers);
             let entry = workers.get_mut(worker).ok_or_else(|| gone(worker, "it is gone"))?;
             let link = entry.link.clone().ok_or_else(|| gone(worker, "it is gone"))?;
-            let told = entry.tell(&execute);
+            let told = entry.tell(&execute.code, &execute.code_hash);
             if told.label != execute.code_hash {
                 execute.to_mut().code_hash.clone_from(&told.label);
             }

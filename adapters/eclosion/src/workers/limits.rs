@@ -1,4 +1,5 @@
-//! Sees to it that no attempt takes up more than it may: samples the trees of workers, and kills the one that does.
+//! Sees to it that no attempt takes up more than it may: samples the trees of workers, and kills the one that does; and
+//! where workers are in groups, has the system hold each to the limits of what it computes.
 //!
 //! A loop of its own, which lives only while it has something to look at: an attempt with a limit of memory (its lease)
 //! or of processes, or a bound on what idle workers may hold. Without either, nobody reads the process table.
@@ -6,6 +7,7 @@
 //! A verdict is passed only on the attempt that was measured: if it ended meanwhile, nothing happens. What the pool
 //! manager is told (`pool.usage`) is for readers, and for recycling, which it decides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use eclosion_process::ProcessId;
@@ -93,6 +95,35 @@ impl WorkerHost {
             Some(Watched { worker: worker.clone(), leader: entry.process?, attempt })
         });
         Some(up.collect())
+    }
+
+    /// The worker's group is told what its attempt may take up, after this has returned: to take memory back may take a
+    /// while. Attempts of one worker follow each other, and so do these words.
+    pub(super) fn keep_limits(&self, worker: &WorkerId) {
+        let groups = Arc::clone(&self.0.config.groups);
+        if !groups.is_kept() {
+            return;
+        }
+        let Some(mut bounds) = self.unkept(worker, false) else { return };
+        let (host, worker) = (self.clone(), worker.clone());
+        tokio::spawn(async move {
+            loop {
+                let (groups, named) = (Arc::clone(&groups), worker.clone());
+                let told = tokio::task::spawn_blocking(move || groups.limit(&named, bounds)).await;
+                if let Ok(Err(why)) = told {
+                    tracing::debug!(%worker, %why, "its group cannot be told; it is sampled");
+                }
+                match host.unkept(&worker, true) {
+                    Some(next) => bounds = next,
+                    None => return,
+                }
+            }
+        });
+    }
+
+    /// What the worker's group has to be told; none, if it knows, or somebody else is about to tell it.
+    fn unkept(&self, worker: &WorkerId, is_teller: bool) -> Option<Bounds> {
+        lock(&self.0.workers).get_mut(worker)?.unkept(is_teller)
     }
 
     fn judge(&self, worker: &WorkerId, fence: Fence, excess: Excess) {

@@ -134,6 +134,7 @@ impl WorkerHost {
                 None => return,
             }
         };
+        self.keep_limits(worker);
         match outcome.is_returned() {
             true => self.idle(worker, fence),
             false => self.deliver(worker, about, fence, (outcome, span, code), safe),

@@ -62,7 +62,7 @@ impl WorkerHost {
     pub(super) fn known(&self, worker: KnownWorker) {
         lock(&self.0.workers).insert(worker.worker.clone(), Entry::new());
         if !worker.alive {
-            let death = worker.status.map_or_else(unseen, death_of);
+            let death = worker.status.map_or_else(unseen, |how| out_of_memory(worker.oom_limit_bytes, how));
             self.exited(&worker.worker, Exit { death, peak_rss_bytes: worker.peak_rss_bytes });
             self.gone(&worker.worker);
         }
@@ -90,14 +90,15 @@ impl WorkerHost {
                 self.exited(&worker, Exit { death: Death::Start { text: error }, peak_rss_bytes: None });
                 self.gone(&worker);
             }
-            KeeperEvent::Exited { worker, how, peak_rss_bytes, .. } => {
+            KeeperEvent::Exited { worker, how, peak_rss_bytes, oom_limit_bytes, .. } => {
                 let verdict = match how {
                     How::Signal(SIGKILL) => {
                         lock(&self.0.workers).get(&worker).and_then(|entry| entry.verdict.clone())
                     }
                     _ => None,
                 };
-                let unasked = || if self.is_stopping() { stopped(how) } else { death_of(how) };
+                let unasked =
+                    || if self.is_stopping() { stopped(how) } else { out_of_memory(oom_limit_bytes, how) };
                 let death = verdict.unwrap_or_else(unasked);
                 self.exited(&worker, Exit { death, peak_rss_bytes: Some(peak_rss_bytes) });
                 // A worker without a stream has no holder that would say so.
@@ -326,6 +327,14 @@ fn stopped(how: How) -> Death {
             Death::Killed { signal, sender: Some("eclosion, which stopped".into()) }
         }
         how => death_of(how),
+    }
+}
+
+/// What its group has counted says more than the signal.
+fn out_of_memory(limit_bytes: Option<u64>, how: How) -> Death {
+    match (limit_bytes, how) {
+        (Some(limit_bytes), How::Signal(SIGKILL)) => Death::OutOfMemory { limit_bytes, measured_bytes: None },
+        (_, how) => death_of(how),
     }
 }
 

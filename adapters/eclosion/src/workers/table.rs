@@ -30,6 +30,9 @@ pub(super) struct Entry {
     is_stale: bool,
     /// A survivor can have imported nothing before this.
     pub(super) born_at: Timestamp,
+    /// What its group was told last, if there is one, and whether somebody is about to tell it more.
+    kept: Option<Bounds>,
+    keeping: bool,
     /// Somebody looks whether what waits here gets its turn.
     pub(super) watched: bool,
     /// How its process ended, once the keeper has said so.
@@ -84,6 +87,8 @@ impl Entry {
             known: KnownFences::default(),
             told: None,
             is_stale: true,
+            kept: None,
+            keeping: false,
             born_at: Timestamp::default(),
             watched: false,
             exit: watch::Sender::new(None),
@@ -98,17 +103,16 @@ impl Entry {
     }
 
     /// It is about to be sent this: what it has to import from, as it has to be told.
-    pub(super) fn tell(&mut self, execute: &Execute) -> Arc<Told> {
-        let Execute { code: root, code_hash: hash, .. } = execute;
-        if let Some(told) = self.told.as_ref().filter(|told| told.root == *root && told.hash == *hash) {
+    pub(super) fn tell(&mut self, root: &str, hash: &str) -> Arc<Told> {
+        if let Some(told) = self.told.as_ref().filter(|told| told.root == root && told.hash == hash) {
             return Arc::clone(told);
         }
         let at = code_files::now();
         let label = match std::mem::take(&mut self.is_stale) {
             true => format!("{hash}~{}", at.0),
-            false => hash.clone(),
+            false => hash.to_owned(),
         };
-        let told = Arc::new(Told { root: root.clone(), hash: hash.clone(), label, at });
+        let told = Arc::new(Told { root: root.to_owned(), hash: hash.to_owned(), label, at });
         Arc::clone(self.told.insert(told))
     }
 
@@ -117,6 +121,17 @@ impl Entry {
         if self.told.as_ref().is_some_and(|known| Arc::ptr_eq(known, told)) {
             (self.told, self.is_stale) = (None, true);
         }
+    }
+
+    /// What its group has to be told: the bounds of what it computes, once for each change, by one teller at a time. The
+    /// teller asks again until there is nothing more.
+    pub(super) fn unkept(&mut self, is_teller: bool) -> Option<Bounds> {
+        if self.keeping && !is_teller {
+            return None;
+        }
+        let bounds = self.attempts.first_key_value().map(|(_, attempt)| attempt.bounds).unwrap_or_default();
+        self.keeping = self.kept.replace(bounds) != Some(bounds);
+        self.keeping.then_some(bounds)
     }
 
     pub(super) fn has(&self, fence: Fence) -> bool {
@@ -131,7 +146,7 @@ impl Entry {
         span: WorkSpan,
     ) {
         self.known.note(execute.fence);
-        let told = self.tell(execute);
+        let told = self.tell(&execute.code, &execute.code_hash);
         execute.code_hash.clone_from(&told.label);
         let code = execute.keeps.then_some(told);
         let attempt = AtWorker { about: Some(about.clone()), early: None, bounds, code, span };
@@ -162,5 +177,53 @@ impl Entry {
     /// A survivor's attempts that are over: their outcomes were heard by an earlier kernel.
     pub(super) fn forget_unwanted(&mut self, said: &[Fence], wanted: &[Fence]) {
         self.attempts.retain(|fence, _| !said.contains(fence) || wanted.contains(fence));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eclosion_schemas::Epoch;
+
+    use super::*;
+
+    fn fence(counter: u64) -> Fence {
+        Fence { epoch: Epoch(1), counter }
+    }
+
+    fn limited(memory_bytes: Option<u64>) -> AtWorker {
+        AtWorker { bounds: Bounds { memory_bytes, processes: None }, ..AtWorker::default() }
+    }
+
+    #[test]
+    fn a_group_is_told_the_bounds_of_what_is_computed_by_one_teller_at_a_time() {
+        let mut entry = Entry::starting();
+        assert_eq!(entry.unkept(false), Some(Bounds::default()), "what an earlier kernel said is not known");
+        entry.attempts.insert(fence(1), limited(Some(10)));
+        entry.attempts.insert(fence(2), limited(None));
+        assert_eq!(entry.unkept(false), None, "somebody is at it, and asks again");
+        assert_eq!(entry.unkept(true), Some(limited(Some(10)).bounds), "of the first, which is computed");
+        assert_eq!(entry.unkept(true), None);
+        assert_eq!(entry.unkept(false), None, "nothing has changed");
+        entry.attempts.remove(&fence(1));
+        assert_eq!(entry.unkept(false), Some(Bounds::default()));
+        assert_eq!(entry.unkept(true), None);
+        entry.attempts.clear();
+        assert_eq!(entry.unkept(false), None, "an idle worker is held by nothing, and was told so");
+    }
+
+    #[test]
+    fn a_worker_imports_anew_what_it_may_have_imported_wrongly() {
+        let mut entry = Entry::starting();
+        let first = entry.tell("/flow", "a");
+        assert_eq!(first.label, "a", "one that is started has imported nothing");
+        assert!(Arc::ptr_eq(&entry.tell("/flow", "a"), &first));
+        entry.distrust(&first);
+        let again = entry.tell("/flow", "a");
+        assert!(again.label.starts_with("a~"), "{again:?}");
+        entry.distrust(&first);
+        assert!(Arc::ptr_eq(&entry.tell("/flow", "a"), &again), "that was said of what came before");
+        assert_eq!(entry.tell("/flow", "b").label, "b", "another hash is another import anyway");
+        let survivor = Entry::new().tell("/flow", "a");
+        assert!(survivor.label.starts_with("a~"), "nobody here knows what it has imported: {survivor:?}");
     }
 }

@@ -7,22 +7,23 @@
 //!
 //! What it gives a worker by inheritance (tier 0): umask 077, no core files, no new privileges, no descriptor that it
 //! was not handed, a cleared environment, a higher place in the order in which the system kills for memory, and huge pages
-//! for those who ask for them.
+//! for those who ask for them; and a limit group of its own, where there are some ([`crate::groups`]).
 //!
 //! When it ends without a kernel, it takes along what that one left: see [`temporary`].
 //!
 //! It never blocks on a peer: every socket is non-blocking, and one that does not read is closed.
 
+mod hygiene;
 mod state;
 mod step;
 mod sys;
 mod temporary;
 mod zygote;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,12 +33,13 @@ use eclosion_schemas::WorkerId;
 use eclosion_schemas::certificate::signal_name;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FlockOperation;
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::Signal;
 
 use self::state::State;
-use self::step::{Action, Input, KernelId, ZygoteId};
+use self::step::{Action, Exit, Input, KernelId, ZygoteId};
 use self::sys::Peek;
 use self::temporary::Temporary;
+use crate::groups::{self, Groups};
 use crate::message::{FromKeeper, FromZygote, ToKeeper, ToWorker, ToZygote};
 use crate::procfs::{self, ProcessId};
 use crate::socket::{self, Link, Received};
@@ -67,6 +69,8 @@ pub struct KeeperOptions {
     pub grace_ms: u64,
     /// Removed if it ends without a kernel: sockets nobody listens on, and what is in these directories.
     pub temporary: Vec<PathBuf>,
+    /// Where it makes a limit group for each worker; none: nobody is held.
+    pub groups: Option<PathBuf>,
 }
 
 /// The whole life of a keeper process. Call it first of all in `main`, on the only thread: it closes every inherited
@@ -105,6 +109,9 @@ struct Shell {
     lifelines: BTreeMap<WorkerId, OwnedFd>,
     /// Where a worker's attempts have their scratch; one that is killed does not clean up.
     scratches: BTreeMap<WorkerId, PathBuf>,
+    groups: Box<dyn Groups>,
+    /// Groups of the dead, until nobody is in them.
+    emptying: BTreeSet<WorkerId>,
     temporary: Temporary,
     done: bool,
     _lock: File,
@@ -121,7 +128,7 @@ impl Shell {
     /// `None`: another keeper lives here.
     fn start(options: KeeperOptions) -> io::Result<Option<Self>> {
         let directory = fs::canonicalize(&options.dir)?;
-        let reserved = reserve_descriptors()?;
+        let reserved = hygiene::reserve_descriptors()?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let lock = OpenOptions::new()
             .create(true)
@@ -134,7 +141,7 @@ impl Shell {
             Err(rustix::io::Errno::AGAIN) => return Ok(None),
             Err(why) => return Err(why.into()),
         }
-        harden()?;
+        hygiene::harden()?;
         let signals = sys::signal_descriptor()?;
         crate::sweep::sweep_marked(&directory);
         let path = directory.join(SOCKET_NAME);
@@ -143,8 +150,12 @@ impl Shell {
             _ => {}
         }
         let listener = socket::listen(&path)?;
-        announce()?;
+        hygiene::announce()?;
         let started = Instant::now();
+        let groups = groups::at(options.groups);
+        // No other keeper lives here, so whoever is in them was its worker.
+        let emptying: BTreeSet<_> = groups.all().into_iter().collect();
+        emptying.iter().for_each(|worker| groups.kill(worker));
         Ok(Some(Self {
             state: State::new(options.instance, std::process::id(), options.grace_ms, 0),
             directory,
@@ -158,6 +169,8 @@ impl Shell {
             streams: BTreeMap::new(),
             lifelines: BTreeMap::new(),
             scratches: BTreeMap::new(),
+            groups,
+            emptying,
             temporary: Temporary::new(options.temporary),
             done: false,
             _lock: lock,
@@ -176,6 +189,7 @@ impl Shell {
                 self.hear_zygote(zygote);
             }
             self.reap();
+            self.empty_groups();
             self.step(Input::Tick);
         }
         if self.kernel.is_none() {
@@ -313,14 +327,19 @@ impl Shell {
     fn reap_one(&mut self, pid: u32) {
         // Until it is waited for, its pid is nobody else's: what it left behind is found now or never.
         let process = procfs::row(pid).map_or(ProcessId { pid, start_ticks: 0 }, |row| row.id);
-        if let Some((leader, brand)) = self.state.worker_of(pid) {
+        let mut oom_limit_bytes = None;
+        if let Some((worker, leader, brand)) = self.state.worker_of(pid) {
+            oom_limit_bytes = self.groups.oom_limit_bytes(worker);
             tree::signal(leader, Some(Brand::nth(brand)), Signal::KILL);
+            self.groups.kill(worker);
+            self.emptying.insert(worker.clone());
         }
         let zygote = self.zygotes.iter().find(|(_, handle)| handle.pid == pid).map(|(id, _)| *id);
         if let Some(id) = zygote {
             self.hear_zygote(id);
         }
         let Some(exit) = sys::reap(pid) else { return };
+        let exit = Exit { oom_limit_bytes, ..exit };
         let Some(id) = zygote else { return self.step(Input::Reaped { process, exit }) };
         let words = self.zygotes.remove(&id).map(|handle| handle.last_words()).unwrap_or_default();
         let how = match exit.how {
@@ -328,6 +347,12 @@ impl Shell {
             crate::How::Signal(signal) => format!("was killed by {}", signal_name(signal)),
         };
         self.step(Input::ZygoteGone { zygote: id, text: format!("the zygote {how}\n{words}") });
+    }
+
+    /// Whoever is killed in a group is in it until he is dead, and then there is a child to wait for: looked at each turn.
+    fn empty_groups(&mut self) {
+        let groups = &self.groups;
+        self.emptying.retain(|worker| !groups.remove(worker));
     }
 
     fn step(&mut self, input: Input) {
@@ -360,7 +385,13 @@ impl Shell {
                     self.step(Input::Zygote { zygote: id, said, process: None });
                 }
             }
-            Action::Adopt { process, brand } => adopt(process, brand),
+            Action::Adopt { worker, process, brand } => {
+                if let Err(why) = self.groups.place(&worker, process.pid) {
+                    // It is sampled, as all are.
+                    drop(writeln!(io::stderr(), "{worker} cannot be placed in a group: {why}"));
+                }
+                adopt(process, brand);
+            }
             Action::HandOver(worker, process) => self.hand_over(worker, process),
             Action::Signal { process, brand, signal, tree } => send_signal(process, brand, signal, tree),
             Action::Release(worker) => {
@@ -431,36 +462,6 @@ impl Shell {
             Err(_) => drop(procfs::signal(process, Signal::KILL)),
         }
     }
-}
-
-/// Holds every descriptor number up to the highest that a zygote is given.
-fn reserve_descriptors() -> io::Result<Vec<File>> {
-    let mut reserved = vec![File::open("/dev/null")?];
-    while reserved.last().is_some_and(|file| file.as_raw_fd() < 4) {
-        reserved.push(File::open("/dev/null")?);
-    }
-    Ok(reserved)
-}
-
-/// What zygotes and workers inherit (tier 0), and a session of our own: a Ctrl-C in the kernel's terminal is not ours.
-fn harden() -> io::Result<()> {
-    // Refused only where we lead a group already, and then the terminal's signals do not reach us either.
-    _ = rustix::process::setsid();
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    rustix::thread::set_no_new_privs(true)?;
-    // The kernel's allocator does without huge pages, which is inherited; arrays in a worker are faster with them.
-    rustix::thread::disable_transparent_huge_pages(false)?;
-    Ok(())
-}
-
-/// One line to whoever started us; then standard output is nobody's.
-fn announce() -> io::Result<()> {
-    // A kernel that died meanwhile is no reason to fail: the grace runs.
-    drop(writeln!(io::stdout(), "{READY_LINE}").and_then(|()| io::stdout().flush()));
-    let null = OpenOptions::new().write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&null)?;
-    Ok(())
 }
 
 fn kill_zygote(handle: &zygote::Handle) {

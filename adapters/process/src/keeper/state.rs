@@ -155,9 +155,10 @@ impl State {
     }
 
     #[must_use]
-    pub(super) fn worker_of(&self, pid: u32) -> Option<(ProcessId, u32)> {
-        let mut living = self.workers.values().filter(|worker| worker.exit.is_none());
-        living.find(|worker| worker.process.pid == pid).map(|worker| (worker.process, worker.brand))
+    pub(super) fn worker_of(&self, pid: u32) -> Option<(&WorkerId, ProcessId, u32)> {
+        let mut living = self.workers.iter().filter(|(_, worker)| worker.exit.is_none());
+        let found = living.find(|(_, worker)| worker.process.pid == pid);
+        found.map(|(id, worker)| (id, worker.process, worker.brand))
     }
 
     fn is_ending(&self) -> bool {
@@ -344,7 +345,7 @@ impl State {
         self.workers.insert(id.clone(), Worker { process, brand, exit: None });
         let ProcessId { pid, start_ticks } = process;
         if ended.is_none() {
-            actions.push(Action::Adopt { process, brand });
+            actions.push(Action::Adopt { worker: id.clone(), process, brand });
         }
         let spawned = FromKeeper::Spawned { worker: id.clone(), pid, start_ticks };
         actions.push(Action::TellWithStream(id.clone(), spawned));
@@ -479,6 +480,7 @@ impl Worker {
             alive: self.exit.is_none(),
             status: self.exit.map(|exit| exit.how),
             peak_rss_bytes: self.exit.map(|exit| exit.peak_rss_bytes),
+            oom_limit_bytes: self.exit.and_then(|exit| exit.oom_limit_bytes),
         }
     }
 }
@@ -495,8 +497,8 @@ fn clip(text: &str) -> String {
 }
 
 fn exited(worker: &WorkerId, process: ProcessId, exit: Exit) -> FromKeeper {
-    let Exit { how, peak_rss_bytes } = exit;
-    FromKeeper::Exited { worker: worker.clone(), pid: process.pid, how, peak_rss_bytes }
+    let Exit { how, peak_rss_bytes, oom_limit_bytes } = exit;
+    FromKeeper::Exited { worker: worker.clone(), pid: process.pid, how, peak_rss_bytes, oom_limit_bytes }
 }
 
 #[cfg(test)]

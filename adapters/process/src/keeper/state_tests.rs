@@ -30,7 +30,7 @@ fn process(pid: u32) -> ProcessId {
 }
 
 fn exit(how: How) -> Exit {
-    Exit { how, peak_rss_bytes: 4096 }
+    Exit { how, peak_rss_bytes: 4096, oom_limit_bytes: None }
 }
 
 fn hello(kernel: u64, epoch: u32) -> Input {
@@ -84,8 +84,10 @@ fn a_worker_waits_for_its_zygote_and_is_told_with_its_stream() {
     let actions = state.step(said(FromZygote::Ready { pid: 9 }, None), 5);
     assert_eq!(actions, [Action::Fork(ZygoteId(1), spawn_of("w-1", "e"))]);
     let spawned = FromKeeper::Spawned { worker: id("w-1"), pid: 70, start_ticks: 700 };
-    let expected =
-        [Action::Adopt { process: process(70), brand: 1 }, Action::TellWithStream(id("w-1"), spawned)];
+    let expected = [
+        Action::Adopt { worker: id("w-1"), process: process(70), brand: 1 },
+        Action::TellWithStream(id("w-1"), spawned),
+    ];
     assert_eq!(state.step(forked("w-1", 70), 6), expected);
 }
 
@@ -112,7 +114,13 @@ fn the_same_worker_again_changes_nothing() {
 fn an_exit_is_kept_until_it_is_forgotten() {
     let mut state = with_worker("w-1", 70);
     let actions = state.step(Input::Reaped { process: process(70), exit: exit(How::Signal(9)) }, 0);
-    let exited = FromKeeper::Exited { worker: id("w-1"), pid: 70, how: How::Signal(9), peak_rss_bytes: 4096 };
+    let exited = FromKeeper::Exited {
+        worker: id("w-1"),
+        pid: 70,
+        how: How::Signal(9),
+        peak_rss_bytes: 4096,
+        oom_limit_bytes: None,
+    };
     assert_eq!(actions, [Action::Release(id("w-1")), Action::Tell(exited)]);
     drop(state.step(Input::KernelGone { kernel: KernelId(1) }, 1));
     let known = |actions: &[Action]| match &actions[1] {

@@ -41,6 +41,8 @@ impl ZygoteKey {
 pub(super) struct Exit {
     pub(super) how: How,
     pub(super) peak_rss_bytes: u64,
+    /// On its group's evidence.
+    pub(super) oom_limit_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -96,8 +98,9 @@ pub(super) enum Action {
     EndZygote(ZygoteId),
     /// Make its stream and lifeline, and send the request with them.
     Fork(ZygoteId, SpawnWorker),
-    /// A worker that was forked: brand it, before user code runs in it.
+    /// A worker that was forked: place and brand it, before user code runs in it.
     Adopt {
+        worker: WorkerId,
         process: ProcessId,
         brand: u32,
     },

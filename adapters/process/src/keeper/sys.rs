@@ -95,7 +95,7 @@ pub(super) fn reap(pid: u32) -> Option<Exit> {
     };
     // Linux counts in KiB.
     let peak_rss_bytes = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
-    Some(Exit { how, peak_rss_bytes })
+    Some(Exit { how, peak_rss_bytes, oom_limit_bytes: None })
 }
 
 /// The child gets this descriptor as number `target`, and signals that arrive. The descriptor must not be `target`

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use eclosion_process::{How, Keeper, KeeperEvent, Leftover, ProcessId, boot_id, procfs, socket, sweep};
+use eclosion_process::limits::Bounds;
+use eclosion_process::{
+    Cgroups, Groups, How, Keeper, KeeperEvent, Leftover, ProcessId, boot_id, procfs, socket, sweep,
+};
 use eclosion_schemas::Epoch;
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt as _;
 
-use crate::world::{Kernel, Worker, World, wait_for_end, wait_until_alone, within};
+use crate::world::{GroupRoot, Kernel, Worker, World, wait_for_end, wait_until_alone, within};
 
 type Test = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -33,6 +36,9 @@ tests!(
     two_kernels_at_once_start_one_keeper,
     the_sweep_kills_recorded_workers_and_nobody_with_a_reused_pid,
     the_real_runtime_says_hello_and_says_it_again_when_adopted,
+    a_worker_is_in_its_group_before_it_speaks_and_the_group_goes_with_it,
+    what_another_keeper_left_in_a_group_is_killed,
+    the_system_kills_at_the_limit_of_memory_and_the_group_says_so,
 );
 
 const GRACE_MS: u64 = 60_000;
@@ -330,4 +336,71 @@ async fn hello(worker: &mut Worker, dir: &Path) {
     let stderr = std::fs::read_to_string(dir.join(format!("{}.stderr", worker.id))).unwrap_or_default();
     assert!(read.is_ok(), "{stderr}");
     assert_eq!(header[4..6], [1, 1]);
+}
+
+/// With groups in a real cgroup file system; says aloud if there is none.
+fn grouped() -> Option<(World, GroupRoot)> {
+    let root = GroupRoot::make()?;
+    let mut world = World::new(GRACE_MS);
+    world.groups = Some(root.0.clone());
+    Some((world, root))
+}
+
+/// Whoever is in a group, as the system says.
+fn members(group: &Path) -> Vec<u32> {
+    let text = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    text.lines().map(|pid| pid.parse().unwrap()).collect()
+}
+
+async fn a_worker_is_in_its_group_before_it_speaks_and_the_group_goes_with_it() {
+    let Some((world, root)) = grouped() else { return };
+    let mut kernel = start(&world).await;
+    kernel.keeper.spawn(world.worker("w-1")).unwrap();
+    let mut worker = kernel.spawned_silent().await;
+    let group = root.0.join("worker-w-1");
+    assert_eq!(members(&group), [worker.process.pid], "before its first word was read");
+    assert_eq!(worker.line().await, "up");
+    let escapee = worker.ask_pid("escape").await;
+    assert!(members(&group).contains(&escapee), "a session of its own leads out of no group");
+    kernel.keeper.signal(worker.id.clone(), Signal::KILL.as_raw(), false).unwrap();
+    let (_, how, _) = kernel.exited().await;
+    assert_eq!(how, How::Signal(9));
+    assert!(wait_for_end(escapee, END));
+    finish(kernel).await;
+    assert!(!group.exists());
+}
+
+async fn what_another_keeper_left_in_a_group_is_killed() {
+    let Some((world, root)) = grouped() else { return };
+    let group = root.0.join("worker-w-9");
+    std::fs::create_dir(&group).unwrap();
+    // Nothing else says whose it is: no mark, no record, no session.
+    let mut left = std::process::Command::new("sleep").arg("1000").env_clear().spawn().unwrap();
+    std::fs::write(group.join("cgroup.procs"), left.id().to_string()).unwrap();
+    let kernel = start(&world).await;
+    assert!(wait_for_end(left.id(), END));
+    left.wait().unwrap();
+    finish(kernel).await;
+    assert!(!group.exists());
+}
+
+async fn the_system_kills_at_the_limit_of_memory_and_the_group_says_so() {
+    const LIMIT_BYTES: u64 = 64 << 20;
+    let Some((world, root)) = grouped() else { return };
+    if !root.has_memory() {
+        println!("  LEFT OUT: the memory controller is not there for {}", root.0.display());
+        return;
+    }
+    let mut kernel = start(&world).await;
+    let mut worker = spawn(&world, &mut kernel, "w-1").await;
+    let bounds = Bounds { memory_bytes: Some(LIMIT_BYTES), processes: None };
+    Cgroups::new(root.0.clone()).limit(&worker.id, bounds).unwrap();
+    worker.order(&format!("eat {}", 4 * LIMIT_BYTES)).await;
+    match kernel.next().await {
+        KeeperEvent::Exited { how, oom_limit_bytes, .. } => {
+            assert_eq!((how, oom_limit_bytes), (How::Signal(9), Some(LIMIT_BYTES)));
+        }
+        other => panic!("{other:?}"),
+    }
+    finish(kernel).await;
 }

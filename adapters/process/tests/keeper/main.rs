@@ -37,11 +37,13 @@ fn main() -> ExitCode {
             grace_ms,
             "--temporary",
             temporary,
+            ref groups @ ..,
         ] => eclosion_process::main(KeeperOptions {
             instance: instance.into(),
             dir: dir.into(),
             grace_ms: grace_ms.parse().unwrap(),
             temporary: vec![temporary.into()],
+            groups: groups.get(1).map(Into::into),
         }),
         ["kernel", dir, grace_ms, workers] => {
             world::doomed_kernel(dir, grace_ms.parse().unwrap(), workers.parse().unwrap())

@@ -22,6 +22,8 @@ pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) grace_ms: u64,
     runtime_paths: Vec<String>,
+    /// Where its keeper makes groups.
+    pub(crate) groups: Option<PathBuf>,
 }
 
 impl World {
@@ -31,6 +33,7 @@ impl World {
             dir: tempfile::tempdir().unwrap(),
             grace_ms,
             runtime_paths: vec![stand_in.display().to_string()],
+            groups: None,
         }
     }
 
@@ -51,7 +54,7 @@ impl World {
     }
 
     pub(crate) fn config(&self) -> KeeperConfig {
-        config(self.dir.path(), self.grace_ms)
+        KeeperConfig { groups: self.groups.clone(), ..config(self.dir.path(), self.grace_ms) }
     }
 
     pub(crate) async fn kernel(&self, epoch: u32) -> Kernel {
@@ -81,6 +84,7 @@ fn config(dir: &Path, grace_ms: u64) -> KeeperConfig {
         dir: dir.to_owned(),
         grace_ms,
         temporary: vec![dir.join("temporary")],
+        groups: None,
         log: dir.join("keeper.log"),
         connect_timeout_ms: 20_000,
     }
@@ -268,4 +272,31 @@ pub(crate) fn kill_marked(marker: &str) -> Vec<String> {
         format!("{} {}", process.pid, command.replace('\0', " "))
     });
     told.collect()
+}
+
+/// A directory for groups in a cgroup file system of version 2, below our own cgroup. It goes with this.
+pub(crate) struct GroupRoot(pub(crate) PathBuf);
+
+impl GroupRoot {
+    /// Says aloud what is left out where there is none.
+    pub(crate) fn make() -> Option<Self> {
+        let site = eclosion_process::groups::Site::here().map_err(|refusal| refusal.to_string());
+        let made = site.and_then(|site| {
+            let root = site.own.join(format!("eclosion-test-{}", std::process::id()));
+            std::fs::create_dir(&root).map_err(|why| format!("{}: {why}", root.display()))?;
+            Ok(Self(root))
+        });
+        made.inspect_err(|why| println!("  LEFT OUT: no cgroup can be made here: {why}")).ok()
+    }
+
+    /// Hands the memory controller on, if it has it.
+    pub(crate) fn has_memory(&self) -> bool {
+        std::fs::write(self.0.join("cgroup.subtree_control"), "+memory +pids").is_ok()
+    }
+}
+
+impl Drop for GroupRoot {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir(&self.0));
+    }
 }

@@ -1080,6 +1080,8 @@ class PoolStatusReply(_Wire, kw_only=True):
     quarantined: int = 0
     # Wishes not answered yet.
     waiting: int
+    # Why the system does not keep them as well.
+    why_no_cgroup: str | None = None
     # The living.
     workers: list[WorkerView]
     workers_max: int

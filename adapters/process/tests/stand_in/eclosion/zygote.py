@@ -95,6 +95,9 @@ def obey(stream, order, *operands):
         os._exit(int(operands[0]))
     elif order == "child":
         stream.send(f"{subprocess.Popen(['sleep', '1000']).pid}\n".encode())
+    elif order == "eat":
+        # Each page is written to.
+        bytes(range(256)) * (int(operands[0]) // 256)
     elif order == "escape":
         # The daemon's classic: two forks, a session of its own, another program.
         reader, writer = os.pipe()
