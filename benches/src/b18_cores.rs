@@ -110,3 +110,19 @@ async fn ask_each(kernel: &Kernel, artifact: &str) -> Result<(), eclosion_schema
     bus.ask::<gc::Policy>(gc::PolicyRequest {}).await?;
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+mod tests {
+    #[test]
+    fn every_hot_operation_goes_on_for_as_long_as_it_is_measured() {
+        for hot in &mut super::operations::all().unwrap() {
+            for _ in 0..3 {
+                hot.prepare(100).unwrap_or_else(|why| panic!("{}: {why}", hot.name));
+                for _ in 0..100 {
+                    hot.operate().unwrap_or_else(|why| panic!("{}: {why}", hot.name));
+                }
+            }
+        }
+    }
+}

@@ -51,6 +51,20 @@ const REGISTRY: &[(&str, Bench)] = &[
     ("b18", b18_cores::run),
 ];
 
+const USAGE: &str = "\
+usage: cargo measure [BUDGET …] [--json], or cargo measure cold [--json]
+
+  b1   read and publish a view             b9   pipelined Python calls
+  b2   in-process ask                      b10  durable steps
+  b3   in-process tell                     b12  100 MiB array, object class
+  b4   publish to 8 subscribers            b13  start
+  b5   idle actors                         b14  recovery
+  b6   call of an attached client          b15  journal
+  b8   warm Python call                    b18  hot operations of the subsystems
+  cold what each set of features costs to build from nothing
+
+Without a budget, all of them; from b8 on they want `cargo build --release` before.";
+
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -66,10 +80,17 @@ fn budgets(words: &[&str]) -> ExitCode {
     let (flags, ids): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with('-'));
     let known = |id: &&str| REGISTRY.iter().any(|(name, _)| name == id);
     let json = flags.contains(&"--json");
-    if flags.iter().any(|flag| *flag != "--json") || !ids.iter().all(known) {
-        let all: Vec<_> = REGISTRY.iter().map(|(name, _)| *name).collect();
-        report::complain(&format!("usage: cargo measure [{}] [--json]", all.join("|")));
+    if flags.iter().any(|flag| ["--help", "-h"].contains(flag)) {
+        report::say(USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let unknown = ids.iter().find(|id| !known(id)).or(flags.iter().find(|flag| **flag != "--json"));
+    if let Some(unknown) = unknown {
+        report::complain(&format!("there is no `{unknown}`\n\n{USAGE}"));
         return ExitCode::from(2);
+    }
+    if cfg!(debug_assertions) {
+        report::complain("measuring a debug build: its ratios say nothing of what users get");
     }
     for (name, bench) in REGISTRY {
         if !ids.is_empty() && !ids.contains(name) {

@@ -109,6 +109,23 @@ impl Report {
         self
     }
 
+    /// How much more than the peer's ours grows between two of its rows and two of ours: what both take longer for, such as
+    /// memory further away, is nobody's. `to` says so in words.
+    pub(crate) fn growth(
+        mut self,
+        of: [&'static str; 2],
+        peer: [&'static str; 2],
+        to: &'static str,
+        budget: f64,
+    ) -> Self {
+        let p50 = |name| self.rows.iter().find(|row| row.name == name).map_or(f64::NAN, |row| row.p50);
+        let value = (p50(of[1]) / p50(of[0])) / (p50(peer[1]) / p50(peer[0]));
+        let met = value <= budget;
+        self.ratios.push(Ratio { of: of[1], to, value, budget, met });
+        self.met &= met;
+        self
+    }
+
     pub(crate) fn print_json(&self) {
         match serde_json::to_string(self) {
             Ok(line) => println!("{line}"),

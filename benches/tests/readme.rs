@@ -60,9 +60,10 @@ fn as_json_each_budget_is_a_line_with_floor_and_peer_and_their_histograms() {
 }
 
 #[test]
-fn a_budget_that_does_not_exist_is_answered_by_those_that_do() {
-    let ran = Command::new(env!("CARGO_BIN_EXE_eclosion-benches")).arg("b99").output().unwrap();
-    let said = String::from_utf8(ran.stderr).unwrap();
-    assert_eq!(ran.status.code(), Some(2));
-    assert!(said.contains("b1|b2|b3") && said.contains("--json"), "{said}");
+fn a_budget_that_there_is_not_is_refused_with_those_that_there_are() {
+    let refused = Command::new(env!("CARGO_BIN_EXE_eclosion-benches")).arg("b99").output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("there is no `b99`") && said.contains("b18"), "{said}");
+    assert!(said.ends_with(&measure(&["--help"])), "{said}");
 }

@@ -170,10 +170,14 @@ impl Builder {
         kernel.stage("/journal/writer", writing).await?;
         kernel.stage("/journal/syncer", syncing).await?;
         kernel.sweep().await?;
+        let ahead = Arc::clone(&kernel.journal);
+        let read = tokio::task::spawn_blocking(move || ahead.read_ahead()).await;
+        read.map_err(|why| Error::internal("journal.read", why.to_string()))?;
         for actor in self.actors {
             let child = actor.child(&kernel)?;
             kernel.root.add_child(ACTORS, child).await?;
         }
+        kernel.journal.forget_read_ahead();
         Ok(kernel)
     }
 }

@@ -1,59 +1,49 @@
 //! The actor `/calls`: one Python function or generator, once, on a warm worker; nothing is journaled.
 //!
 //! ```text
-//!   pool.call ─► lease: warm ─┬─ or pool.reserve until it names a worker ─► worker ─► reports, outcome ─► reply
-//!                             └─ or handed over by a call that ends                       │
-//!                                                        lease: to who waits, or warm ◄───┘ ─► pool.unreserve
+//!   pool.call ─► lease: warm ─┬─ or the next that is free ─► worker ─► reports, outcome ─► reply
+//!                             │         ▲                       │
+//!        pool.reserve until it names a worker     lease: to who waits, or warm ─► pool.unreserve
 //! ```
 //!
-//! A lease is a worker that the pool manager gives no attempt to. It serves one call at a time, and stays for [`WARM`]
-//! after it, so that a loop of calls asks the pool manager once. Owned here: leases and who waits for one; both outlive
-//! incarnations, because calls under way do.
+//! A lease is a worker that the pool manager gives no attempt to ([`leases`]). Each call stands in the [`books`], which
+//! `pool.calls` shows. Both outlive incarnations, because calls under way do.
 //!
-//! Invariants: (1) a lease is held by one call, is warm, or is given back. (2) A call that nobody waits for any more is
-//! cancelled, and its lease is held until its worker has stopped computing. (3) At most [`CALLS_MAX`] calls are under way.
-//! Each stands in the books (`calls/books.rs`), which `pool.calls` shows.
+//! Invariants: (1) a call has a lease while it is at a worker. (2) A call that nobody waits for any more is cancelled, and
+//! its lease is held until its worker has stopped computing. (3) At most [`CALLS_MAX`] calls are under way.
 //!
 //! It deliberately does not retry: whether a function may run twice only its caller knows.
 
 mod arguments;
 mod books;
 mod flow;
+mod leases;
 mod objects;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use eclosion_bus::{Bus, InHand, Responder, TraceContext};
+use eclosion_bus::{Bus, InHand, TraceContext};
 use eclosion_dag_tracker::environment_id;
 use eclosion_kernel::Handler;
 use eclosion_kernel::actor::unimplemented;
 use eclosion_schemas::flow::EnvironmentSpec;
 use eclosion_schemas::operation::Operation;
-use eclosion_schemas::ops::pool::{
-    CALLS, Call, CallList, CallRequest, Reserve, ReserveRequest, Stream, Unreserve, UnreserveRequest,
-};
+use eclosion_schemas::ops::pool::{CALLS, Call, CallList, CallRequest, Stream};
 use eclosion_schemas::ops::task::{Execute, Limits};
-use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Fence, Payload, Retry, Role, WorkerId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use eclosion_schemas::{Attempt, Code, EnvironmentId, Error, Fence, Payload, Retry, Role};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use self::books::{Books, Entry};
 use self::flow::Flow;
-use crate::workers::calls::{CallLine, Reservation, Word, call_id, call_run, call_task};
+use self::leases::{Lease, Leases};
+use crate::workers::calls::{CallLine, Word, call_id, call_run, call_task};
 use crate::workers::{WorkerHost, lock};
 
 /// Calls under way, waiting for a worker or at one.
 const CALLS_MAX: usize = 256;
-/// How long a worker stays reserved for the next call. Attempts wait as long at most, so it is short.
-const WARM: Duration = Duration::from_millis(500);
-/// A reservation lapses after a minute; it is renewed well before.
-const RENEW: Duration = Duration::from_secs(20);
-/// Between two asks for a worker that is being started: first, and at most.
-const ASK_AGAIN: Duration = Duration::from_millis(2);
-const ASK_AGAIN_MAX: Duration = Duration::from_millis(50);
 /// Environments whose ids are remembered: making one is a hash over JSON.
 const ENVIRONMENTS_KNOWN: usize = 16;
 
@@ -63,34 +53,10 @@ pub(crate) struct Calls(Arc<Shared>);
 
 struct Shared {
     host: WorkerHost,
-    bus: Arc<OnceLock<Bus>>,
     permits: Arc<Semaphore>,
-    tickets: AtomicU64,
-    leases: Mutex<BTreeMap<EnvironmentId, Leases>>,
+    leases: Leases,
     known: Mutex<VecDeque<(EnvironmentSpec, EnvironmentId)>>,
     books: Books,
-}
-
-/// The leases of one environment that no call holds, and the calls that have none. One of both is empty.
-#[derive(Default)]
-struct Leases {
-    /// The last used is the last.
-    warm: Vec<Lease>,
-    waiting: VecDeque<oneshot::Sender<Lease>>,
-    /// A task looks after those that are warm.
-    is_cooling: bool,
-}
-
-/// A worker that is ours for the time being.
-#[derive(Debug)]
-struct Lease {
-    ticket: u64,
-    worker: WorkerId,
-    renewed: Instant,
-    used: Instant,
-    /// A service's.
-    lasting: bool,
-    _held: Reservation,
 }
 
 /// What counts of who calls.
@@ -136,14 +102,13 @@ impl Handler for Calls {
 
 impl Calls {
     pub(crate) fn new(host: WorkerHost, bus: Arc<OnceLock<Bus>>) -> Self {
+        let books = Books::default();
         Self(Arc::new(Shared {
+            leases: Leases::new(host.clone(), bus, books.clone()),
             host,
-            bus,
             permits: Arc::new(Semaphore::new(CALLS_MAX)),
-            tickets: AtomicU64::new(1),
-            leases: Mutex::default(),
             known: Mutex::default(),
-            books: Books::default(),
+            books,
         }))
     }
 
@@ -162,7 +127,7 @@ impl Calls {
         }
         flow.reply(outcome);
         if let Some(lease) = lease {
-            self.put_back(&environment, lease).await;
+            self.0.leases.put_back(&environment, lease).await;
         }
         drop(permit);
     }
@@ -190,8 +155,8 @@ impl Calls {
         };
         loop {
             let acquired = match caller.lasting {
-                true => self.acquire_lasting(environment, &spec, flow.responder()).await,
-                false => self.acquire(environment, &spec, entry, flow.responder()).await,
+                true => self.0.leases.acquire_lasting(environment, &spec, flow.responder()).await,
+                false => self.0.leases.acquire(environment, &spec, flow.responder()).await,
             };
             let mut lease = match acquired {
                 Ok(lease) => lease,
@@ -207,7 +172,7 @@ impl Calls {
                     return (outcome, Some(lease));
                 }
                 // A lease may outlive its worker; nothing was sent.
-                Err(refusal) if refusal.reason == "worker.died" => self.give_back(lease.ticket).await,
+                Err(refusal) if refusal.reason == "worker.died" => self.0.leases.give_back(lease).await,
                 Err(refusal) => return (Err(refusal), Some(lease)),
             }
         }
@@ -240,7 +205,7 @@ impl Calls {
                         return timed_out.map_or(outcome, Err);
                     }
                 },
-                () = tokio::time::sleep_until(ends.unwrap_or(lease.renewed)), if wanted && ends.is_some() => {
+                () = tokio::time::sleep_until(ends.unwrap_or_else(Instant::now)), if wanted && ends.is_some() => {
                     wanted = false;
                     timed_out = Some(too_long(execute));
                     flow.abandon();
@@ -254,7 +219,9 @@ impl Calls {
                     tokio::spawn(async move { host.cancel_call(&worker, fence).await });
                 }
                 () = flow.more(), if wanted => flow.resume(),
-                () = tokio::time::sleep_until(lease.renewed + RENEW) => self.renew(lease, environment, spec).await,
+                () = tokio::time::sleep_until(lease.renew_at()) => {
+                    self.0.leases.renew(lease, environment, spec).await;
+                }
             }
         }
     }
@@ -268,175 +235,6 @@ impl Calls {
         known.truncate(ENVIRONMENTS_KNOWN - 1);
         known.push_front((spec.clone(), id.clone()));
         id
-    }
-
-    /// A worker for one call.
-    ///
-    /// # Errors
-    /// `cancelled` once nobody waits any more, what the environment says that cannot be built, or the pool manager.
-    async fn acquire(
-        &self,
-        environment: &EnvironmentId,
-        spec: &EnvironmentSpec,
-        entry: Option<&Entry>,
-        responder: &Responder,
-    ) -> Result<Lease, Error> {
-        let mut handed = {
-            let mut leases = lock(&self.0.leases);
-            let leases = leases.entry(environment.clone()).or_default();
-            if let Some(lease) = leases.warm.pop() {
-                return Ok(lease);
-            }
-            let (hand, handed) = oneshot::channel();
-            leases.waiting.retain(|waiting| !waiting.is_closed());
-            leases.waiting.push_back(hand);
-            handed
-        };
-        let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
-        let found = tokio::select! {
-            biased;
-            Ok(lease) = &mut handed => Ok(lease),
-            reserved = self.reserve(ticket, environment, spec, false, entry) => reserved,
-            () = responder.cancelled().cancelled() => Err(abandoned()),
-        };
-        // Between the two, one may have been handed over as well.
-        handed.close();
-        if !matches!(&found, Ok(lease) if lease.ticket == ticket) {
-            self.give_back(ticket).await;
-        }
-        if let Ok(second) = handed.try_recv() {
-            self.put_back(environment, second).await;
-        }
-        found
-    }
-
-    /// A worker that no other call gets for as long as its process lives.
-    ///
-    /// # Errors
-    /// As [`Calls::acquire`].
-    async fn acquire_lasting(
-        &self,
-        environment: &EnvironmentId,
-        spec: &EnvironmentSpec,
-        responder: &Responder,
-    ) -> Result<Lease, Error> {
-        let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
-        let found = tokio::select! {
-            biased;
-            reserved = self.reserve(ticket, environment, spec, true, None) => reserved,
-            () = responder.cancelled().cancelled() => Err(abandoned()),
-        };
-        if found.is_err() {
-            self.give_back(ticket).await;
-        }
-        found
-    }
-
-    async fn reserve(
-        &self,
-        ticket: u64,
-        environment: &EnvironmentId,
-        spec: &EnvironmentSpec,
-        lasting: bool,
-        entry: Option<&Entry>,
-    ) -> Result<Lease, Error> {
-        let mut pause = ASK_AGAIN;
-        loop {
-            let (environment, spec) = (environment.clone(), spec.clone());
-            let request = ReserveRequest { ticket, environment, spec, lasting };
-            match self.bus()?.ask::<Reserve>(request.clone()).await {
-                Ok(reply) => {
-                    if let Some(error) = reply.error {
-                        return Err(error);
-                    }
-                    if let Some(worker) = reply.worker {
-                        let now = Instant::now();
-                        let _held = self.0.host.reserve(&worker, request);
-                        return Ok(Lease { ticket, worker, renewed: now, used: now, lasting, _held });
-                    }
-                    if let Some(entry) = entry {
-                        entry.waits(reply.pending);
-                    }
-                }
-                // It is restarting; the next incarnation is asked.
-                Err(refusal) if refusal.retry != Retry::Never => {}
-                Err(refusal) => return Err(refusal),
-            }
-            tokio::time::sleep(pause).await;
-            // Slowly, so that a worker that is there waits for an eighth of its start at most.
-            pause = (pause + pause / 8).min(ASK_AGAIN_MAX);
-        }
-    }
-
-    async fn renew(&self, lease: &mut Lease, environment: &EnvironmentId, spec: &EnvironmentSpec) {
-        lease.renewed = Instant::now();
-        let Ok(bus) = self.bus() else { return };
-        let (environment, spec) = (environment.clone(), spec.clone());
-        let request = ReserveRequest { ticket: lease.ticket, environment, spec, lasting: lease.lasting };
-        if let Err(why) = bus.ask::<Reserve>(request).await {
-            tracing::warn!(worker = %lease.worker, %why, "a reservation was not renewed");
-        }
-    }
-
-    async fn give_back(&self, ticket: u64) {
-        let Ok(bus) = self.bus() else { return };
-        if let Err(why) = bus.ask::<Unreserve>(UnreserveRequest { ticket }).await {
-            tracing::debug!(ticket, %why, "a reservation was not given back; it lapses");
-        }
-    }
-
-    /// A call is over: its worker goes to the next one that waits, else it stays for a while.
-    async fn put_back(&self, environment: &EnvironmentId, mut lease: Lease) {
-        lease.used = Instant::now();
-        // One that is warm is not renewed, and must not lapse; and a service's worker is beyond what the pool may have.
-        if lease.lasting || lease.renewed.elapsed() > RENEW {
-            return self.give_back(lease.ticket).await;
-        }
-        let was_cooling = {
-            let mut leases = lock(&self.0.leases);
-            let leases = leases.entry(environment.clone()).or_default();
-            while let Some(waiting) = leases.waiting.pop_front() {
-                match waiting.send(lease) {
-                    Ok(()) => return,
-                    Err(back) => lease = back,
-                }
-            }
-            leases.warm.push(lease);
-            std::mem::replace(&mut leases.is_cooling, true)
-        };
-        if !was_cooling {
-            tokio::spawn(self.clone().cool(environment.clone()));
-        }
-    }
-
-    /// Gives leases of one environment back that nobody used for a while, until none is left.
-    async fn cool(self, environment: EnvironmentId) {
-        loop {
-            tokio::time::sleep(WARM / 2).await;
-            let (cold, is_over) = {
-                let mut all = lock(&self.0.leases);
-                let Some(leases) = all.get_mut(&environment) else { return };
-                let cold: Vec<_> = leases.warm.extract_if(.., |lease| lease.used.elapsed() >= WARM).collect();
-                leases.is_cooling = !leases.warm.is_empty();
-                let is_over = !leases.is_cooling;
-                if is_over && leases.waiting.is_empty() {
-                    all.remove(&environment);
-                }
-                (cold, is_over)
-            };
-            for lease in cold {
-                self.give_back(lease.ticket).await;
-            }
-            if is_over {
-                return;
-            }
-        }
-    }
-
-    fn bus(&self) -> Result<&Bus, Error> {
-        self.0.bus.get().ok_or_else(|| {
-            Error::new(Code::Unavailable, "kernel.starting", "the kernel is starting").retry(Retry::Now)
-        })
     }
 }
 

@@ -5,11 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eclosion::{Kernel, Options, Places};
 use eclosion_schemas::flow::EnvironmentSpec;
-use eclosion_schemas::ops::pool::{Call, CallRequest, Status, StatusRequest};
+use eclosion_schemas::ops::pool::{self, Call, CallRequest, Status, StatusRequest};
 use eclosion_schemas::{Code, Error, Payload, Role, codec};
 use serde_json::{Value, json};
 
@@ -27,6 +28,15 @@ def hang(began):
     pathlib.Path(began).write_text(str(os.getpid()))
     while True:
         time.sleep(0.01)
+
+def wait(began, gate):
+    pathlib.Path(began).touch()
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+
+def note(path, n):
+    with open(path, "a") as file:
+        file.write(f"{n} ")
 
 def pid():
     return os.getpid()
@@ -129,6 +139,43 @@ async fn a_call_is_answered_refused_or_given_up_and_the_worker_serves_the_next()
     let status = scene.kernel.bus().ask::<Status>(StatusRequest {}).await.unwrap();
     assert_eq!(status.waiting, 0);
     scene.kernel.shutdown().await;
+}
+
+/// On one thread, so that calls arrive in the order in which they are sent.
+#[tokio::test]
+async fn calls_that_wait_are_served_in_their_order_and_one_that_is_given_up_holds_up_nobody() {
+    const CALLS: u64 = 20;
+    const GIVEN_UP: u64 = 7;
+    let Some(binary) = binary() else {
+        return eprintln!("SKIPPED 1 test of calls: no eclosion binary; cargo build -p eclosion-cli");
+    };
+    let scene = Arc::new(Scene::start(binary).await);
+    let file = |name: &str| scene.directory.path().join(name);
+    let (began, gate, notes) = (file("began"), file("gate"), file("notes"));
+    let send = |function: &'static str, arguments: Value| {
+        let scene = Arc::clone(&scene);
+        tokio::spawn(async move { scene.call(function, arguments).await })
+    };
+    let first = send("functions:wait", json!({"began": began, "gate": gate}));
+    exists(&began).await;
+    let mut waiting: Vec<_> =
+        (0..CALLS).map(|n| send("functions:note", json!({"path": notes, "n": n}))).collect();
+    let handled = || {
+        let rows = scene.kernel.kernel().rows();
+        rows.into_iter().find(|row| row.address == pool::CALLS).map(|row| row.handled)
+    };
+    while handled() < Some(1 + CALLS) {
+        tokio::task::yield_now().await;
+    }
+    waiting.remove(GIVEN_UP as usize).abort();
+    std::fs::write(gate, "").unwrap();
+    assert_eq!(first.await.unwrap(), Ok(Value::Null));
+    for call in waiting {
+        assert_eq!(call.await.unwrap(), Ok(Value::Null));
+    }
+    let served: String = (0..CALLS).filter(|n| *n != GIVEN_UP).map(|n| format!("{n} ")).collect();
+    assert_eq!(std::fs::read_to_string(notes).unwrap(), served);
+    Arc::into_inner(scene).unwrap().kernel.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

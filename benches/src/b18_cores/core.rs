@@ -62,15 +62,15 @@ impl<C: Core> Bare<C> {
 
     fn apply(&mut self, event: &AnyEvent) {
         self.seq += 1;
-        self.core.apply(&mut self.state, &record(event, self.seq));
+        self.core.apply(&mut self.state, &record(event, self.seq, self.now));
     }
 }
 
-pub(super) fn record(event: &AnyEvent, seq: u64) -> Record {
+pub(super) fn record(event: &AnyEvent, seq: u64, at: Timestamp) -> Record {
     let stored = Stored {
         seq: Seq(seq),
         epoch: Epoch(1),
-        at: Timestamp(seq),
+        at,
         kind: Arc::from(event.kind),
         version: event.version,
         cause: None,

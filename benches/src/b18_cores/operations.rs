@@ -358,7 +358,11 @@ fn is_of(query: &Query, table: &str, key: &[u8]) -> bool {
 fn core_records() -> Result<Vec<eclosion_kernel::journal::Record>, Failure> {
     let step = committed("train".parse()?, 1, "w-1-1".parse()?, named(1)?)?;
     let events = [started()?.into(), step.into()];
-    Ok(events.iter().zip(1..).map(|(event, seq)| super::core::record(event, seq)).collect())
+    Ok(events
+        .iter()
+        .zip(1..)
+        .map(|(event, seq)| super::core::record(event, seq, eclosion_schemas::Timestamp(seq)))
+        .collect())
 }
 
 fn named(n: u64) -> Result<Payload, Failure> {

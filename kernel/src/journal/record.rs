@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use eclosion_schemas::events::Event;
@@ -12,7 +12,8 @@ use eclosion_schemas::{EffectId, Epoch, Seq, Timestamp};
 /// Larger things are files that an event names.
 pub const EVENT_BYTES_MAX: usize = 64 * 1024;
 
-/// A record. Typed in the process that appended it, decoded from its stored bytes in every later one.
+/// A record. Typed in the process that appended it; in every later one it is decoded from its stored bytes, by the first
+/// who asks and for all.
 pub struct Record {
     pub seq: Seq,
     pub epoch: Epoch,
@@ -23,7 +24,7 @@ pub struct Record {
     pub cause: Option<EffectId>,
     /// msgpack with named fields.
     pub body: Bytes,
-    value: Option<Arc<dyn Any + Send + Sync>>,
+    value: OnceLock<Arc<dyn Any + Send + Sync>>,
     undecodable: AtomicBool,
 }
 
@@ -42,14 +43,15 @@ pub struct Stored {
 impl From<Stored> for Record {
     fn from(stored: Stored) -> Self {
         let Stored { seq, epoch, at, kind, version, cause, body } = stored;
-        Self { seq, epoch, at, kind, version, cause, body, value: None, undecodable: AtomicBool::new(false) }
+        let (value, undecodable) = (OnceLock::new(), AtomicBool::new(false));
+        Self { seq, epoch, at, kind, version, cause, body, value, undecodable }
     }
 }
 
 impl Record {
     #[must_use]
     pub fn with_value(stored: Stored, value: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { value: Some(value), ..Self::from(stored) }
+        Self { value: OnceLock::from(value), ..Self::from(stored) }
     }
 
     #[must_use]
@@ -66,16 +68,18 @@ impl Record {
         if !self.is::<E>() {
             return None;
         }
-        if let Some(value) = &self.value
+        if let Some(value) = self.value.get()
             && let Ok(event) = Arc::clone(value).downcast::<E>()
         {
             return Some(event);
         }
-        let decoded = rmp_serde::from_slice(&self.body).ok().map(Arc::new);
-        if decoded.is_none() {
+        let Ok(decoded) = rmp_serde::from_slice(&self.body).map(Arc::new) else {
             self.undecodable.store(true, Ordering::Relaxed);
-        }
-        decoded
+            return None;
+        };
+        // Whoever was first says the same.
+        let _ = self.value.set(Arc::clone(&decoded) as _);
+        Some(decoded)
     }
 
     /// Somebody folded it and could not: the state is not to be trusted.

@@ -21,6 +21,8 @@
 //!
 //! It neither blocks nor does I/O, so the simulation uses it as it is.
 
+mod ahead;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::ControlFlow;

@@ -61,6 +61,15 @@ impl Books {
         Entry { books: self.clone(), key: fence.counter }
     }
 
+    /// Why calls of an environment that have no worker wait.
+    pub(super) fn wait(&self, environment: &EnvironmentId, pending: &[PendingReason]) {
+        let mut kept = lock(&self.0);
+        let open = kept.open.values_mut();
+        for view in open.filter(|view| view.state == CallState::Waiting && view.environment == *environment) {
+            view.pending = pending.to_vec();
+        }
+    }
+
     pub(super) fn refused(&self) {
         lock(&self.0).counts.refused += 1;
     }
@@ -103,10 +112,6 @@ impl Books {
 }
 
 impl Entry {
-    pub(super) fn waits(&self, pending: Vec<PendingReason>) {
-        self.change(|view| view.pending = pending);
-    }
-
     /// A worker has it, or is about to.
     pub(super) fn runs(&self, worker: &WorkerId) {
         self.change(|view| {
@@ -154,12 +159,16 @@ mod tests {
     fn a_call_is_in_the_books_from_its_coming_to_its_end_and_a_while_longer() {
         let books = Books::default();
         let (first, second) = (begun(&books, 1), begun(&books, 2));
-        second.waits(vec![PendingReason::Drained { reason: "a test".into() }]);
         first.runs(&"w-1-1".parse().unwrap());
+        for environment in ["e", "other"] {
+            let reason = environment.into();
+            books.wait(&environment.parse().unwrap(), &[PendingReason::Drained { reason }]);
+        }
         let list = books.list(256);
         assert_eq!((list.waiting, list.running, list.calls_max), (1, 1, 256));
         assert_eq!(list.calls[0].worker.as_ref().map(WorkerId::as_str), Some("w-1-1"));
-        assert_eq!(list.calls[1].pending.len(), 1);
+        assert_eq!(list.calls[0].pending, []);
+        assert_eq!(list.calls[1].pending, [PendingReason::Drained { reason: "e".into() }]);
         first.ended(&Err(Error::internal("task.raised", "x".repeat(5_000))));
         drop(first);
         drop(second);

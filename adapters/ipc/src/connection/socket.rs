@@ -1,9 +1,13 @@
 //! The socket itself: recvmsg and sendmsg on a non-blocking descriptor, woken by the runtime.
+//!
+//! It waits to be readable and for nothing else. A socket that waits to be writable as well is woken by its peer for every
+//! message that the peer reads, which costs both of them; so that is waited for only while the peer takes nothing.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{
@@ -11,18 +15,22 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 
 use super::DESCRIPTORS_MAX;
 
 #[derive(Debug)]
-pub(crate) struct Socket(UnixStream);
+pub(crate) struct Socket {
+    stream: AsyncFd<OwnedFd>,
+    /// The same socket, while there is no room in it.
+    full: Mutex<Option<AsyncFd<OwnedFd>>>,
+}
 
 impl Socket {
     pub(crate) fn new(stream: OwnedFd) -> io::Result<Self> {
-        let stream = std::os::unix::net::UnixStream::from(stream);
-        stream.set_nonblocking(true)?;
-        Ok(Self(UnixStream::from_std(stream)?))
+        rustix::io::ioctl_fionbio(&stream, true)?;
+        let stream = watched(stream, Interest::READABLE)?;
+        Ok(Self { stream, full: Mutex::default() })
     }
 
     /// Receives what is there, at most a buffer full; 0 is the peer's end.
@@ -33,24 +41,17 @@ impl Socket {
         descriptors: &mut VecDeque<OwnedFd>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_read_ready(task))?;
-            let mut all = None;
-            let received = self.0.try_io(Interest::READABLE, || {
-                let (bytes, is_all) = receive(self.0.as_fd(), buffer, descriptors)?;
-                if is_all && bytes > 0 {
-                    // Nothing more is there, and what comes later will say so: one system call less for each wake.
-                    all = Some(bytes);
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                Ok(bytes)
-            });
-            match received {
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(bytes) = all {
-                        return Poll::Ready(Ok(bytes));
+            let mut there = ready!(self.stream.poll_read_ready(task))?;
+            match receive(self.stream.as_fd(), buffer, descriptors) {
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => there.clear_ready(),
+                Ok((bytes, is_all)) => {
+                    if is_all && bytes > 0 {
+                        // What comes later will say so: one system call less for each wake.
+                        there.clear_ready();
                     }
+                    return Poll::Ready(Ok(bytes));
                 }
-                received => return Poll::Ready(received),
+                Err(why) => return Poll::Ready(Err(why)),
             }
         }
     }
@@ -58,12 +59,12 @@ impl Socket {
     /// Ends both directions: the peer reads what was sent, and then the end.
     pub(crate) fn shutdown(&self) {
         // A peer that has gone already misses nothing.
-        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
 
     /// Sends a first part of `bytes` with the descriptors, without waiting.
     pub(crate) fn try_send(&self, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
-        send(self.0.as_fd(), bytes, descriptors)
+        send(self.stream.as_fd(), bytes, descriptors)
     }
 
     pub(crate) fn poll_send(
@@ -72,19 +73,33 @@ impl Socket {
         bytes: &[u8],
         descriptors: &[OwnedFd],
     ) -> Poll<io::Result<usize>> {
+        // Most of the time there is room, which the socket itself knows best.
+        match self.try_send(bytes, descriptors) {
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return Poll::Ready(sent),
+        }
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = match full.take() {
+            Some(waiting) => waiting,
+            None => watched(self.stream.get_ref().try_clone()?, Interest::WRITABLE)?,
+        };
         loop {
-            // Most of the time there is room, which the socket itself knows best.
+            let Poll::Ready(room) = waiting.poll_write_ready(task) else {
+                *full = Some(waiting);
+                return Poll::Pending;
+            };
             match self.try_send(bytes, descriptors) {
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
-                sent => return Poll::Ready(sent),
-            }
-            ready!(self.0.poll_write_ready(task))?;
-            match self.0.try_io(Interest::WRITABLE, || self.try_send(bytes, descriptors)) {
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => room?.clear_ready(),
                 sent => return Poll::Ready(sent),
             }
         }
     }
+}
+
+#[expect(unsafe_code, reason = "tokio's own sockets wait for both")]
+fn watched(socket: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and the same descriptor for as long as it lives, and the `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 /// Returns how many bytes came, and whether nothing more was there.
