@@ -5,8 +5,8 @@
 //! covers, all verified, decoded and offered to every subsystem, until it returns. They are commits of a run that is over
 //! and forgotten, so that what is measured is the reading and not one shape of graph. *panic* is a subsystem that is told
 //! to panic until a question is answered by its next incarnation, in a kernel that was started on the journal of real
-//! runs of a little more than 1,000 events, so that each is read from the disk and decoded again. A kernel has one panic
-//! of each: the first restart waits for nothing, those after it for their backoff.
+//! runs of a little more than 1,000 events, which the next incarnation folds again from the tail. A kernel has one panic of
+//! each: the first restart waits for nothing, those after it for their backoff.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -3,6 +3,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use eclosion_schemas::events::{Event, LeaseReleased};
 
 use super::*;
+use crate::core::Row;
+use crate::journal::JournalStore;
+use crate::journal::memory::MemoryStore;
 
 fn journal() -> Journal {
     Journal::new(Opened { epoch: Epoch(1), last: Seq(0) }, None)
@@ -151,4 +154,60 @@ fn events_are_counted_by_kind_when_they_are_appended_and_not_when_they_are_refus
     assert!(append(&journal, 0).is_err());
     append(&journal, 1).unwrap();
     assert_eq!(journal.appended_of_kinds(), BTreeMap::from([(LeaseReleased::KIND, 2)]));
+}
+
+/// Counts how often somebody reads from the start.
+#[derive(Debug)]
+struct Counting(MemoryStore, AtomicUsize);
+
+impl Reader for Counting {
+    fn read(
+        &self,
+        after: Seq,
+        kinds: &[&str],
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.read(after, kinds, visit)
+    }
+
+    fn get(&self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.0.get(table, key)
+    }
+
+    fn scan(&self, table: &str, prefix: &[u8], newest_first: bool, limit: u32) -> Result<Vec<Row>, Error> {
+        self.0.scan(table, prefix, newest_first, limit)
+    }
+}
+
+#[test]
+fn actors_that_begin_together_read_the_store_once_and_those_that_begin_again_what_is_no_longer_kept() {
+    const STORED: usize = 5_000;
+    let mut store = MemoryStore::default();
+    let first_life = Journal::new(store.open(), None);
+    for folded in 0..STORED {
+        append(&first_life, folded as u64).unwrap();
+    }
+    store.append(&first_life.unwritten(STORED), &[]).unwrap();
+
+    let reader = Arc::new(Counting(store.clone(), AtomicUsize::new(0)));
+    let reads = || reader.1.load(Ordering::Relaxed);
+    let journal = Journal::new(store.open(), Some(Arc::clone(&reader) as Arc<dyn Reader>));
+    let whole = |journal: &Journal| {
+        let behind = journal.after(Seq(0), &[LeaseReleased::KIND]);
+        let seqs = behind.records.iter().map(|record| record.seq.0);
+        assert!(seqs.eq(1..=STORED as u64) && behind.head == Seq(STORED as u64));
+        behind.records
+    };
+    journal.read_ahead();
+    let (first, second) = (whole(&journal), whole(&journal));
+    assert_eq!(reads(), 1);
+    let decoded = |record: &Record| record.event::<LeaseReleased>().unwrap();
+    assert!(Arc::ptr_eq(&decoded(&first[7]), &decoded(&second[7])), "it is decoded once");
+
+    journal.forget_read_ahead();
+    whole(&journal);
+    assert_eq!(reads(), 2);
+    let kept = journal.after(Seq(STORED as u64 - 1_000), &[LeaseReleased::KIND]);
+    assert_eq!((kept.records.len(), reads()), (1_000, 2));
 }
