@@ -3,6 +3,7 @@
 //! ```text
 //! eclosion-crash              every fault once
 //! eclosion-crash N            N rounds, each with a seed of its own, printed
+//! eclosion-crash A..B         the rounds of these seeds, so that several can run at a time
 //! eclosion-crash --seed S     one round again
 //! eclosion-crash --list       what a round may do
 //! ```
@@ -44,14 +45,20 @@ fn main() -> ExitCode {
         }
         ["--seed", seed] => seed.parse().into_iter().collect(),
         [] => (0..Fault::ALL.len() as u64).collect(),
-        [rounds] => rounds.parse().map(|rounds: u64| (0..rounds).collect()).unwrap_or_default(),
+        [rounds] => range(rounds).map(Iterator::collect).unwrap_or_default(),
         _ => Vec::new(),
     };
     if seeds.is_empty() {
-        eprintln!("usage: cargo crash [ROUNDS | --seed SEED | --list]");
+        eprintln!("usage: cargo crash [ROUNDS | FROM..TO | --seed SEED | --list]");
         return ExitCode::from(2);
     }
     rounds(&seeds)
+}
+
+/// `N` or `A..B`.
+fn range(text: &str) -> Option<std::ops::Range<u64>> {
+    let (from, to) = text.split_once("..").unwrap_or(("0", text));
+    Some(from.parse().ok()?..to.parse().ok()?)
 }
 
 /// What became of all rounds.
