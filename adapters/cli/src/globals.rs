@@ -45,7 +45,9 @@ impl Globals {
         // The keeper is this binary in another role.
         let this = std::env::current_exe()
             .map_err(|why| Error::internal("binary", format!("this binary is not to be found: {why}")))?;
-        Ok(Options { keeper_binary: Some(this), ..Options::configured(&self.configuration.settings)? })
+        let configured = Options::configured(&self.configuration.settings)?;
+        // This process is the kernel's alone, so that it may move itself.
+        Ok(Options { keeper_binary: Some(this), cgroups: true, ..configured })
     }
 
     /// The socket to dial.

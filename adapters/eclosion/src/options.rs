@@ -114,7 +114,8 @@ impl Options {
             resources: config::resources(settings)?,
             grace_ms: settings.whole(&config::GRACE_MS)?,
             cancel_grace_ms: settings.whole(&config::CANCEL_GRACE_MS)?,
-            cgroups: true,
+            // Whoever is the whole process may say otherwise.
+            cgroups: false,
             build_timeout_ms: settings.whole(&config::BUILD_TIMEOUT_MS)?,
             retention: config::retention(settings)?,
             keeper_binary: None,
