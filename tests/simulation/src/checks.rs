@@ -73,6 +73,8 @@ struct OnDisk {
     started: BTreeMap<RunId, Source>,
     cancelling: BTreeSet<RunId>,
     finished: BTreeSet<RunId>,
+    /// Even the records of their deletion are gone: nobody knows of them any more.
+    forgotten: BTreeSet<RunId>,
     committed: BTreeMap<TaskRef, Fence>,
     /// Of those, and of steps that took an earlier result.
     outputs: BTreeMap<TaskRef, Payload>,
@@ -328,6 +330,10 @@ impl crate::kernel::Kernel {
 }
 
 impl Checks {
+    pub(crate) fn is_forgotten(&self, run: &RunId) -> bool {
+        self.on_disk.forgotten.contains(run)
+    }
+
     fn read(&mut self, record: &Record, jobs: usize) -> Result<(), String> {
         let on_disk = &mut self.on_disk;
         if record.seq != on_disk.last.next() {
@@ -374,6 +380,7 @@ impl Checks {
         } else if let Some(erased) = record.event::<GcErased>() {
             // With the run its key is gone: who starts it again gets another.
             erased.run.iter().for_each(|run| _ = on_disk.started.remove(run));
+            on_disk.forgotten.extend(erased.runs.iter().cloned());
         } else if let Some(granted) = record.event::<LeaseGranted>() {
             on_disk.leases.insert(granted.lease.clone(), record.at);
         } else if let Some(released) = record.event::<LeaseReleased>() {

@@ -150,7 +150,10 @@ impl World {
                 self.client.jobs[number].1.ended |= reply.run.state.is_final();
             }
             // It was over, and nobody has asked for it since.
-            Err(refusal) if refusal.reason == "run.collected" => {
+            Err(refusal)
+                if refusal.reason == "run.collected"
+                    || refusal.reason == "run.unknown" && self.is_forgotten(number) =>
+            {
                 self.client.jobs[number].1.ended = true;
             }
             Err(refusal) if crate::kernel::is_final(refusal.code) => {
@@ -158,5 +161,9 @@ impl World {
             }
             Err(_) => {}
         }
+    }
+
+    fn is_forgotten(&self, number: usize) -> bool {
+        self.client.jobs[number].1.run.as_ref().is_some_and(|run| self.checks.is_forgotten(run))
     }
 }
