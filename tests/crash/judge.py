@@ -168,7 +168,9 @@ class Judge:
                 cancelled.add(record.body["run"])
             elif record.kind == "attempt.started":
                 body = record.body
-                for needed in self.needs(flows[body["run"]], body["task"].split("[")[0]):
+                flow = flows.get(body["run"])
+                self.claim(flow is not None, f"#{record.seq}: an attempt of a run that was not started")
+                for needed in self.needs(flow, body["task"].split("[")[0]) if flow is not None else ():
                     have = [task for task in done[body["run"]] if task.split("[")[0] == needed]
                     self.claim(bool(have), f"#{record.seq}: {body['task']} started before {needed} was committed")
 

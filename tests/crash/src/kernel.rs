@@ -14,6 +14,7 @@ use crate::watch::Watch;
 
 /// Whatever takes longer than this hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How long workers outlive a killed kernel; longer than any round takes to start the next one.
 const GRACE_MS: u64 = 30_000;
 /// The same on every machine.
@@ -114,7 +115,8 @@ impl Kernel {
         self.attach().await
     }
 
-    /// A client, once the kernel is ready: it says so in its log, which is watched.
+    /// A client, once the kernel is ready: it says so in its log, which is watched. A slow machine may fail to answer a try
+    /// that comes after its last word, so that there is another.
     pub(crate) async fn attach(&mut self) -> Result<Client, Failure> {
         let watch = Watch::on(&self.directory)?;
         let ready = async {
@@ -125,7 +127,9 @@ impl Kernel {
                 {
                     return Ok::<_, Failure>(client);
                 }
-                watch.changed().await?;
+                if let Ok(changed) = tokio::time::timeout(TRY_AGAIN, watch.changed()).await {
+                    changed?;
+                }
             }
         };
         match tokio::time::timeout(PATIENCE, ready).await {
