@@ -9,8 +9,8 @@ ROUND_DIR holds `journal/` (journal.db, -wal, journal.mark), `ledger/*.jsonl` an
 {"expected": {RUN: value}, "kills": {"worker": n, "keeper": n, "kernel": n}, "workers_max": n,
  "told": {"seq": n, "finished": [TASK]}, "forgotten_ns": n, "crowds": [{"run": RUN, "blocks": bool}], and what
 `judge_parts.py` judges}.
-`told` is what a client had been told when the power went. What the ledger has from before `forgotten_ns` the journal may
-have lost: an attempt is dispatched when its record is written, and only what was synced survives a power cut.
+`told` is what a client had been told when the power went. What the ledger has from before `forgotten_ns` the journal
+may have lost: an attempt is dispatched when its record is written, and only what was synced survives a power cut.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def fence_of(body: dict[str, Any]) -> Fence:
 
 
 class Judge:
-    def __init__(self, records: list[Record], mark: tuple[int, bytes] | None, ledger: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    def __init__(
+        self, records: list[Record], mark: tuple[int, bytes] | None, ledger: list[dict[str, Any]], about: dict[str, Any]
+    ) -> None:
         self.records, self.mark, self.ledger, self.about = records, mark, ledger, about
         self.violations: list[str] = []
 
@@ -128,7 +130,9 @@ class Judge:
         if self.mark:
             seq, marked = self.mark
             found = self.records[seq - 1] if 0 < seq <= len(self.records) else None
-            self.claim(seq == 0 or (found is not None and found.chain == marked), f"the mark names #{seq}, which is not there")
+            self.claim(
+                seq == 0 or (found is not None and found.chain == marked), f"the mark names #{seq}, which is not there"
+            )
 
     def of(self, kind: str) -> Iterator[tuple[Record, dict[str, Any]]]:
         return ((record, record.body) for record in self.records if record.kind == kind)
@@ -148,7 +152,10 @@ class Judge:
                 granted[task] = fence
             else:
                 committed[task] += 1
-                self.claim(granted.get(task) == fence, f"#{record.seq}: {task} committed under {fence}, not {granted.get(task)}")
+                self.claim(
+                    granted.get(task) == fence,
+                    f"#{record.seq}: {task} committed under {fence}, not {granted.get(task)}",
+                )
         for task, times in committed.items():
             self.claim(times == 1, f"{task} was committed {times} times")
 
@@ -193,7 +200,7 @@ class Judge:
             self.claim(found is not None and msgspec.msgpack.decode(found) == value, f"run {run}: not {value}")
 
     def starts(self) -> None:
-        """H4: whatever was committed was started; starts beyond the first are explained by what the journal saw fail."""
+        """H4: what was committed was started; starts beyond the first are explained by what the journal saw fail."""
         starts = Counter((line["run"], line["task"]) for line in self.started())
         attempts = Counter((b["run"], b["task"]) for _, b in self.of("attempt.started"))
         ended = {fence_of(b) for _, b in self.of("step.failed")}
@@ -229,8 +236,8 @@ class Judge:
         return found
 
     def crowds(self) -> None:
-        """Crowds prove something only if attempts waited at one worker, and behind one that blocks. Not in each of them: on
-        a machine with much to do tasks are not quick for a while."""
+        """Crowds prove something only if attempts waited at one worker, and behind one that blocks. Not in each: on a
+        machine with much to do tasks are not quick for a while."""
         most = behind = 0
         for crowd in self.about["crowds"]:
             waited, returned = self.crowd(crowd["run"])
@@ -281,11 +288,15 @@ class Judge:
         committed = {body["task"]: record.seq for record, body in self.of("step.committed")}
         again = {line["task"] for line in self.started(self.about["forgotten_ns"])}
         for task in told["finished"]:
-            self.claim(committed.get(task, last + 1) <= told["seq"], f"{task} was told to be finished and is not committed")
-            self.claim(not self.about["forgotten_ns"] or task not in again, f"{task} was told to be finished and ran again")
+            self.claim(
+                committed.get(task, last + 1) <= told["seq"], f"{task} was told to be finished and is not committed"
+            )
+            self.claim(
+                not self.about["forgotten_ns"] or task not in again, f"{task} was told to be finished and ran again"
+            )
 
     def deaths(self) -> None:
-        """Workers die only of what was done to them; the kernel's own death is not among it. Or it says why it did it."""
+        """Workers die only of what was done to them, which the kernel's own death is not. Or it says why it did it."""
         dead = [(record.seq, body) for record, body in self.of("worker.died") if not body.get("wanted")]
         unwanted = [
             f"#{seq} {body['worker']}: {body['certificate']['death']}"
