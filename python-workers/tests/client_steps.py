@@ -51,14 +51,15 @@ def wait(gate: str) -> str:
     """Says that it has begun, waits until the gate is opened, and says how that ended."""
     folder = pathlib.Path(gate)
     current().progress(0, 1, "waiting")
-    (folder / "entered").touch()
     try:
+        # A cancel may come as soon as somebody sees this.
+        (folder / "entered").touch()
         while not (folder / "open").exists():
             time.sleep(0.005)
     except eclosion.Cancelled:
-        (folder / "left").write_text("cancelled")
+        _left(gate, "cancelled")
         raise
-    (folder / "left").write_text("opened")
+    _left(gate, "opened")
     return "opened"
 
 
@@ -147,6 +148,7 @@ def sums(values: Iterable[Any], more: Any) -> list[int]:
 
 
 def _left(gate: str, how: str) -> None:
+    """Whole from the moment that it is seen."""
     part = pathlib.Path(gate) / "left.part"
     part.write_text(how)
     part.rename(part.with_suffix(""))

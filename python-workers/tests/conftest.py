@@ -1,4 +1,4 @@
-"""A watchdog on every test, and where tests put what they make."""
+"""A watchdog on every test, where tests put what they make, and a kernel for those of the client."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kernel
+from house import House, house
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Iterator
+
+    from eclosion.client import Client
 
 WATCHDOG_S = 120
 
@@ -44,3 +47,16 @@ def worker(tmp_path: pathlib.Path) -> Iterator[kernel.Worker]:
     with kernel.worker(tmp_path) as started:
         started.link.welcome()
         yield started
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A real kernel for the tests of one file."""
+    with house(tmp_path_factory.mktemp("house")) as built:
+        yield built
+
+
+@pytest.fixture
+def client(home: House) -> Iterator[Client]:
+    with home.connect() as connected:
+        yield connected

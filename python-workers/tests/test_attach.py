@@ -9,8 +9,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 import client_steps as steps
 from eclosion._schemas import DeathDisconnected, EnvironmentSpec, FlowSpec, TaskSpec
 from house import DEADLINE_S, SOURCES, House, house
@@ -18,22 +16,10 @@ from kernel import until
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from eclosion.client import Client
     from eclosion.client._operations import WorkerView
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("house")) as built:
-        yield built
-
-
-@pytest.fixture
-def client(home: House) -> Iterator[Client]:
-    with home.connect() as connected:
-        yield connected
 
 
 @contextlib.contextmanager

@@ -17,23 +17,10 @@ import client_steps as steps
 import eclosion
 from eclosion._schemas import DeathExited, ReportProgress
 from eclosion.client import Client, aio, timed
-from house import DEADLINE_S, SOURCES, House, house
+from house import DEADLINE_S, SOURCES, House
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("house")) as built:
-        yield built
-
-
-@pytest.fixture
-def client(home: House) -> Iterator[Client]:
-    with home.connect() as connected:
-        yield connected
 
 
 def test_typed_operations_and_plain_calls_say_the_same(client: Client) -> None:

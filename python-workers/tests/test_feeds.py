@@ -14,30 +14,18 @@ import pytest
 
 import client_steps as steps
 import eclosion
-from house import DEADLINE_S, SOURCES, House, house
+from house import DEADLINE_S, SOURCES, House
 from kernel import until
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from eclosion.client import Client
 
 MANY = 1000
 # What the function may have asked for, the kernel may hold and the feed may have made beyond what was taken.
 AHEAD = 200
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("house")) as built:
-        yield built
-
-
-@pytest.fixture
-def client(home: House) -> Iterator[Client]:
-    with home.connect() as connected:
-        yield connected
 
 
 class Source:

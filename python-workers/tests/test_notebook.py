@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import client_steps as steps
-from house import DEADLINE_S, SOURCES, House, house
+from house import DEADLINE_S, SOURCES, House
 
 if TYPE_CHECKING:
     import pathlib
@@ -54,12 +54,6 @@ class Notebook:
         executing.join(DEADLINE_S)
         assert not executing.is_alive(), "the cell goes on"
         return getattr(ended[0], "ename", repr(ended[0]))
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("house")) as built:
-        yield built
 
 
 @pytest.fixture(scope="module")

@@ -9,25 +9,12 @@ import pytest
 
 import client_steps as steps
 from eclosion import DeadlineExceeded, Executor, Refused, task
-from house import DEADLINE_S, House, house
+from house import DEADLINE_S
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Iterator
 
     from eclosion.client import Client
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("house")) as built:
-        yield built
-
-
-@pytest.fixture
-def client(home: House) -> Iterator[Client]:
-    with home.connect() as connected:
-        yield connected
 
 
 @pytest.mark.parametrize("timeout", ["200ms", 0.2])

@@ -9,22 +9,10 @@ import pytest
 
 import eclosion
 from eclosion.client import Client, _pickled
-from house import DEADLINE_S, House, house
+from house import DEADLINE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("house")) as built:
-        yield built
-
-
-@pytest.fixture
-def client(home: House) -> Iterator[Client]:
-    with home.connect() as connected:
-        yield connected
+    from collections.abc import Callable
 
 
 def test_a_lambda_and_a_closure_are_called_with_what_they_hold(client: Client) -> None:

@@ -12,28 +12,15 @@ import client_steps as steps
 from eclosion import TaskDied
 from eclosion.client import aio, as_completed
 from eclosion.client._results import value_of
-from house import DEADLINE_S, House, house
+from house import DEADLINE_S, House
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Iterator
 
     from eclosion.client import Client
 
 # More than the worker may be ahead.
 MANY = 500
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("house")) as built:
-        yield built
-
-
-@pytest.fixture
-def client(home: House) -> Iterator[Client]:
-    with home.connect() as connected:
-        yield connected
 
 
 def test_a_ref_of_a_generator_gives_each_value_and_then_what_was_returned(client: Client) -> None:
