@@ -124,6 +124,12 @@ string_id!(
     /// One call of a function that is not part of a run: `call-EPOCH-COUNTER`. No run's id is as long.
     CallId
 );
+
+impl CallId {
+    /// What each begins with.
+    pub const PREFIX: &str = "call-";
+}
+
 string_id!(
     /// One right to hold resources.
     LeaseId

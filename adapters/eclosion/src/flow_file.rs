@@ -13,9 +13,8 @@ use eclosion_schemas::error::RemoteException;
 use eclosion_schemas::flow::FlowSpec;
 use eclosion_schemas::suggest::{nearest, shell_word};
 use eclosion_schemas::{Code, Error};
+use eclosion_store_fs::code_files;
 use serde::Deserialize;
-
-use crate::code_files;
 
 /// Of a directory in which a flow file is looked for that was meant.
 const NAMES_MAX: usize = 1_000;

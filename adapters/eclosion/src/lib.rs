@@ -39,8 +39,6 @@ mod builder;
 mod calls;
 #[cfg(feature = "chaos")]
 mod chaos;
-#[cfg(feature = "workers")]
-mod code_files;
 #[cfg(feature = "config")]
 pub mod config;
 #[cfg(feature = "workers")]

@@ -15,14 +15,12 @@ use eclosion_schemas::ops::log::{Line, Read, ReadReply, ReadRequest};
 use eclosion_schemas::ops::run::{Get, GetReply, RunRequest};
 use eclosion_schemas::suggest::{nearest, shell_word};
 use eclosion_schemas::view::TaskState;
-use eclosion_schemas::{Attempt, Error, TaskId, WorkerId};
+use eclosion_schemas::{Attempt, CallId, Error, TaskId, WorkerId};
 
 use self::tails::Tails;
 use crate::output::{OutputFiles, Part, Stream, read_lines};
 use crate::workers::calls::call_run;
 
-/// What ids of calls begin with; those of runs are shorter.
-const CALL_PREFIX: &str = "call-";
 /// Between two looks at the files of a run that is followed.
 const FOLLOW: Duration = Duration::from_millis(200);
 
@@ -76,7 +74,7 @@ struct Reading {
 
 impl Reading {
     async fn run(mut self, responder: &Responder) -> Result<ReadReply, Error> {
-        if self.request.run.as_str().starts_with(CALL_PREFIX) {
+        if self.request.run.as_str().starts_with(CallId::PREFIX) {
             return self.of_call(responder).await;
         }
         loop {

@@ -130,17 +130,15 @@ impl Kernel {
                 let state = builder.state().unwrap_or_else(|| socket.clone());
                 let memory = crate::sockets::Memory::new(objects, &state);
                 memory.sweep(kernel.journal().epoch());
-                crate::sockets::listen(
-                    &kernel,
-                    socket,
-                    welcome.into(),
+                let given = crate::sockets::Hospitality {
+                    welcome: welcome.into(),
                     pages,
-                    stop.subscribe(),
-                    own.traffic.clone(),
+                    stopping: stop.subscribe(),
+                    traffic: own.traffic.clone(),
                     memory,
-                    None,
-                )
-                .await?;
+                    workers: None,
+                };
+                crate::sockets::listen(&kernel, socket, given).await?;
             }
         }
         kernel.adopt();

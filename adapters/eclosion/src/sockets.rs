@@ -30,19 +30,23 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Who takes workers that were started by hand.
 pub(crate) type Workers = Arc<dyn Fn(AttachedWorker) -> Work + Send + Sync>;
 
-type Stopping = watch::Receiver<bool>;
+/// What whoever connects is given.
+pub(crate) struct Hospitality {
+    pub(crate) welcome: Arc<Welcome>,
+    pub(crate) pages: Arc<dyn Pages>,
+    pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) memory: Memory,
+    /// None refuses them.
+    pub(crate) workers: Option<Workers>,
+}
 
 /// What every incarnation of the listener works with.
 struct Door {
     kernel: Kernel,
     listener: Listener,
-    welcome: Arc<Welcome>,
-    pages: Arc<dyn Pages>,
-    stopping: Stopping,
-    workers: Option<Workers>,
+    given: Hospitality,
     services: Arc<ServiceTable>,
-    traffic: Arc<Traffic>,
-    memory: Memory,
     sessions: AtomicU64,
 }
 
@@ -70,31 +74,16 @@ impl Memory {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a door consists of, given once")]
 /// Binds the socket and begins to accept.
 ///
 /// # Errors
 /// As [`Listener::bind`].
-pub(crate) async fn listen(
-    kernel: &Kernel,
-    socket: &Path,
-    welcome: Arc<Welcome>,
-    pages: Arc<dyn Pages>,
-    stopping: Stopping,
-    traffic: Arc<Traffic>,
-    memory: Memory,
-    workers: Option<Workers>,
-) -> Result<(), Error> {
+pub(crate) async fn listen(kernel: &Kernel, socket: &Path, given: Hospitality) -> Result<(), Error> {
     let listener = Listener::bind(ListenOptions::new(socket))?;
     let door = Arc::new(Door {
         kernel: kernel.clone(),
         listener,
-        welcome,
-        pages,
-        stopping,
-        traffic,
-        memory,
-        workers,
+        given,
         services: Arc::new(ServiceTable::new(kernel)),
         sessions: AtomicU64::new(0),
     });
@@ -125,17 +114,18 @@ async fn accept(door: Arc<Door>) -> Result<(), Error> {
 
 async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
     let number = door.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-    let mut stopping = door.stopping.clone();
+    let given = &door.given;
+    let mut stopping = given.stopping.clone();
     let stopped = async move {
         // A sender that is gone is a kernel that is gone.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&door.welcome), stopped)?;
+    let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&given.welcome), stopped)?;
     let session = session.with_services(Arc::clone(&door.services) as _);
-    let session = session.counted_in(Arc::clone(&door.traffic));
-    let session = session.with_pages(Arc::clone(&door.pages));
-    let session = session.with_objects(door.memory.objects.clone(), door.memory.tag.clone());
-    let workers = door.workers.clone();
+    let session = session.counted_in(Arc::clone(&given.traffic));
+    let session = session.with_pages(Arc::clone(&given.pages));
+    let session = session.with_objects(given.memory.objects.clone(), given.memory.tag.clone());
+    let workers = given.workers.clone();
     let session = if workers.is_some() { session.take_workers() } else { session };
     let serving = async move {
         let end = session.run().await;

@@ -24,12 +24,12 @@ use eclosion_schemas::ops::pool::{Drain, DrainRequest, Status, StatusRequest};
 use eclosion_schemas::{Code, Error, Seq, WorkerId};
 use eclosion_services::ServicesActor;
 use eclosion_store_fs::FileStore;
+use eclosion_store_fs::code_files::CodeDirectories;
 use tokio::sync::watch;
 
 use crate::Options;
 use crate::builder::Builder;
 use crate::calls::Calls;
-use crate::code_files::CodeDirectories;
 use crate::environments::Builds;
 use crate::introspect::{self, Finder, Own};
 use crate::logs::Logs;
@@ -202,8 +202,9 @@ impl Kernel {
             });
             let stopping = self.stop.subscribe();
             let memory = self.memory();
-            sockets::listen(&self.kernel, socket, welcome, pages, stopping, traffic, memory, Some(workers))
-                .await?;
+            let given =
+                sockets::Hospitality { welcome, pages, stopping, traffic, memory, workers: Some(workers) };
+            sockets::listen(&self.kernel, socket, given).await?;
         }
         self.house.host.adopt(recorded_workers(&self.kernel)?).await?;
         self.memory().sweep(self.kernel.journal().epoch());

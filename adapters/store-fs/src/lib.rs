@@ -1,4 +1,5 @@
-//! Artifacts as files: an adapter behind [`eclosion_artifact_store::BlobStore`].
+//! Artifacts as files: an adapter behind [`eclosion_artifact_store::BlobStore`]. Beside them what else is asked of files:
+//! whether code is still what it was ([`code_files`]).
 //!
 //! ```text
 //! DIR/stage/17          being written by a worker: preallocated, known by its token only
@@ -43,6 +44,7 @@ use eclosion_artifact_store::{BlobStore, Storage};
 use eclosion_schemas::{Digest, Error};
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, fstat};
 
+pub mod code_files;
 mod directory;
 mod failure;
 mod files;

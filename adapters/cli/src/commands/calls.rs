@@ -1,20 +1,17 @@
 //! Calls of functions: as rows of `pool`, and why one waits or failed.
 
 use eclosion_client::Client;
-use eclosion_schemas::Error;
 use eclosion_schemas::ops::pool::{CallList, CallListRequest, CallState, CallView};
+use eclosion_schemas::{CallId, Error};
 
 use crate::exit;
 use crate::globals::Globals;
 use crate::render::{self, table};
 use crate::terminal::{document, print, print_advice};
 
-/// What ids of calls begin with; those of runs are shorter.
-const PREFIX: &str = "call-";
-
 /// Whether an id that stands where a run's may stand is a call's.
 pub(super) fn is_call(id: &str) -> bool {
-    id.starts_with(PREFIX)
+    id.starts_with(CallId::PREFIX)
 }
 
 pub(super) fn listed(calls: &[CallView]) -> String {

@@ -249,7 +249,7 @@ pub(crate) fn call_id(fence: Fence) -> CallId {
 }
 
 fn call_name(fence: Fence) -> String {
-    format!("call-{}-{}", fence.counter >> 32, fence.counter & u64::from(u32::MAX))
+    format!("{}{}-{}", CallId::PREFIX, fence.counter >> 32, fence.counter & u64::from(u32::MAX))
 }
 
 fn gone(worker: &WorkerId, why: &str) -> Error {

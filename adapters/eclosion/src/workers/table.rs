@@ -9,10 +9,10 @@ use eclosion_process::limits::Bounds;
 use eclosion_schemas::certificate::Death;
 use eclosion_schemas::ops::task::Execute;
 use eclosion_schemas::{Attempt, EnvironmentId, Fence, TaskRef, Timestamp};
+use eclosion_store_fs::code_files;
 use tokio::sync::{oneshot, watch};
 
 use super::spans::WorkSpan;
-use crate::code_files;
 
 /// One worker that is alive, or about to be.
 pub(super) struct Entry {

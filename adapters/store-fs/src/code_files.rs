@@ -21,7 +21,7 @@ use eclosion_dag_tracker::CodeFiles;
 use eclosion_schemas::ops::task::CodeSeen;
 use eclosion_schemas::{Error, Timestamp};
 
-use crate::workers::lock;
+use crate::lock;
 
 /// `.py` files of one code root; more than this is not a flow's own code.
 const FILES_MAX: usize = 10_000;
@@ -43,7 +43,7 @@ struct Stamp {
 
 /// Cheap to make; remembers what it has read.
 #[derive(Debug, Default)]
-pub(crate) struct CodeDirectories {
+pub struct CodeDirectories {
     known: Mutex<BTreeMap<PathBuf, (Vec<Stamp>, String)>>,
 }
 
@@ -79,7 +79,8 @@ impl CodeDirectories {
 }
 
 /// The kernel's clock is this one; what is compared with files must be.
-pub(crate) fn now() -> Timestamp {
+#[must_use]
+pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
@@ -88,7 +89,7 @@ pub(crate) fn now() -> Timestamp {
 ///
 /// # Errors
 /// `invalid` or `not_found` for what cannot be read, and for more code than a flow has.
-pub(crate) fn hash(root: &Path) -> Result<String, Error> {
+pub fn hash(root: &Path) -> Result<String, Error> {
     hash_of(root, &walked(root)?)
 }
 
