@@ -9,18 +9,21 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import client_steps as steps
 import eclosion
+from eclosion._frames import Channel
 from eclosion._schemas import DeathExited, ReportProgress
-from eclosion.client import Client, aio, timed
+from eclosion.client import Client, Ref, aio, timed
+from eclosion.client._connection import Exchange
 from house import DEADLINE_S, SOURCES, House
 
 if TYPE_CHECKING:
     import pathlib
+    from collections.abc import Generator
 
 
 def test_typed_operations_and_plain_calls_say_the_same(client: Client) -> None:
@@ -161,6 +164,51 @@ def test_ctrl_c_in_a_wait_cancels_the_call(home: House, tmp_path: pathlib.Path, 
     gate.entered()
     started.send_signal(signal.SIGINT)
     assert started.communicate(timeout=DEADLINE_S)[0] == "interrupted\n"
+    assert gate.left() == "cancelled"
+
+
+INTERRUPTED = {
+    "sending": (Channel, "send"),
+    "telling the Ref": (Ref, "sent"),
+    "watching": (Exchange, "watch"),
+    "afterwards": (Ref, "watch"),
+}
+
+
+@pytest.mark.parametrize(("owner", "name"), INTERRUPTED.values(), ids=INTERRUPTED)
+def test_a_submit_that_ctrl_c_ends_leaves_nothing_behind(
+    client: Client, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    monkeypatch.setattr("eclosion.client._calls.UNDER_WAY_MAX", 1)
+    gate = steps.gate(tmp_path)
+    pool = eclosion.Executor(client)
+    with monkeypatch.context() as patch:
+        real = getattr(owner, name)
+
+        def interrupted(*arguments: Any, **named: Any) -> None:
+            real(*arguments, **named)
+            patch.undo()
+            gate.entered()
+            raise KeyboardInterrupt
+
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(steps.wait, str(gate))
+    assert gate.left() == "cancelled"
+    # The only room is free again.
+    assert client.submit(steps.square, 3).result(DEADLINE_S) == 9
+
+
+def test_a_map_that_fails_half_way_takes_back_what_it_sent(client: Client, tmp_path: pathlib.Path) -> None:
+    gate = steps.gate(tmp_path)
+
+    def gates() -> Generator[str]:
+        yield str(gate)
+        gate.entered()
+        raise KeyError("no more gates")
+
+    with pytest.raises(KeyError):
+        client.map(steps.wait, gates())
     assert gate.left() == "cancelled"
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,3 +80,28 @@ def test_descriptors_reach_the_frame_that_claims_them() -> None:
     with pytest.raises(Disconnected):
         channel.receive()
     channel.close()
+
+
+def test_a_message_that_was_interrupted_half_sent_is_the_last_one() -> None:
+    left, right = socket.socketpair()
+
+    def interrupt() -> None:
+        # It has begun to arrive, and cannot end: nobody reads.
+        select.select([right], [], [])
+        signal.pthread_kill(sender, signal.SIGUSR1)
+
+    with left, right:
+        sender = threading.get_ident()
+        earlier = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+        try:
+            interrupter = threading.Thread(target=interrupt)
+            interrupter.start()
+            with pytest.raises(KeyboardInterrupt):
+                Channel(left).send(frames.CALL, 1, {}, b"x" * (8 << 20))
+            interrupter.join()
+        finally:
+            signal.signal(signal.SIGUSR1, earlier)
+        with pytest.raises(Disconnected):
+            Channel(left).send(frames.CALL, 3, {}, b"")
+        while right.recv(1 << 20):
+            pass

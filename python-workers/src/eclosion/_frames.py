@@ -42,6 +42,8 @@ UNFINISHED_MAX = 64
 _COUNTED = HEADER.size - 4
 # A read takes at most one full fragment: its memory is taken anew each time.
 _RECEIVE_BYTES = 64 * 1024
+# A Unix socket takes so much in one piece or not at all.
+_WHOLE_BYTES = 32 * 1024
 _DESCRIPTORS_MAX = 16
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_DESCRIPTORS_MAX * 4)
 # Plain integers: `&` and `|` of the enum's members are calls into Python, dear on the path of each message.
@@ -269,6 +271,10 @@ class Channel:
                 self._socket.sendall(data, _NO_SIGNAL)
             except OSError as why:
                 raise Disconnected(str(why)) from None
+            except BaseException:  # Ctrl-C, and nobody knows how much went: what follows would be read as the rest.
+                if len(data) > _WHOLE_BYTES:
+                    self.hang_up()
+                raise
 
 
 def descriptors_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -67,7 +67,7 @@ class Ref(Generic[R]):
 
         A time-out raises :class:`DeadlineExceeded` and leaves the function running; Ctrl-C cancels it.
         """
-        self._wait(until(timeout_s))
+        self._wait(timeout_s)
         return self._unpacked()
 
     def done(self) -> bool:
@@ -90,7 +90,7 @@ class Ref(Generic[R]):
 
     def exception(self, timeout_s: float | None = None) -> BaseException | None:
         """What :meth:`result` would raise, or None."""
-        self._wait(until(timeout_s))
+        self._wait(timeout_s)
         outcome = self._outcome
         return None if isinstance(outcome, bytes) else self._error(cast("ErrorData", outcome))
 
@@ -196,8 +196,9 @@ class Ref(Generic[R]):
 
         self.when_begun(begun)
 
-    def _wait(self, end: float | None) -> None:
+    def _wait(self, timeout_s: float | None) -> None:
         try:
+            end = until(timeout_s)
             self.pass_over()
             with self._changed:
                 while self._outcome is None:
@@ -305,9 +306,13 @@ class Calls:
         """Sends a call, or lets it wait for room."""
         ref: Ref[Any] = Ref(self, self.request(target, arguments, environment, options), yields=yields)
         self.client.link.connection(self.client.reconnect_s)
-        with self._lock:
-            self._waiting.append(ref)
-        self._send()
+        try:
+            with self._lock:
+                self._waiting.append(ref)
+            self._send()
+        except BaseException:  # Ctrl-C: nobody will ever have the Ref.
+            ref.cancel()
+            raise
         return ref
 
     def request(
@@ -359,9 +364,22 @@ class Calls:
                 self._over()
                 ref.conclude(getattr(why, "error", None) or error("unavailable", "kernel.unreachable", str(why)))
                 continue
-            exchange = connection.open(ref.method, ref.request, credit=CREDIT, idem=fresh_key())
-            ref.sent(exchange)
-            exchange.watch(lambda ref=ref, exchange=exchange: self._answered(ref, exchange))
+            exchange = None
+            try:
+                exchange = connection.open(ref.method, ref.request, credit=CREDIT, idem=fresh_key())
+                ref.sent(exchange)
+                exchange.watch(lambda ref=ref, exchange=exchange: self._answered(ref, exchange))
+            except BaseException:  # Ctrl-C.
+                self._interrupted(ref, exchange)
+                raise
+
+    def _interrupted(self, ref: Ref[Any], exchange: Exchange | None) -> None:
+        """Being sent, perhaps watched: it ends here, and its room is free once."""
+        if exchange is not None:
+            exchange.cancel()
+        if exchange is None or exchange.settle():
+            self._over()
+        ref.cancel()
 
     def _answered(self, ref: Ref[Any], exchange: Exchange) -> None:
         outcome = exchange.outcome
@@ -422,18 +440,22 @@ def as_completed(refs: Iterable[Ref[R]], timeout_s: float | None = None) -> Iter
 
     waited = list(refs)
     done: queue.SimpleQueue[Ref[R]] = queue.SimpleQueue()
-    for ref in waited:
-        ref.pass_over()
-        ref.watch(lambda ref=ref: done.put(ref))
     end = until(timeout_s)
-    for _ in waited:
+
+    def next_done() -> Ref[R]:
         try:
-            ref = done.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
-        except KeyboardInterrupt:
-            for left in waited:
-                left.cancel()
-            raise
+            return done.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
         except queue.Empty:
             text = "not all functions have returned in time; they go on"
             raise DeadlineExceeded(error("deadline", "deadline", text)) from None
-        yield ref
+
+    try:
+        for ref in waited:
+            ref.pass_over()
+            ref.watch(lambda ref=ref: done.put(ref))
+        for _ in waited:
+            yield next_done()
+    except KeyboardInterrupt:
+        for left in waited:
+            left.cancel()
+        raise

@@ -127,7 +127,14 @@ class Client(Operations):
 
     def map(self, function: Callable[..., R], items: Iterable[Any], /, **fixed: Any) -> list[Ref[R]]:
         """One call for each item, given to the first parameter."""
-        return [self.submit(function, item, **fixed) for item in items]
+        refs: list[Ref[R]] = []
+        try:
+            refs.extend(self.submit(function, item, **fixed) for item in items)
+        except BaseException:  # Nobody will ever have those that were submitted.
+            for ref in refs:
+                ref.cancel()
+            raise
+        return refs
 
     def close(self) -> None:
         """Ends the connection, and with it every call."""

@@ -284,8 +284,12 @@ class Connection:
             exchange.watch(watcher)
         if lost is not None:
             exchange.answer(lost)
-        else:
+            return exchange
+        try:
             self.send(frames.CALL, exchange.stream, envelope, body)
+        except BaseException:  # Ctrl-C: nobody will ever have the exchange.
+            exchange.cancel()
+            raise
         return exchange
 
     def send(self, kind: int, stream: int, envelope: dict[str, Any], body: bytes = b"") -> None:

@@ -37,8 +37,15 @@ class Executor(concurrent.futures.Executor):
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[R]:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        ref = self._client.submit(fn, *args, **kwargs)
         future: concurrent.futures.Future[R] = concurrent.futures.Future()
+        ref = self._client.submit(fn, *args, **kwargs)
+        try:
+            return self._watched(ref, future)
+        except BaseException:  # Ctrl-C: nobody will ever have the future.
+            ref.cancel()
+            raise
+
+    def _watched(self, ref: Ref[R], future: concurrent.futures.Future[R]) -> concurrent.futures.Future[R]:
         # A future has one value: of a generator, what it returns.
         ref.pass_over()
         self._refs.add(ref)
