@@ -176,6 +176,18 @@ impl Bus {
         true
     }
 
+    /// Closes every address, and resolves what is in hand as well: nobody is left who would answer it, or who would sweep.
+    /// The end of a kernel; asks from then on find nobody, at once.
+    pub fn retire(&self) {
+        let addresses: Vec<_> = self.0.routes.iter().map(|route| route.key().clone()).collect();
+        for address in addresses {
+            // It may have been closed meanwhile.
+            let _ = self.close(&address);
+        }
+        let closed = std::mem::take(&mut *locked(&self.0.closed));
+        closed.iter().for_each(|shelf| shelf.retire());
+    }
+
     /// Asks; the builder is sent by `.await`, to the operation's own address unless told otherwise.
     pub fn ask<O: Operation>(&self, request: O::Request) -> Ask<'_, O> {
         Ask::new(self, request)

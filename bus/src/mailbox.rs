@@ -346,6 +346,15 @@ impl Shelf {
         locked(&self.state).owes()
     }
 
+    /// Nobody will answer what is in hand.
+    pub(crate) fn retire(&self) {
+        let in_work = locked(&self.state).forget_in_work();
+        for (_, ask) in in_work {
+            ask.resolve(Err(no_responders(self.address.as_str())));
+            ask.trip();
+        }
+    }
+
     /// Nobody sweeps anymore.
     pub(crate) fn abandon(&self) {
         let in_work = locked(&self.state).forget_in_work();

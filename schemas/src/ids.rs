@@ -125,6 +125,15 @@ string_id!(
     CallId
 );
 
+impl TaskId {
+    /// Whether this is one of those that the fan-out of that name has become.
+    #[must_use]
+    pub fn is_instance_of(&self, fan_out: &TaskId) -> bool {
+        let rest = self.as_str().strip_prefix(fan_out.as_str());
+        rest.is_some_and(|rest| rest.starts_with('[') && rest.ends_with(']'))
+    }
+}
+
 impl CallId {
     /// What each begins with.
     pub const PREFIX: &str = "call-";
@@ -303,6 +312,15 @@ mod tests {
             assert!(RunId::new(bad).is_err(), "{bad:?}");
         }
         assert!(TaskId::new("train[3]").is_ok());
+    }
+
+    #[test]
+    fn a_fan_out_is_asked_for_by_its_name() {
+        let id = |text: &str| TaskId::new(text).unwrap();
+        assert!(id("train[3]").is_instance_of(&id("train")));
+        assert!(
+            !["train", "trainer[3]", "train-x[3]"].iter().any(|task| id(task).is_instance_of(&id("train")))
+        );
     }
 
     #[test]

@@ -178,6 +178,14 @@ impl Spec {
             doc: Cow::Borrowed(O::DOC),
             owner: None,
             decode_request: Arc::new(|bytes| {
+                if is_list(bytes) && has_fields::<O>() {
+                    return Err(malformed(
+                        O::NAME,
+                        bytes,
+                        "it takes a map of fields, not a list",
+                        "codec.shape",
+                    ));
+                }
                 let request: O::Request = codec::decode(bytes)
                     .map_err(|why| malformed(O::NAME, bytes, &why.to_string(), why.reason()))?;
                 Ok(Box::new(request))
@@ -305,6 +313,17 @@ pub fn malformed(operation: &str, body: &[u8], why: &str, reason: &str) -> Error
         false => (format!("the request of {operation} is malformed: {why}"), described),
     };
     Error::invalid("request.malformed", text).cause(reason).help(help)
+}
+
+/// Whether msgpack begins a list.
+fn is_list(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(0x90..=0x9f | 0xdc | 0xdd))
+}
+
+/// Whether its requests have names for what is in them. A list would be read by places then, which nobody has promised.
+fn has_fields<O: Operation>() -> bool {
+    let example = codec::encode(&O::example()).unwrap_or_default();
+    matches!(example.first(), Some(0x80..=0x8f | 0xde | 0xdf))
 }
 
 fn place_as<T: Serialize + 'static>(value: &(dyn Any + Send)) -> Result<Vec<u8>, Error> {

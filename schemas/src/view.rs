@@ -248,6 +248,9 @@ pub struct WorkerView {
     /// It was started by hand, and ends with its connection.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attached: bool,
+    /// A service has it, for as long as that runs; the most workers that there may be do not count it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub serves: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

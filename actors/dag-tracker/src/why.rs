@@ -53,14 +53,23 @@ fn unkept_finding(run: &Run, task: &TaskView) -> Option<String> {
 }
 
 fn why_task(run: &Run, task: &TaskId) -> Result<WhyReply, Error> {
-    let known = run.groups.iter().flat_map(|group| &group.instances).map(|instance| instance.id.as_str());
-    let view = run.slot(task).and_then(|slot| task_at(run, slot)).ok_or_else(|| {
-        Error::not_found("run.task", format!("run {} has no task `{task}`", run.id))
-            .help(hint(task.as_str(), known))
-    })?;
-    let mut findings = task_findings(&view);
-    findings.extend(unkept_finding(run, &view));
-    Ok(WhyReply { findings, tasks: vec![view] })
+    let views = match run.slot(task).and_then(|slot| task_at(run, slot)) {
+        Some(view) => vec![view],
+        None => instances_of(run, task)?,
+    };
+    let said = views.iter().flat_map(|view| task_findings(view).into_iter().chain(unkept_finding(run, view)));
+    Ok(WhyReply { findings: said.collect(), tasks: views })
+}
+
+/// The name of a fan-out stands for all that it has become.
+fn instances_of(run: &Run, task: &TaskId) -> Result<Vec<TaskView>, Error> {
+    let instances: Vec<_> = tasks(run).into_iter().filter(|view| view.task.is_instance_of(task)).collect();
+    if instances.is_empty() {
+        let known = run.groups.iter().flat_map(|group| &group.instances).map(|instance| instance.id.as_str());
+        let unknown = Error::not_found("run.task", format!("run {} has no task `{task}`", run.id));
+        return Err(unknown.help(hint(task.as_str(), known)));
+    }
+    Ok(instances)
 }
 
 fn why_run(run: &Run) -> WhyReply {
@@ -142,7 +151,11 @@ fn task_findings(task: &TaskView) -> Vec<String> {
     let message = error.map(|error| error.message.as_str()).unwrap_or("no reason was recorded");
     let mut findings = vec![match task.state {
         TaskState::Waiting => format!("`{id}` waits for tasks that it needs: {}.", upstream(task)),
-        TaskState::Ready => format!("`{id}` is ready and waits for a worker. See who works: eclosion pool"),
+        TaskState::Ready => {
+            format!(
+                "`{id}` is ready and waits for its turn. See who has what: eclosion pool, eclosion arb ls"
+            )
+        }
         TaskState::Running => {
             let worker = task.worker.as_ref().map(ToString::to_string).unwrap_or_default();
             format!(

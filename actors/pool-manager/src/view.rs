@@ -26,7 +26,7 @@ pub fn status(
 ) -> StatusReply {
     let pending = line.wishes().take(PENDING_SHOWN_MAX).zip(0..);
     StatusReply {
-        workers: with_usage(workers(state, epoch), line),
+        workers: as_lent(with_usage(workers(state, epoch), line), line),
         died: state.dead.iter().map(|dead| dead.certificate.clone()).collect(),
         environments: environments(state, now),
         workers_max: options.workers_max,
@@ -52,6 +52,19 @@ fn with_usage(mut workers: Vec<WorkerView>, line: &Line) -> Vec<WorkerView> {
         if let Some(usage) = line.usage.get(&worker.worker) {
             worker.rss_bytes = Some(usage.rss_bytes);
             worker.processes = Some(usage.processes);
+        }
+    }
+    workers
+}
+
+/// What computes a call has something in hand as well; the journal knows nothing of it.
+fn as_lent(mut workers: Vec<WorkerView>, line: &Line) -> Vec<WorkerView> {
+    let (reserved, serving): (BTreeSet<_>, BTreeSet<_>) =
+        (line.reserved().collect(), line.serving().collect());
+    for worker in &mut workers {
+        worker.serves = serving.contains(&worker.worker);
+        if worker.state == WorkerState::Idle && reserved.contains(&worker.worker) {
+            worker.state = WorkerState::Busy;
         }
     }
     workers
@@ -137,6 +150,7 @@ pub(crate) fn worker_view(id: &WorkerId, worker: &Worker, epoch: Epoch) -> Worke
         rss_bytes: None,
         processes: None,
         attached: worker.attached,
+        serves: false,
     }
 }
 
@@ -167,6 +181,7 @@ fn dead(dead: &Dead) -> WorkerView {
         rss_bytes: dead.certificate.peak_rss_bytes,
         processes: None,
         attached: dead.attached,
+        serves: false,
     }
 }
 
@@ -181,6 +196,8 @@ fn waiting(
 ) -> Waiting {
     let reasons = match why_drained(state, line) {
         Some(why) => vec![PendingReason::Drained { reason: why.to_owned() }],
+        // Arbitration says what that is.
+        None if line.wants_lease(wish.id) => Vec::new(),
         None => reasons(options, state, line, &wish.environment, epoch, ahead, now),
     };
     let task = TaskRef::new(wish.execute.run.clone(), wish.execute.task.clone());
@@ -210,8 +227,10 @@ pub(crate) fn reasons(
     let mut reasons: Vec<_> =
         adopting.map(|(id, _)| PendingReason::Adoption { worker: id.clone() }).collect();
     let computing = alive.filter(|(_, worker)| !worker.given.is_empty()).map(|(id, _)| id);
-    let busy: BTreeSet<_> = computing.chain(line.reserved()).cloned().collect();
-    let busy = busy.into_iter().collect();
+    let serving: BTreeSet<_> = line.serving().collect();
+    let busy: BTreeSet<_> =
+        computing.chain(line.reserved()).filter(|worker| !serving.contains(worker)).collect();
+    let busy = busy.into_iter().cloned().collect();
     reasons.push(PendingReason::Worker { busy, max: options.workers_max, ahead });
     reasons
 }

@@ -84,7 +84,9 @@ pub(crate) enum Command {
     /// List, show, replay and drop dead letters.
     #[command(subcommand)]
     Dead(Dead),
-    /// Show what operators did here.
+    /// Show what operators did to actors and dead letters, and why.
+    ///
+    /// What else was done is an event with its reason: `eclosion events`.
     Audit(Audit),
     /// List, show and cancel runs.
     #[command(subcommand)]

@@ -41,9 +41,11 @@ pub(crate) async fn serve(options: Options) -> Result<u8, Error> {
     let kernel = start(options).await?;
     tracing::info!(socket = %kernel.places().socket.display(), pid = std::process::id(), "ready");
     let end = tokio::select! {
+        // A kernel that has given up has stopped as well.
+        biased;
+        escalated = kernel.escalated() => End::GaveUp(escalated.to_string()),
         _ = kernel.stopped() => End::Asked,
         _ = signals.next() => End::Signaled,
-        escalated = kernel.escalated() => End::GaveUp(escalated.to_string()),
     };
     if matches!(end, End::Signaled) {
         tokio::select! {

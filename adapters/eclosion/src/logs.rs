@@ -62,6 +62,11 @@ struct Printed {
     ended: bool,
 }
 
+/// A task by its own name, or by that of the fan-out it is an instance of.
+fn is_meant(task: &TaskId, asked: &TaskId) -> bool {
+    task == asked || task.is_instance_of(asked)
+}
+
 struct Reading {
     bus: Bus,
     files: OutputFiles,
@@ -119,10 +124,10 @@ impl Reading {
 
     fn check_task(&self, run: &GetReply) -> Result<(), Error> {
         let Some(task) = &self.request.task else { return Ok(()) };
-        let known = run.tasks.iter().map(|view| view.task.as_str());
-        if known.clone().any(|name| name == task.as_str()) {
+        if run.tasks.iter().any(|view| is_meant(&view.task, task)) {
             return Ok(());
         }
+        let known = run.tasks.iter().map(|view| view.task.as_str());
         let run = &self.request.run;
         let help = match nearest(task.as_str(), known) {
             Some(meant) => format!("did you mean `{meant}`? eclosion logs {run} {}", shell_word(meant)),
@@ -157,7 +162,7 @@ impl Reading {
             }
         }
         let wanted = |printed: &Printed| {
-            self.request.task.as_ref().is_none_or(|task| *task == printed.part.task)
+            self.request.task.as_ref().is_none_or(|task| is_meant(&printed.part.task, task))
                 && self.request.attempt.is_none_or(|attempt| attempt == printed.part.attempt)
                 && !self.seen.contains(&(printed.part.task.clone(), printed.part.attempt))
         };

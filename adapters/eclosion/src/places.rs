@@ -174,8 +174,13 @@ fn private(directory: &Path) -> Result<(), Error> {
         found.uid(),
         found.mode() & 0o777
     );
-    Err(Error::new(Code::Denied, "places.owner", message)
-        .help(format!("chmod 700 {0}, or choose another directory", directory.display())))
+    // One that everybody shares, such as `/tmp`, must stay as it is.
+    let is_shared = !mine || found.mode() & 0o1000 != 0;
+    let help = match is_shared {
+        true => "choose a directory that is yours alone".to_owned(),
+        false => format!("chmod 700 {}, or choose another directory", directory.display()),
+    };
+    Err(Error::new(Code::Denied, "places.owner", message).help(help))
 }
 
 #[cfg(test)]

@@ -61,13 +61,18 @@ impl Kernel {
         self.kernel.rows()
     }
 
-    /// Waits until somebody asked the kernel to stop.
+    /// Waits until somebody asked the kernel to stop, or supervision has given up, which [`Kernel::escalated`] then says.
     pub async fn stopped(&self) {
-        // Its sender is ours and lives as long.
-        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+        let mut stop = self.stop.subscribe();
+        tokio::select! {
+            // Its sender is ours and lives as long.
+            _ = stop.wait_for(|stop| *stop) => {}
+            why = self.escalated() => tracing::error!(%why, "the kernel stops"),
+        }
     }
 
-    /// Waits until supervision has given up; the process should end then, or start another kernel.
+    /// Waits until supervision has given up: an actor has died more often than its budget of restarts allows, and so has what
+    /// is above it. Whatever is asked from then on finds nobody. The process should end then, or start another kernel.
     pub async fn escalated(&self) -> Escalated {
         self.kernel.escalated().await
     }

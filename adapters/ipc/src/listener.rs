@@ -212,6 +212,9 @@ fn check_length(path: &Path) -> Result<(), Error> {
 }
 
 /// The directory must be ours and closed to others; one that is missing is made so.
+/// Set on directories in which everybody has something, such as `/tmp`.
+const STICKY: u32 = 0o1000;
+
 fn prepare_directory(path: &Path) -> Result<(), Error> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let Some(parent) = parent else {
@@ -234,7 +237,15 @@ fn prepare_directory(path: &Path) -> Result<(), Error> {
         parent.display(),
         found.uid()
     );
-    Err(Error::new(Code::Denied, "socket.directory", text).help(format!("chmod 700 {}", parent.display())))
+    // One that everybody shares must stay as it is.
+    let is_shared = found.uid() != ours || found.mode() & STICKY != 0;
+    let help = if is_shared {
+        let own = parent.join("eclosion").join(path.file_name().unwrap_or_default());
+        format!("choose a directory that is yours alone, such as that of {}", own.display())
+    } else {
+        format!("chmod 700 {}", parent.display())
+    };
+    Err(Error::new(Code::Denied, "socket.directory", text).help(help))
 }
 
 fn remove_stale(path: &Path) -> Result<(), Error> {

@@ -40,6 +40,10 @@ async fn a_directory_that_others_can_enter_is_refused_with_the_command_that_mend
         assert_eq!((error.code, error.reason.as_str()), (Code::Denied, "socket.directory"), "{mode:o}");
         assert!(error.help.unwrap().starts_with("chmod 700 "));
     }
+    // What everybody shares is not to be closed to them.
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let error = bind(&directory.path().join("a.sock")).unwrap_err();
+    assert!(error.help.unwrap().starts_with("choose a directory that is yours alone"));
 }
 
 #[tokio::test]

@@ -83,7 +83,9 @@ async fn an_unknown_operation_is_refused_with_the_nearest_name() {
 async fn a_malformed_request_is_refused_and_the_connection_stays() {
     let world = World::new();
     let client = world.client().await;
-    for bytes in [vec![], vec![0xc1], vec![0x91; 100], b"\x81\xa4text\x05".to_vec()] {
+    // The last is a list whose first is what a reader by places would take.
+    let listed = b"\x91\xa5first".to_vec();
+    for bytes in [vec![], vec![0xc1], vec![0x91; 100], b"\x81\xa4text\x05".to_vec(), listed] {
         let exchange = client.open("test.echo", bytes.into(), eclosion_client::CallOptions::default()).await;
         let error = watched(exchange.unwrap().reply()).await.unwrap_err();
         assert_eq!((error.code, error.reason.as_str()), (Code::Invalid, "request.malformed"));

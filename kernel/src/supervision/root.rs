@@ -35,6 +35,7 @@ enum Message {
 #[derive(Debug)]
 struct Supervisor {
     clock: Arc<dyn Clock>,
+    bus: Bus,
     escalated: watch::Sender<Option<Escalated>>,
 }
 
@@ -51,7 +52,7 @@ impl Root {
     /// `internal` when the runtime cannot start an actor.
     pub async fn start(clock: Arc<dyn Clock>, bus: Bus) -> Result<Self, Error> {
         let (sender, escalated) = watch::channel(None);
-        let supervisor = Supervisor { clock: Arc::clone(&clock), escalated: sender };
+        let supervisor = Supervisor { clock: Arc::clone(&clock), bus: bus.clone(), escalated: sender };
         let (actor, _) = Actor::spawn(None, supervisor, ())
             .await
             .map_err(|why| Error::internal("supervision.start", why.to_string()))?;
@@ -180,6 +181,8 @@ impl Actor for Supervisor {
                 Ok(())
             }
             Verdict::Gone | Verdict::Escalate => {
+                // The other groups are killed with this actor.
+                self.bus.retire();
                 self.escalated.send_replace(Some(Escalated(why.clone())));
                 Err(why.into())
             }
@@ -191,6 +194,7 @@ impl Actor for Supervisor {
             // It may have ended by itself.
             let _ = group.get_cell().stop_and_wait(None, None).await;
         }
+        self.bus.retire();
         Ok(())
     }
 }

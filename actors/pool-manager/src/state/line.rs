@@ -262,6 +262,17 @@ impl Line {
         u32::try_from(waiting).unwrap_or(u32::MAX)
     }
 
+    /// The workers that services have.
+    pub(crate) fn serving(&self) -> impl Iterator<Item = &WorkerId> {
+        self.calls.values().filter(|call| call.lasting).filter_map(|call| call.worker.as_ref())
+    }
+
+    /// What it needs beyond a worker is not granted yet: it stands in no worker's line.
+    pub(crate) fn wants_lease(&self, id: EffectId) -> bool {
+        let place = self.wishes.get(&id).map(|waiting| waiting.place);
+        matches!(place, Some(Place::Asking | Place::Asked))
+    }
+
     /// The workers that calls and services have.
     pub(crate) fn reserved(&self) -> impl Iterator<Item = &WorkerId> {
         self.calls.values().filter_map(|call| call.worker.as_ref())

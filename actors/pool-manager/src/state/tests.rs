@@ -41,6 +41,11 @@ impl World {
         }
     }
 
+    fn status(&mut self) -> pool::StatusReply {
+        let reply = self.send(&Command::Status).reply.unwrap().unwrap();
+        *reply.downcast::<pool::StatusReply>().unwrap()
+    }
+
     fn reads(&self) -> Reads {
         Reads::new(self.journal.epoch(), 0)
     }

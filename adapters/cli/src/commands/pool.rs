@@ -6,6 +6,7 @@ use eclosion_schemas::ops::pool::{
     QuarantineRequest, Recycle, Release, ReleaseRequest, Resume, ResumeRequest, Status, StatusReply,
     StatusRequest, WorkerActRequest,
 };
+use eclosion_schemas::ops::service::{List as Services, ListRequest as ServicesRequest, ServiceView};
 use eclosion_schemas::view::WorkerView;
 use eclosion_schemas::{Error, WorkerId};
 use serde::Serialize;
@@ -116,15 +117,22 @@ async fn list(globals: &Globals) -> Result<u8, Error> {
         document("pool", &Listed { pool: &pool, calls: &calls })?;
         return Ok(exit::OK);
     }
-    let own = pool.workers.iter().filter(|worker| !worker.attached).count();
-    let by_hand = pool.workers.len() - own;
+    let services = client.call::<Services>(ServicesRequest { name: None }).await?.services;
+    let by_hand = pool.workers.iter().filter(|worker| worker.attached).count();
+    let serving = pool.workers.iter().filter(|worker| worker.serves && !worker.attached).count();
+    let own = pool.workers.len() - by_hand - serving;
     let max = pool.workers_max;
     let waits = if pool.waiting == 1 { "task waits" } else { "tasks wait" };
     let kept = match &pool.why_no_cgroup {
         Some(why) => format!("{} alone: {why}", pool.containment),
         None => pool.containment.clone(),
     };
-    let more = if by_hand > 0 { format!(" and {by_hand} started by hand") } else { String::new() };
+    let more = [(serving, "for services"), (by_hand, "started by hand")];
+    let more: String = more
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, which)| format!(" and {count} {which}"))
+        .collect();
     print(&format!(
         "{own} of at most {max} workers{more}, {} {waits}; calls: {} running, {} waiting; limits are kept by {kept}",
         pool.waiting, calls.running, calls.waiting
@@ -132,7 +140,7 @@ async fn list(globals: &Globals) -> Result<u8, Error> {
     if !pool.workers.is_empty() {
         print(&table(
             &["worker", "state", "pid", "finished", "memory", "task", "held"],
-            pool.workers.iter().map(|worker| row(worker, &calls)),
+            pool.workers.iter().map(|worker| row(worker, &calls, &services)),
         ))?;
     }
     if !calls.calls.is_empty() {
@@ -158,10 +166,12 @@ struct Listed<'a> {
     calls: &'a CallListReply,
 }
 
-fn row(worker: &WorkerView, calls: &CallListReply) -> Vec<String> {
+fn row(worker: &WorkerView, calls: &CallListReply, services: &[ServiceView]) -> Vec<String> {
     let call = calls.calls.iter().find(|call| call.worker.as_ref() == Some(&worker.worker));
-    let call = call.map_or_else(String::new, |call| call.call.to_string());
-    let task = worker.task.as_ref().map_or(call, ToString::to_string);
+    let call = call.map(|call| call.call.to_string());
+    let service = services.iter().find(|service| worker.serves && service.pid == Some(worker.pid));
+    let service = service.map(|service| format!("service {}", service.name));
+    let task = worker.task.as_ref().map(ToString::to_string).or(call).or(service).unwrap_or_default();
     vec![
         worker.worker.to_string(),
         if worker.attached {
@@ -182,6 +192,9 @@ fn remarks(pool: &StatusReply) {
         talk(&format!("the pool is {reason}; it goes on with: eclosion pool resume"));
     }
     for waiting in &pool.pending {
+        if waiting.reasons.is_empty() {
+            talk(&format!("{waiting} waits for more than a worker; see: eclosion arb ls"));
+        }
         for reason in &waiting.reasons {
             talk(&format!("{waiting} {}", render::run::pending_and_next(reason)));
         }

@@ -291,13 +291,15 @@ fn goes_on(mut why: Error, run: &RunId) -> Error {
 async fn kernel_ends(kernel: Option<&Kernel>, voice: &Voice) -> u8 {
     let Some(kernel) = kernel else { return std::future::pending().await };
     tokio::select! {
-        _ = kernel.stopped() => {
-            voice.say("somebody stopped the kernel; unfinished runs go on at its next start");
-            exit::UNREACHABLE
-        }
+        // A kernel that has given up has stopped as well.
+        biased;
         why = kernel.escalated() => {
             voice.say(&format!("the kernel gave up: {why}"));
             exit::INTERNAL
+        }
+        _ = kernel.stopped() => {
+            voice.say("somebody stopped the kernel; unfinished runs go on at its next start");
+            exit::UNREACHABLE
         }
     }
 }

@@ -1058,6 +1058,8 @@ class WorkerView(_Wire, kw_only=True):
     processes: int | None = None
     # Resident memory of it and all that came of it, where it was sampled.
     rss_bytes: int | None = None
+    # A service has it, for as long as that runs; the most workers that there may be do not count it.
+    serves: bool = False
     since: Timestamp
     # When its process was attached first.
     started_at: Timestamp | None = None

@@ -1,5 +1,6 @@
 //! What becomes ready when, with which arguments.
 
+use eclosion_schemas::ops::run::WhyReply;
 use eclosion_schemas::payload::Part;
 
 use super::*;
@@ -45,6 +46,9 @@ fn a_fan_out_over_a_list_has_an_instance_for_each_item_and_hands_on_a_list_in_or
         "#,
     ));
     assert_eq!(world.wished(), ["train[0]", "train[1]"]);
+    let request = WhyRequest { run: run.clone(), task: Some(id("train")) };
+    let why = world.ask::<WhyReply>(Command::Why(request)).expect("its name stands for all of them");
+    assert_eq!((why.tasks.len(), why.findings.len()), (2, 2));
     let wish = world.wishes()["train[1]"].clone();
     assert_eq!(value::<String>(&wish, "model"), "y");
     assert_eq!(value::<String>(&wish, "label"), "m-y");

@@ -71,8 +71,18 @@ fn a_service_has_a_worker_beyond_those_that_tasks_may_have() {
     assert!(reserve(&mut world, 7, "e").worker.is_some());
     assert_eq!(reserve_for(&mut world, 8, "e", true).worker, None);
     world.send(&Command::Unreserve(pool::UnreserveRequest { ticket: 7 }));
-    assert!(reserve_for(&mut world, 8, "e", true).worker.is_some());
+    let served = reserve_for(&mut world, 8, "e", true).worker.unwrap();
     assert_eq!(world.count("worker.requested"), 2);
+    let status = world.status();
+    let shown = status.workers.iter().map(|worker| (worker.worker == served, worker.serves, worker.state));
+    let mut shown: Vec<_> = shown.collect();
+    shown.sort_by_key(|(is_served, ..)| *is_served);
+    assert_eq!(shown, [(false, false, WorkerState::Busy), (true, true, WorkerState::Busy)]);
+    // It is beyond what tasks may have, and so none of those that are in their way.
+    let Some(PendingReason::Worker { busy, .. }) = reserve(&mut world, 9, "e").pending.pop() else {
+        panic!("it waits for a worker")
+    };
+    assert!(!busy.contains(&served), "{busy:?}");
 }
 
 #[test]

@@ -30,6 +30,8 @@ fn granted(wish: &Wish, acquire: EffectId) -> LeaseGranted {
 fn what_needs_more_than_a_slot_starts_with_its_lease() {
     let (mut world, wish, acquire) = asking();
     assert!(world.executing().is_empty());
+    // There is a worker; what it waits for is not the pool's to say.
+    assert_eq!(world.status().pending[0].reasons, []);
     let step = world.foreign(granted(&wish, acquire));
     let started = step.records.iter().find_map(|record| record.event::<AttemptStarted>()).unwrap();
     assert_eq!(started.lease, Some("l-1-1".parse().unwrap()));
