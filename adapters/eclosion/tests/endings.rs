@@ -1,4 +1,5 @@
 //! How a kernel inside a program ends, and what those are told who still ask.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::time::Duration;
 
