@@ -66,7 +66,7 @@ usage: cargo measure [BUDGET …] [--json], or cargo measure cold [--json]
 Without a budget, all of them; from b8 on they want `cargo build --release` before.";
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<String> = std::env::args().skip(1).map(|word| word.to_lowercase()).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         // A process of its own, for what an earlier sample in the same one would change.
         [b5_idle::SAMPLE, who] => ended(b5_idle::sample(who).map(|line| report::say(&line))),

@@ -19,6 +19,8 @@ use crate::rows;
 use crate::state::{Run, State};
 use crate::view::{no_run, task_at, tasks};
 
+/// Of the error of a task that has killed its workers, and of those that refuse what is equal to it.
+pub(crate) const QUARANTINED: &str = "task.quarantined";
 /// Tasks of one kind that are named one by one.
 const NAMED_MAX: usize = 5;
 /// A longer command helps nobody.
@@ -121,7 +123,14 @@ fn run_finding(run: &Run) -> String {
 
 /// The commands that compute what is missing, and all of it: a finished run attaches nobody.
 fn again(run: &Run) -> String {
-    let missing = format!("Run what failed again: eclosion rerun {}", run.id);
+    // What is equal to it is refused until somebody lets it go.
+    let is_quarantined = run.error.as_ref().is_some_and(|error| error.reason == QUARANTINED);
+    let missing = match is_quarantined {
+        true => {
+            format!("Release it: eclosion pool quarantine ls. Then run it again: eclosion rerun {}", run.id)
+        }
+        false => format!("Run what failed again: eclosion rerun {}", run.id),
+    };
     match run_command(&run.plan) {
         Some(command) => format!("{missing}. Run it again: {command}"),
         None => format!("{missing}. See what it ran: eclosion runs show {}", run.id),

@@ -12,6 +12,7 @@ use super::fold::Fold;
 use super::run::{Output, Phase, Run, Slot};
 use super::{Effect, LOST_WORKERS_MAX, Touch, fan_out};
 use crate::content;
+use crate::why::QUARANTINED;
 
 /// The part of a backoff that jitter may take away: one fifth, in thousandths.
 const JITTER_PER_MILLE: u64 = 200;
@@ -347,6 +348,6 @@ fn quarantine(run: &RunId, certificates: &[Arc<DeathCertificate>]) -> Error {
     let help = format!(
         "look at the last lines of each worker: eclosion why {run}; then run it with less input or more memory"
     );
-    let error = Error::new(Code::Unavailable, "task.quarantined", message).help(help);
+    let error = Error::new(Code::Unavailable, QUARANTINED, message).help(help);
     deaths.fold(error, Error::cause)
 }

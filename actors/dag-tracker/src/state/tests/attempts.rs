@@ -1,5 +1,7 @@
 //! One task's attempts: commits under fences, retries, lost workers, time-outs, environments.
 
+use eclosion_schemas::ops::run::WhyReply;
+
 use super::*;
 
 #[test]
@@ -111,6 +113,9 @@ fn a_lost_worker_is_not_counted_as_a_failure_and_three_of_them_quarantine_the_ta
     assert_eq!((head.state, error.reason.as_str()), (RunState::Failed, "task.quarantined"));
     assert_eq!(error.causes, vec!["w-1-1 killed by SIGKILL, sender unknown"; 3]);
     assert_eq!(tasks[0].certificates[2].last_lines, ["so long"]);
+    let why =
+        world.ask::<WhyReply>(Command::Why(WhyRequest { run: run.clone(), task: None })).expect("answers");
+    assert!(why.findings[0].contains("Release it: eclosion pool quarantine ls."), "{:?}", why.findings);
     world.restart();
 }
 
