@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -84,6 +85,13 @@ def tokens(count: int) -> Generator[str, None, int]:
     for n in range(count):
         yield f"token {n}"
     return count
+
+
+@functools.wraps(tokens)
+def logged_tokens(count: int) -> Generator[str, None, int]:
+    """A generator, which its own code does not show."""
+    print(count)
+    return tokens(count)
 
 
 def breaks_off(count: int) -> Generator[int, None, None]:

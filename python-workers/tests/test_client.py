@@ -11,6 +11,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 import client_steps as steps
@@ -54,6 +55,16 @@ def test_nobody_there_is_said_at_once_with_the_way_out(tmp_path: pathlib.Path) -
     with pytest.raises(eclosion.Unreachable) as refused:
         eclosion.connect(tmp_path / "nobody.sock")
     assert refused.value.error.get("help") == "eclosion up"
+
+
+def test_the_kernel_of_another_instance_is_started_by_its_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECLOSION_RUNTIME_DIR", str(tmp_path))
+    for instance, command in {"other": "eclosion up --instance other", "default": "eclosion up"}.items():
+        with pytest.raises(eclosion.Unreachable) as refused:
+            eclosion.connect(instance=instance)
+        assert refused.value.error.get("help") == command
 
 
 def test_a_submitted_function_returns_what_it_returns_here(client: Client) -> None:
@@ -113,6 +124,22 @@ def test_reports_come_while_the_function_runs(client: Client, tmp_path: pathlib.
     assert next(ref.reports()) == ReportProgress(done=0, total=1, text="waiting")
     gate.open()
     assert ref.result(DEADLINE_S) == "opened"
+
+
+def test_coroutines_hear_reports_and_may_stop_waiting_for_them(home: House, tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        async with aio.connect(home.socket) as client:
+            gate = steps.gate(tmp_path)
+            ref = client.submit(steps.wait, str(gate))
+            reports = aiter(ref.reports())
+            assert await anext(reports) == ReportProgress(done=0, total=1, text="waiting")
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(reports), 0.01)
+            gate.open()
+            assert [report async for report in reports] == []
+            assert await ref == "opened"
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
 
 
 def test_an_argument_that_is_no_data_is_refused_before_it_is_sent(client: Client) -> None:
@@ -243,6 +270,21 @@ def test_coroutines_wait_without_blocking_the_loop(home: House, tmp_path: pathli
             assert await asyncio.to_thread(gate.left) == "cancelled"
             with pytest.raises(KeyError):
                 await client.submit(steps.fail)
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
+def test_a_coroutine_can_do_what_a_thread_can(home: House) -> None:
+    async def main() -> None:
+        async with aio.connect(home.socket) as client:
+            assert client.welcome["role"] == "admin"
+            assert [token async for token in client.iterate(steps.tokens, 3)] == ["token 0", "token 1", "token 2"]
+            with pytest.raises(TypeError, match="no generator function"):
+                client.iterate(steps.square, 3)
+            assert await client.value({"body": msgspec.msgpack.encode([1])}) == [1]
+        # What is to be awaited may be a task as well.
+        async with await asyncio.create_task(aio.connect(home.socket)) as client:
+            assert (await client.kernel.status()).state == "ready"
 
     asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
 

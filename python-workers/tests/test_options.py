@@ -58,9 +58,10 @@ def test_what_only_a_flow_can_do_is_refused_before_anything_is_sent(
     client: Client, options: dict[str, Any], named: str
 ) -> None:
     wished = task(**options)(steps.square)
-    for call in (client.submit, client.iterate):
+    calls: list[tuple[Any, Any]] = [(client.submit, wished), (client.iterate, task(**options)(steps.tokens))]
+    for call, function in calls:
         with pytest.raises(Refused) as refused:
-            call(wished, 3)
+            call(function, 3)
         assert f"cannot have {named}:" in str(refused.value)
         assert "@flow" in refused.value.error.get("help", "")
         # Whoever reads only the traceback is told, too.

@@ -18,6 +18,7 @@ from eclosion._schemas import (
     DeliveryGap,
     DeliveryReset,
     DeliverySnapshot,
+    DeliverySnapshotEnd,
     EnvironmentSpec,
     FlowSpec,
     TaskSpec,
@@ -161,6 +162,110 @@ def test_what_reads_is_sent_again_and_what_changes_is_told(home: House) -> None:
             ref.result(DEADLINE_S)
         home.up()
         assert client.submit(steps.square, 4).result(DEADLINE_S) == 16
+
+
+def test_who_polls_a_subscription_misses_nothing_and_outlasts_the_kernel(home: House) -> None:
+    with home.connect() as client:
+        subscription, view = client.subscribe("run/*/state"), client.view("run/*/state")
+        assert [type(_next(subscription)) for _ in range(2)] == [DeliveryAcknowledged, DeliverySnapshotEnd]
+        assert view.update(DEADLINE_S)
+        for wait in (subscription.next, view.update) * 2:
+            with pytest.raises(eclosion.DeadlineExceeded):
+                wait(0.01)
+        run = start(client)
+        assert isinstance(change := _next(subscription), DeliveryChange)
+        assert change.subject == f"run/{run}/state"
+        assert view.update(DEADLINE_S)
+        assert list(view.states) == [f"run/{run}/state"]
+
+        home.kill(client)
+
+        def waits_for_a_kernel() -> bool:
+            try:
+                subscription.next(0.01)
+            except eclosion.DeadlineExceeded as why:
+                return isinstance(why.__cause__, eclosion.Unreachable)
+            return False
+
+        _until(waits_for_a_kernel)
+        home.up()
+        assert isinstance(_next(subscription), DeliveryAcknowledged)
+        subscription.close()
+        assert subscription.next(0) is None
+
+
+def test_a_kernel_that_does_not_come_back_is_told_to_who_polls(home: House) -> None:
+    with home.connect(reconnect_s=0.05) as client:
+        subscription = client.subscribe("run/*/state")
+        home.kill(client)
+
+        def gives_up() -> bool:
+            try:
+                subscription.next(0.01)
+            except eclosion.DeadlineExceeded:
+                return False
+            except eclosion.Unreachable:
+                return True
+            return False
+
+        _until(gives_up)
+
+
+def test_a_coroutine_that_polls_a_subscription_misses_nothing(home: House) -> None:
+    async def main(other: Client) -> None:
+        async with aio.connect(home.socket, reconnect_s=3600) as client:
+            subscription, view = client.subscribe("run/*/state"), client.view("run/*/state")
+            assert [type(await anext(subscription)) for _ in range(2)] == [DeliveryAcknowledged, DeliverySnapshotEnd]
+            assert await view.update()
+            for wait in (subscription.next, subscription.__anext__, view.update) * 2:
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(wait(), 0.01)
+            run = await asyncio.to_thread(start, other)
+            assert isinstance(change := await anext(subscription), DeliveryChange)
+            assert change.subject == f"run/{run}/state"
+            assert await view.update()
+            assert list(view.states) == [f"run/{run}/state"]
+
+            await asyncio.to_thread(home.kill, other)
+            # More than there are threads, of which one is to be left.
+            nothing = 0
+            while nothing < 64:
+                try:
+                    await asyncio.wait_for(anext(subscription), 0.001)
+                except asyncio.TimeoutError:
+                    nothing += client._client.link.alive() is None
+            await asyncio.to_thread(home.up)
+            heard = await anext(subscription)
+            while not isinstance(heard, DeliveryAcknowledged):
+                heard = await anext(subscription)
+            subscription.close()
+            assert [delivery async for delivery in subscription] == []
+
+    with home.connect() as other:
+        asyncio.run(asyncio.wait_for(main(other), DEADLINE_S))
+
+
+def test_a_deadline_is_of_waiting_for_the_kernel_too(home: House) -> None:
+    # Whoever waits for so long is ended by the watchdog.
+    with home.connect(reconnect_s=3600) as client:
+        home.kill(client)
+        _until(lambda: client.link.alive() is None)
+        with pytest.raises(eclosion.Unreachable):
+            client.call("kernel.status", deadline_s=0.01)
+        with pytest.raises(eclosion.Unreachable):
+            client.kernel.status(deadline_s=0.01)
+
+    async def main() -> None:
+        async with aio.connect(home.socket, reconnect_s=3600) as client:
+            await asyncio.to_thread(home.say, "down")
+            await asyncio.to_thread(_until, lambda: client._client.link.alive() is None)
+            with pytest.raises(eclosion.Unreachable):
+                await client.kernel.status(deadline_s=0.01)
+            with pytest.raises(eclosion.Unreachable):
+                await client.call("kernel.status", deadline_s=0.01)
+
+    home.up()
+    asyncio.run(main())
 
 
 def test_a_connection_that_breaks_without_the_kernel_goes_on_without_a_reset(home: House) -> None:

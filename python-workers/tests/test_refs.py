@@ -11,6 +11,7 @@ import pytest
 import client_steps as steps
 from eclosion import TaskDied
 from eclosion.client import aio, as_completed
+from eclosion.client._connection import Connection
 from eclosion.client._results import value_of
 from house import DEADLINE_S, House
 
@@ -55,6 +56,19 @@ def test_what_has_one_result_is_not_iterated_over(client: Client) -> None:
     with pytest.raises(TypeError, match="one result"):
         next(iter(ref))
     assert ref.result(DEADLINE_S) == 9
+
+
+def test_a_function_with_one_result_is_not_begun_to_be_iterated_over(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(client.iterate(steps.logged_tokens, 2)) == ["token 0", "token 1"]
+
+    def sent(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was sent")
+
+    monkeypatch.setattr(Connection, "open", sent)
+    with pytest.raises(TypeError, match=r"no generator function.*client\.submit\(square"):
+        client.iterate(steps.square, 3)
 
 
 def test_coroutines_iterate_without_blocking_the_loop(home: House, tmp_path: pathlib.Path) -> None:

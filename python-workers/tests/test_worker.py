@@ -74,6 +74,36 @@ def test_an_endless_recursion_is_told_in_bounds(worker: kernel.Worker, code: Wri
 
 
 @pytest.mark.parametrize(
+    "connecting", ["eclosion.connect()", "eclosion.task(one).submit()", "asyncio.run(aio.connect())"]
+)
+def test_a_script_that_connects_while_it_is_imported_is_told_how_not_to(
+    worker: kernel.Worker, code: Write, connecting: str
+) -> None:
+    root = code(f"""
+        import asyncio, eclosion
+        from eclosion.client import aio
+        def one(): return 1
+        {connecting}
+    """)
+    error = worker.link.error(worker.link.execute("steps:one", root))
+    assert error["reason"] == "task.import"
+    assert "`steps` connects to a kernel while a worker imports it" in error["message"]
+    assert 'if __name__ == "__main__":' in error["help"]
+
+
+def test_a_function_may_connect_where_its_module_may_not(worker: kernel.Worker, code: Write) -> None:
+    root = code("""
+        import eclosion
+        def one():
+            try:
+                eclosion.connect(instance="nobody")
+            except eclosion.Unreachable as why:
+                return why.error["reason"]
+    """)
+    assert worker.link.result(worker.link.execute("steps:one", root)) == "kernel.unreachable"
+
+
+@pytest.mark.parametrize(
     ("function", "reason", "says"),
     [
         ("nowhere:f", "task.import", "module `nowhere` cannot be imported"),

@@ -18,6 +18,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
+from ._current import import_of
 from ._errors import Refused, error
 from ._exceptions import folders_of, is_user_file, one_line, remote_exception
 
@@ -67,7 +68,11 @@ class Code:
         """The function to call, imported if need be. Raises :class:`Refused` (``task.import``)."""
         found = self._functions.get(function)
         if found is None:
-            found = self._functions[function] = resolve(self._root, function)
+            import_of(function.partition(":")[0])
+            try:
+                found = self._functions[function] = resolve(self._root, function)
+            finally:
+                import_of(None)
         return found
 
     def forget(self) -> None:
@@ -114,8 +119,8 @@ def resolve(root: str, function: str) -> Callable[..., Any]:
 
 
 def _import_failed(root: str, module: str, why: Exception) -> Refused:
+    help_text = why.error.get("help") if isinstance(why, Refused) else None
     missing = why.name if isinstance(why, ModuleNotFoundError) else None
-    help_text = None
     if missing is not None and missing.partition(".")[0] == module.partition(".")[0]:
         help_text = f"is there a {missing.replace('.', '/')}.py below {root}?"
     elif missing is not None:

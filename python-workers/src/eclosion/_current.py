@@ -142,6 +142,7 @@ class Current:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+_importing: str | None = None
 _active: Current | None = None
 _local: Current | None = None
 
@@ -166,3 +167,14 @@ def activate(attempt: Current | None) -> None:
     """Makes ``attempt`` the current one. For runtimes."""
     global _active
     _active = attempt
+
+
+def importing() -> str | None:
+    """The module that a worker imports now, if it does: what runs is not yet the function. For runtimes."""
+    return _importing
+
+
+def import_of(module: str | None) -> None:
+    """Says which module is imported from now on, or none any more. For runtimes."""
+    global _importing
+    _importing = module

@@ -28,10 +28,11 @@ from ._options import NONE, CallOptions
 from ._results import value_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 
     from ._client import Client
     from ._functions import Target
+    from .aio import AsyncReports
 
 # Of the 256 that the kernel allows for all its clients.
 UNDER_WAY_MAX = 128
@@ -44,7 +45,7 @@ R = TypeVar("R")
 
 _encode = msgspec.msgpack.encode
 _decode_payload = msgspec.msgpack.Decoder(Payload).decode
-_decode_report: Callable[[bytes], TaskReport] = msgspec.msgpack.Decoder(TaskReport).decode
+decode_report: Callable[[bytes], TaskReport] = msgspec.msgpack.Decoder(TaskReport).decode
 
 
 class Ref(Generic[R]):
@@ -94,33 +95,26 @@ class Ref(Generic[R]):
         outcome = self._outcome
         return None if isinstance(outcome, bytes) else self._error(cast("ErrorData", outcome))
 
-    def reports(self) -> Iterator[TaskReport]:
-        """What the function reports while it runs, ``progress`` and ``metric``; ends when it does. Lossy."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._exchange is not None or self._outcome is not None)
-            exchange = self._exchange
-        while exchange is not None:
-            item = exchange.next()
-            if item is None:
-                return
-            yield _decode_report(item)
+    def reports(self) -> Reports:
+        """What the function reports while it runs, ``progress`` and ``metric``; ends when it does. Lossy.
+
+        Iterated over in a thread or, by ``async for``, in a coroutine.
+        """
+        return Reports(self)
 
     def __iter__(self) -> Iterator[Any]:
         """What a generator yields. Leaving the loop early cancels it."""
         self._check_yields()
         try:
-            exchange = None
-            # Refused for want of room, it is sent again, on another one.
-            while (exchange := self._next_exchange(exchange)) is not None:
-                while (item := exchange.next()) is not None:
-                    payload = _payload_of(item)
-                    if payload is not None:
-                        yield value_of(self._calls.client, payload, exchange.connection)
+            for exchange, item in self.items():
+                payload = _payload_of(item)
+                if payload is not None:
+                    yield value_of(self._calls.client, payload, exchange.connection)
             self._check_outcome()
         finally:
             self.cancel()
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncGenerator[Any, None]:
         """As :meth:`__iter__`, in a coroutine."""
         import asyncio
 
@@ -228,6 +222,16 @@ class Ref(Generic[R]):
             why.certificate = self._calls.certificate(data)
         return why
 
+    # Of `Reports`.
+
+    def items(self) -> Iterator[tuple[Exchange, bytes]]:
+        """What comes of the call while it is under way, until it is done."""
+        exchange = None
+        # Refused for want of room, it is sent again, on another one.
+        while (exchange := self._next_exchange(exchange)) is not None:
+            while (item := exchange.next()) is not None:
+                yield exchange, item
+
     # Of `Calls`.
 
     @property
@@ -278,9 +282,28 @@ class Ref(Generic[R]):
 _UNSET: Any = object()
 
 
+class Reports:
+    """What a function reports. See :meth:`Ref.reports`."""
+
+    def __init__(self, ref: Ref[Any]) -> None:
+        self._ref = ref
+        self._items = ref.items()
+
+    def __iter__(self) -> Reports:
+        return self
+
+    def __next__(self) -> TaskReport:
+        return decode_report(next(self._items)[1])
+
+    def __aiter__(self) -> AsyncReports:
+        from .aio import AsyncReports
+
+        return AsyncReports(self._ref)
+
+
 def _payload_of(item: bytes) -> Payload | None:
     """What was yielded; None for progress and metrics."""
-    report = _decode_report(item)
+    report = decode_report(item)
     return report.payload if isinstance(report, ReportItem) else None
 
 

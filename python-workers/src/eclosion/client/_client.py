@@ -21,7 +21,7 @@ from ._calls import Calls, Ref
 from ._connection import CREDIT, DEADLINE_S, PATIENCE_S, Stream, fresh_key
 from ._functions import Roots, Target
 from ._leases import Leases
-from ._link import Link
+from ._link import Link, within
 from ._operations import Operations
 from ._options import options_of
 from ._places import socket_path
@@ -75,7 +75,10 @@ class Client(Operations):
     def call(
         self, method: str, request: Any = None, *, deadline_s: float | None = DEADLINE_S, idem: str | None = None
     ) -> Any:
-        """Calls any operation by its name, with plain data in and out; items, should it stream, are passed over."""
+        """Calls any operation by its name, with plain data in and out; items, should it stream, are passed over.
+
+        ``deadline_s`` is of all of it: a kernel that is gone is waited for no longer, :class:`Unreachable` says so.
+        """
         return self.request(method, {} if request is None else request, Any, deadline_s, idem or fresh_key(), False)
 
     def stream(self, method: str, request: Any = None, *, credit: int = CREDIT) -> Stream[Any, Any]:
@@ -93,8 +96,8 @@ class Client(Operations):
         return value_of(self, payload, self.link.connection(self.reconnect_s))
 
     def iterate(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Values:
-        """Iterates, here, over what a generator yields on a worker."""
-        target, arguments = self._target(function, args, kwargs)
+        """Iterates, here, over what a generator yields on a worker. Raises TypeError for what is no generator."""
+        target, arguments = self._generator(function, args, kwargs)
         return Values(self, self._calls.request(target, arguments, self.environment, options_of(function)))
 
     def feed(self, values: Iterable[Any]) -> Feed:
@@ -120,6 +123,10 @@ class Client(Operations):
 
         What a generator function yields is iterated over: ``for value in client.submit(tokens, prompt)``. A task is
         kept to its ``timeout``, ``open_files`` and ``file_size``; one with options that only a flow has is refused.
+
+        Arguments travel as data: a tuple or a set arrives as a list, a dataclass as a dict, and a Decimal, a UUID, a
+        date or a datetime without a time zone as its text. Returns at once, unless the kernel is gone: this waits up
+        to ``reconnect_s`` for one.
         """
         target, arguments = self._target(function, args, kwargs)
         options = options_of(function)
@@ -151,6 +158,13 @@ class Client(Operations):
         if link is not None:
             link.close()
 
+    # Of the client for asyncio.
+
+    def submit_generator(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ref[Any]:
+        """As :meth:`submit`; raises as :meth:`iterate`."""
+        target, arguments = self._generator(function, args, kwargs)
+        return self._calls.submit(target, arguments, self.environment, options_of(function), yields=True)
+
     # Of the generated operations.
 
     def request(
@@ -160,7 +174,7 @@ class Client(Operations):
         body = _encode(request)
         end = None if deadline_s is None else time.monotonic() + deadline_s
         while True:
-            connection = self.link.connection(self.reconnect_s)
+            connection = self.link.connection(within(self.reconnect_s, end))
             left = None if end is None else max(0.0, end - time.monotonic())
             exchange = connection.open(method, body, deadline_s=left, idem=idem)
             try:
@@ -175,6 +189,17 @@ class Client(Operations):
         connection = self.link.connection(self.reconnect_s)
         exchange = connection.open(method, _encode(request), credit=credit, idem=idem)
         return Stream(exchange, decoder(item), decoder(reply))
+
+    def _generator(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Target, dict[str, Any]]:
+        """What to call for it. Raises TypeError for a function whose one result nobody would take."""
+        target, arguments = self._target(function, args, kwargs)
+        if not _may_yield(function):
+            name = getattr(function, "__qualname__", repr(function))
+            help = f"for what it returns: client.submit({name}, …).result()"
+            raise TypeError(f"`{name}` is no generator function, there is nothing to iterate over; {help}")
+        return target, arguments
 
     def _target(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -193,6 +218,15 @@ class Client(Operations):
 def _yields(function: Callable[..., Any]) -> bool:
     code = getattr(_plain(function), "__code__", None)
     return code is not None and bool(code.co_flags & _GENERATOR)
+
+
+def _may_yield(function: Callable[..., Any]) -> bool:
+    """False for what surely has one result; of what is no function of Python nothing is known."""
+    plain = _plain(function)
+    if not hasattr(plain, "__code__") or _yields(plain):
+        return True
+    wrapped = getattr(plain, "__wrapped__", None)
+    return wrapped is not None and _may_yield(wrapped)
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,6 +28,7 @@ from .._errors import DeadlineExceeded, ErrorData, error, raised
 from .._frames import Channel, Disconnected, Frame
 from .._process import start_thread
 from ._arenas import SEALED, Arenas
+from ._places import up_command
 from ._timings import Timing, timing_of
 from ._traces import traceparent
 
@@ -112,31 +113,38 @@ class Exchange:
         return item
 
     def next(self, until: float | None = None) -> bytes | None:
-        """The next item; None once there is none. Interrupted, or at the time ``until``, the call is cancelled."""
+        """The next item; None once there is none. Interrupted, the call is cancelled; at the time ``until`` the wait
+        ends with :class:`DeadlineExceeded` and the call goes on."""
         while True:
             item = self.take()
             if item is not None or self._outcome is not None:
                 return item
-            self.wait(until)
+            self._wait(until)
 
     def reply(self, until: float | None = None) -> bytes:
-        """The reply; items that were not taken are passed over. Raises what the call ended with."""
-        while self.next(until) is not None:
-            pass
+        """The reply; items that were not taken are passed over. Raises what the call ended with, and is its end."""
+        try:
+            while self.next(until) is not None:
+                pass
+        except DeadlineExceeded:  # Nobody waits for the answer any more.
+            self.cancel()
+            raise DeadlineExceeded(error("deadline", "deadline", "the call did not finish in time")) from None
         if isinstance(self._outcome, bytes):
             return self._outcome
         raise raised(self._outcome or error_lost("the call was left"))
 
-    def wait(self, until: float | None) -> None:
+    def _wait(self, until: float | None) -> None:
         """Waits for an item or the outcome."""
         try:
             with self._arrived:
                 while not self._items and self._outcome is None:
                     left = None if until is None else until - time.monotonic()
                     if left is not None and left <= 0:
-                        raise DeadlineExceeded(error("deadline", "deadline", "the call did not finish in time"))
+                        raise DeadlineExceeded(error("deadline", "deadline", "nothing has come in time; it goes on"))
                     self._arrived.wait(left)
-        except BaseException:  # Ctrl-C as well: nobody waits for the answer any more.
+        except DeadlineExceeded:  # Who polls comes again.
+            raise
+        except BaseException:  # Ctrl-C: nobody waits for the answer any more.
             self.cancel()
             raise
 
@@ -227,7 +235,8 @@ class Connection:
             sock.connect(self.path)
         except (FileNotFoundError, ConnectionRefusedError):
             text = f"no kernel listens on {self.path}"
-            raise raised(error("unavailable", "kernel.unreachable", text, help="eclosion up", retry=True)) from None
+            help = up_command(self.path)
+            raise raised(error("unavailable", "kernel.unreachable", text, help=help, retry=True)) from None
         except OSError as why:
             text = f"cannot reach a kernel on {self.path}: {why}"
             raise raised(error("unavailable", "kernel.unreachable", text, help="eclosion doctor")) from None
@@ -370,7 +379,7 @@ class Stream(Generic[Item, Reply]):
             yield self._item(item)
 
     def reply(self, timeout_s: float | None = None) -> Reply:
-        """The reply; items that were not taken are passed over."""
+        """The reply; items that were not taken are passed over. A time-out cancels the call."""
         return self._reply(self._exchange.reply(until(timeout_s)))
 
     def close(self) -> None:

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import os
 
+from .._current import importing
+from .._errors import Refused, error
+
 
 def socket_path(given: str | os.PathLike[str] | None, instance: str | None = None) -> str:
-    """The path to connect to."""
+    """The path to connect to. Raises :class:`Refused` where a worker imports a module that connects by itself: what a
+    script does would be done again by each of its workers."""
     if given is not None:
         return os.fspath(given)
+    module = importing()
+    if module is not None:
+        text = f"`{module}` connects to a kernel while a worker imports it"
+        help = f'put what only the script is to do below: if __name__ == "__main__":  (in {module})'
+        raise Refused(error("precondition", "client.importing", text, help=help))
     if instance is None:
         for name in ("ECLOSION_SOCKET", "ECLOSION_LISTEN"):
             path = os.environ.get(name)
@@ -19,6 +28,14 @@ def socket_path(given: str | os.PathLike[str] | None, instance: str | None = Non
                 return path
     name = instance or os.environ.get("ECLOSION_INSTANCE") or "default"
     return os.path.join(_runtime_dir(), f"{name}.sock")
+
+
+def up_command(path: str) -> str:
+    """What starts the kernel that would listen there."""
+    folder, file = os.path.split(path)
+    name = file.removesuffix(".sock")
+    others = folder == _runtime_dir() and name not in (file, "default")
+    return f"eclosion up --instance {name}" if others else "eclosion up"
 
 
 def _runtime_dir() -> str:

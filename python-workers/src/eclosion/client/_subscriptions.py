@@ -8,11 +8,12 @@ change may come again, and never is one left out without a ``gap`` or a ``reset`
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .._errors import raised
+from .._errors import DeadlineExceeded, Unreachable, error, raised
 from .._schemas import (
     Delivery,
     DeliveryAcknowledged,
@@ -24,10 +25,12 @@ from .._schemas import (
     SubscribeRequest,
 )
 from ._connection import CREDIT, Exchange, until
+from ._link import may_come
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ._connection import Connection
     from ._link import Link
 
 Reset = DeliveryReset
@@ -100,7 +103,9 @@ class Subscription:
         self._reconnect_s = reconnect_s
         self._cursor = Cursor(filter, on_full)
         self._closed = False
-        self._exchange = self._subscribe()
+        self._given_up_at: float | None = None
+        """While the kernel is gone: until when it is waited for."""
+        self._exchange: Exchange | None = self._subscribe(None)
 
     def __iter__(self) -> Iterator[Delivery]:
         while True:
@@ -110,31 +115,47 @@ class Subscription:
             yield delivery
 
     def next(self, timeout_s: float | None = None) -> Delivery | None:
-        """The next delivery; None after :meth:`close`. Raises :class:`DeadlineExceeded`, or what the kernel refuses."""
+        """The next delivery; None after :meth:`close`. Raises what the kernel refuses.
+
+        A time-out raises :class:`DeadlineExceeded` and leaves the subscription as it is: nothing is lost, and the next
+        call goes on. A kernel that is gone is waited for no longer than that either; :class:`Unreachable` is raised
+        when it has not come back within the client's ``reconnect_s``, which calls that time out wait for together.
+        """
         end = until(timeout_s)
         while not self._closed:
             reset = self._cursor.due()
             if reset is not None:
                 return reset
-            item = self._exchange.next(end)
+            exchange = self._exchange
+            if exchange is None:
+                self._exchange = self._subscribe(end)
+                continue
+            item = exchange.next(end)
             if item is not None:
                 delivery = decode_delivery(item)
                 self._cursor.heard(delivery)
                 return delivery
             if not self._closed:
-                goes_on(self._exchange)
-                self._exchange = self._subscribe()
+                goes_on(exchange)
+                self._exchange = None
+        # Closed by another thread, perhaps while this one subscribed.
+        self._leave()
         return None
 
     def restart(self) -> None:
-        """Subscribes anew, from a snapshot: after a gap, what was folded lacks something."""
-        self._exchange.cancel()
+        """From a snapshot anew, with the next delivery: after a gap, what was folded lacks something."""
+        self._leave()
         self._cursor.forget()
-        self._exchange = self._subscribe()
+        self._exchange = None
 
     def close(self) -> None:
         self._closed = True
-        self._exchange.cancel()
+        self._leave()
+
+    def _leave(self) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.cancel()
 
     def __enter__(self) -> Subscription:
         return self
@@ -142,37 +163,38 @@ class Subscription:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _subscribe(self) -> Exchange:
-        connection = self._link.connection(self._reconnect_s)
+    def _subscribe(self, end: float | None) -> Exchange:
+        connection = self._connection(end)
         return connection.open("bus.subscribe", self._cursor.request(), credit=self._credit)
 
+    def _connection(self, end: float | None) -> Connection:
+        now = time.monotonic()
+        if self._given_up_at is None:
+            self._given_up_at = now + self._reconnect_s
+        last = self._given_up_at if end is None else min(end, self._given_up_at)
+        try:
+            connection = self._link.connection(max(0.0, last - now))
+        except Unreachable as why:
+            if last < self._given_up_at and may_come(why):
+                text = "no kernel has come back in time; it is waited for further"
+                raise DeadlineExceeded(error("deadline", "deadline", text)) from why
+            self._given_up_at = None
+            raise
+        self._given_up_at = None
+        return connection
 
-class View:
-    """The states of all subjects that match a filter, as they were told last.
 
-    ``update`` waits for the next thing that changed them; ``states`` is never the fold of a stream with a hole in it:
-    where the kernel says ``gap`` or ``reset``, it is filled from a snapshot anew. ``holes`` counts these.
-    """
+class Fold:
+    """What a view has folded, in a thread or in a coroutine."""
 
-    def __init__(self, subscription: Subscription) -> None:
-        self._subscription = subscription
+    def __init__(self, restart: Callable[[], None]) -> None:
+        self._restart = restart
         self._filling: dict[str, Any] | None = None
         self.states: dict[str, Any] = {}
         self.holes = 0
 
-    def update(self, timeout_s: float | None = None) -> bool:
-        """Folds deliveries until the states are whole and something was folded; False after the end."""
-        while True:
-            delivery = self._subscription.next(timeout_s)
-            if delivery is None:
-                return False
-            if self._fold(delivery):
-                return True
-
-    def close(self) -> None:
-        self._subscription.close()
-
-    def _fold(self, delivery: Delivery) -> bool:
+    def fold(self, delivery: Delivery) -> bool:
+        """Whether the states are whole and changed."""
         if isinstance(delivery, DeliveryChange):
             states = self.states if self._filling is None else self._filling
             states[delivery.subject] = delivery.value
@@ -189,5 +211,33 @@ class View:
         elif isinstance(delivery, DeliveryGap):
             self.holes += 1
             self._filling = None
-            self._subscription.restart()
+            self._restart()
         return False
+
+
+class View(Fold):
+    """The states of all subjects that match a filter, as they were told last.
+
+    ``update`` waits for the next thing that changed them; ``states`` is never the fold of a stream with a hole in it:
+    where the kernel says ``gap`` or ``reset``, it is filled from a snapshot anew. ``holes`` counts these.
+    """
+
+    def __init__(self, subscription: Subscription) -> None:
+        super().__init__(subscription.restart)
+        self._subscription = subscription
+
+    def update(self, timeout_s: float | None = None) -> bool:
+        """Folds deliveries until the states are whole and something was folded; False after the end.
+
+        A time-out raises :class:`DeadlineExceeded`; what was folded stays, and the next call goes on.
+        """
+        end = until(timeout_s)
+        while True:
+            delivery = self._subscription.next(None if end is None else max(0.0, end - time.monotonic()))
+            if delivery is None:
+                return False
+            if self.fold(delivery):
+                return True
+
+    def close(self) -> None:
+        self._subscription.close()
