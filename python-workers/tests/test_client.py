@@ -179,7 +179,9 @@ def main(): asyncio.run(wait())
 @pytest.mark.parametrize("source", WAITS.values(), ids=WAITS)
 def test_ctrl_c_in_a_wait_cancels_the_call(home: House, tmp_path: pathlib.Path, source: str) -> None:
     gate = steps.gate(tmp_path)
-    program = f"import asyncio, eclosion, client_steps, sys\nfrom eclosion.client import aio\n{source}\n"
+    program = f"import asyncio, eclosion, client_steps, signal, sys\nfrom eclosion.client import aio\n{source}\n"
+    # What was begun in the background of a shell ignores it, and so does what it begins.
+    program += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "try: main()\nexcept KeyboardInterrupt: print('interrupted')\n"
     path = os.pathsep.join([str(SOURCES), os.path.dirname(__file__)])
     started = subprocess.Popen(

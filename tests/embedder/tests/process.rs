@@ -14,7 +14,7 @@ use eclosion_test_embedder::operations::{Hello, HelloRequest};
 
 /// What Linux says of the signals that this process catches, ignores and blocks, and of the rights of files that it makes.
 fn signals() -> Vec<String> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     let kept = |line: &&str| ["SigCgt", "SigIgn", "SigBlk", "Umask"].iter().any(|key| line.starts_with(key));
     status.lines().filter(kept).map(str::to_owned).collect()
 }
