@@ -74,6 +74,8 @@ pub const FINISHED_INSTANCES_MAX: usize = 16_384;
 pub const UNFINISHED_RUNS_MAX: usize = 1_024;
 /// Workers that may be lost under a task before it is quarantined (P-EXEC-5).
 pub const LOST_WORKERS_MAX: u32 = 3;
+/// Of the error of a task that has killed so many, and of those that refuse what is equal to it.
+pub(crate) const QUARANTINED: &str = "task.quarantined";
 /// Withdrawals kept for a pool manager that has not heard of them; it folds `run.cancelling` as well.
 const WITHDRAWALS_MAX: usize = 64;
 /// Records whose changes [`crate::view::changed`] can name one by one.

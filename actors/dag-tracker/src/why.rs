@@ -16,11 +16,9 @@ use serde_json::Value;
 
 use crate::plan::Plan;
 use crate::rows;
-use crate::state::{Run, State};
+use crate::state::{QUARANTINED, Run, State};
 use crate::view::{no_run, task_at, tasks};
 
-/// Of the error of a task that has killed its workers, and of those that refuse what is equal to it.
-pub(crate) const QUARANTINED: &str = "task.quarantined";
 /// Tasks of one kind that are named one by one.
 const NAMED_MAX: usize = 5;
 /// A longer command helps nobody.

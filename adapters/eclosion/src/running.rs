@@ -135,7 +135,7 @@ impl Kernel {
                 let state = builder.state().unwrap_or_else(|| socket.clone());
                 let memory = crate::sockets::Memory::new(objects, &state);
                 memory.sweep(kernel.journal().epoch());
-                let given = crate::sockets::Hospitality {
+                let setup = crate::sockets::SessionSetup {
                     welcome: welcome.into(),
                     pages,
                     stopping: stop.subscribe(),
@@ -143,7 +143,7 @@ impl Kernel {
                     memory,
                     workers: None,
                 };
-                crate::sockets::listen(&kernel, socket, given).await?;
+                crate::sockets::listen(&kernel, socket, setup).await?;
             }
         }
         kernel.adopt();

@@ -30,8 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Who takes workers that were started by hand.
 pub(crate) type Workers = Arc<dyn Fn(AttachedWorker) -> Work + Send + Sync>;
 
-/// What whoever connects is given.
-pub(crate) struct Hospitality {
+/// What each session begins with.
+pub(crate) struct SessionSetup {
     pub(crate) welcome: Arc<Welcome>,
     pub(crate) pages: Arc<dyn Pages>,
     pub(crate) stopping: watch::Receiver<bool>,
@@ -45,7 +45,7 @@ pub(crate) struct Hospitality {
 struct Door {
     kernel: Kernel,
     listener: Listener,
-    given: Hospitality,
+    setup: SessionSetup,
     services: Arc<ServiceTable>,
     sessions: AtomicU64,
 }
@@ -78,12 +78,12 @@ impl Memory {
 ///
 /// # Errors
 /// As [`Listener::bind`].
-pub(crate) async fn listen(kernel: &Kernel, socket: &Path, given: Hospitality) -> Result<(), Error> {
+pub(crate) async fn listen(kernel: &Kernel, socket: &Path, setup: SessionSetup) -> Result<(), Error> {
     let listener = Listener::bind(ListenOptions::new(socket))?;
     let door = Arc::new(Door {
         kernel: kernel.clone(),
         listener,
-        given,
+        setup,
         services: Arc::new(ServiceTable::new(kernel)),
         sessions: AtomicU64::new(0),
     });
@@ -114,18 +114,18 @@ async fn accept(door: Arc<Door>) -> Result<(), Error> {
 
 async fn open(door: &Door, accepted: Accepted) -> Result<(), Error> {
     let number = door.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-    let given = &door.given;
-    let mut stopping = given.stopping.clone();
+    let setup = &door.setup;
+    let mut stopping = setup.stopping.clone();
     let stopped = async move {
         // A sender that is gone is a kernel that is gone.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&given.welcome), stopped)?;
+    let session = Session::new(accepted, door.kernel.bus().clone(), Arc::clone(&setup.welcome), stopped)?;
     let session = session.with_services(Arc::clone(&door.services) as _);
-    let session = session.counted_in(Arc::clone(&given.traffic));
-    let session = session.with_pages(Arc::clone(&given.pages));
-    let session = session.with_objects(given.memory.objects.clone(), given.memory.tag.clone());
-    let workers = given.workers.clone();
+    let session = session.counted_in(Arc::clone(&setup.traffic));
+    let session = session.with_pages(Arc::clone(&setup.pages));
+    let session = session.with_objects(setup.memory.objects.clone(), setup.memory.tag.clone());
+    let workers = setup.workers.clone();
     let session = if workers.is_some() { session.take_workers() } else { session };
     let serving = async move {
         let end = session.run().await;

@@ -202,9 +202,9 @@ impl Kernel {
             });
             let stopping = self.stop.subscribe();
             let memory = self.memory();
-            let given =
-                sockets::Hospitality { welcome, pages, stopping, traffic, memory, workers: Some(workers) };
-            sockets::listen(&self.kernel, socket, given).await?;
+            let setup =
+                sockets::SessionSetup { welcome, pages, stopping, traffic, memory, workers: Some(workers) };
+            sockets::listen(&self.kernel, socket, setup).await?;
         }
         self.house.host.adopt(recorded_workers(&self.kernel)?).await?;
         self.memory().sweep(self.kernel.journal().epoch());

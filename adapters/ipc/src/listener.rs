@@ -211,10 +211,10 @@ fn check_length(path: &Path) -> Result<(), Error> {
     Err(Error::invalid("socket.path", text).help("set ECLOSION_LISTEN to a shorter path"))
 }
 
-/// The directory must be ours and closed to others; one that is missing is made so.
 /// Set on directories in which everybody has something, such as `/tmp`.
 const STICKY: u32 = 0o1000;
 
+/// The directory must be ours and closed to others; one that is missing is made so.
 fn prepare_directory(path: &Path) -> Result<(), Error> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let Some(parent) = parent else {

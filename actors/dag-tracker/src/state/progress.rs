@@ -10,9 +10,8 @@ use eclosion_schemas::{Code, EffectId, Error, Payload, Retry, RunId, TaskId};
 
 use super::fold::Fold;
 use super::run::{Output, Phase, Run, Slot};
-use super::{Effect, LOST_WORKERS_MAX, Touch, fan_out};
+use super::{Effect, LOST_WORKERS_MAX, QUARANTINED, Touch, fan_out};
 use crate::content;
-use crate::why::QUARANTINED;
 
 /// The part of a backoff that jitter may take away: one fifth, in thousandths.
 const JITTER_PER_MILLE: u64 = 200;
