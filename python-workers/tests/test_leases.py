@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eclosion import Rejected
+from eclosion import Refused, Rejected
 from eclosion.client import LeaseLost, aio
+from eclosion.client._operations import LeaseEnded, LeaseStanding
 from house import DEADLINE_S, House, house
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def test_who_does_not_want_to_wait_is_told_who_holds_it(home: House) -> None:
             with pytest.raises(Rejected, match="migration") as refused, second.lease("db", wait_s=0):
                 pass
             assert refused.value.retry_after > 0
+            with second.lease("table", wait_s=0) as had:
+                assert [held.lease for held in first.arbitration.status().leases][1:] == [had.id]
             with second.lease("index"):
                 assert len(second.arbitration.status().leases) == 2
         assert not second.arbitration.status().leases
@@ -66,6 +69,17 @@ def test_a_lease_goes_on_over_a_kernel_that_was_killed(home: House) -> None:
         assert [held.lease for held in other.arbitration.status().leases] == [lease.id]
     with home.connect() as other:
         assert not other.arbitration.status().leases
+
+
+def test_a_lease_that_was_given_back_is_not_taken_up_again(home: House) -> None:
+    # As by a block that ends while its lease is taken up at the next kernel: what comes late would hold it for nobody.
+    with home.connect() as client:
+        with client.lease("db") as lease:
+            again = lease.again()
+        late = client.request_stream("lease.hold", again, LeaseStanding, LeaseEnded, "a-key", 8)
+        with pytest.raises(Refused, match="its holder gave it back"):
+            late.reply()
+        assert not client.arbitration.status().leases
 
 
 def test_a_lease_that_was_taken_away_is_told_by_the_block(home: House) -> None:

@@ -38,8 +38,6 @@ pub use eclosion_schemas::ops::lease::DESK;
 
 /// Requests that wait or hold together.
 const PLACES: usize = 2_048;
-/// What is free is granted within this: only after it somebody waits.
-const SETTLING: Duration = Duration::from_millis(20);
 /// Between two looks without a change.
 const LOOK: Duration = Duration::from_millis(FORGOTTEN_MS / 5);
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -73,6 +71,8 @@ pub struct WishRequest {
     pub priority: Priority,
     pub ttl_ms: Option<u64>,
     pub bound: bool,
+    /// This one and no other.
+    pub again: Option<LeaseId>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -159,6 +159,7 @@ fn example_wish() -> WishRequest {
         priority: Priority::Normal,
         ttl_ms: None,
         bound: true,
+        again: None,
     }
 }
 
@@ -286,10 +287,11 @@ impl Visitor {
         let deadline = self.until.checked_sub(SPARE).unwrap_or(self.until);
         let until = wait.map_or(deadline, |wait| deadline.min(Instant::now() + wait));
         let mut told = Vec::new();
-        let mut at_most = SETTLING;
+        // What is free is granted between the first answer and the second: who is told to wait then, waits.
+        let mut settled = false;
         loop {
             self.changes.mark_unchanged();
-            let is_last = Instant::now() >= until;
+            let is_last = settled && Instant::now() >= until;
             let (key, reasons) = match self.bus.ask::<DeskWish>(wish.clone()).deadline(DEADLINE).await? {
                 WishReply::Held(held) => return Ok(held),
                 WishReply::Waiting { key, reasons } => (key, reasons),
@@ -299,18 +301,18 @@ impl Visitor {
                 self.leave(key, true).await;
                 return Err(taken(&reasons));
             }
-            if at_most != SETTLING && reasons != told && self.responder.wants_items() {
+            if settled && reasons != told && self.responder.wants_items() {
                 // A reader who is slow is told less often.
                 let standing = Standing { held: None, reasons: reasons.clone() };
                 let _ = self.responder.try_item(Box::new(standing));
                 told = reasons;
             }
             let left = until.saturating_duration_since(Instant::now());
-            if let Err(gone) = self.change(left.min(at_most)).await {
+            if let Err(gone) = self.change(if settled { left.min(LOOK) } else { Duration::ZERO }).await {
                 self.leave(key, true).await;
                 return Err(gone);
             }
-            at_most = LOOK;
+            settled = true;
         }
     }
 
@@ -345,6 +347,7 @@ impl Visitor {
             priority: request.priority.unwrap_or_default(),
             ttl_ms: request.ttl_ms,
             bound,
+            again: request.again,
         })
     }
 

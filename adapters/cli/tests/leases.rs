@@ -54,6 +54,8 @@ fn a_command_runs_alone_under_its_lock_and_who_waits_is_told_for_whom() {
     assert!(held_by.ends_with(": first") && !begun(&house, "second"), "{found:#}");
     let (code, said) = house.refused(&["arb", "acquire", "db", "--ttl", "1m", "--wait", "0s"]);
     assert!(code == Some(7) && said.contains(": first") && said.contains("eclosion arb ls"), "{said}");
+    // What is free is had without waiting.
+    house.say(&["arb", "acquire", "index", "--wait", "0s", "--", "true"]);
     fs::write(house.path("first.end"), "").unwrap();
     assert!(first.wait().unwrap().success());
     wait_for("the second", || begun(&house, "second"));

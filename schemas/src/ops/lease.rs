@@ -41,7 +41,7 @@ pub struct Request {
     /// It ends after this, unless it is renewed. `lease.acquire` needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
-    /// How long to wait for it; until the deadline of the call, if nothing is said.
+    /// How long to wait for it; 0: it is had if it is free. Until the deadline of the call, if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
     /// Shown to who waits for it.
@@ -54,6 +54,9 @@ pub struct Request {
     /// Names this claim, so that the same request again gets the same lease. The call's idempotency key, if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<LeaseKey>,
+    /// Taken up again: this lease, under its key, and no other in its place. `lease.over`, if it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<LeaseId>,
 }
 
 /// A lease that is held.

@@ -86,7 +86,7 @@ impl ClientLeases {
 
 /// # Errors
 /// `invalid` for a wish that is none, `exhausted` for one that can never be granted or has no place, `conflict` for a key
-/// that holds something else.
+/// that holds something else, `not_found` for a lease that cannot be taken up again.
 pub(super) fn wish(
     options: &ArbitrationOptions,
     state: &State,
@@ -100,6 +100,12 @@ pub(super) fn wish(
         None => generated(reads),
     };
     let id = WishId::Client(key.clone());
+    if let Some(again) = &request.again {
+        let (held, _) = of_client(state, again)?;
+        if held.wish != id {
+            return Err(of_another(again));
+        }
+    }
     if let Some((lease, held)) = find(state, &id) {
         if held.amounts != request.amounts {
             let text = format!("{key} names a claim to something else, which is held as {lease}");
@@ -258,10 +264,7 @@ pub(super) fn give_back(state: &State, queue: &Queue, request: &GiveBack) -> Res
     if let Some(key) = &request.key
         && lease.wish != WishId::Client(key.clone())
     {
-        let text = format!("{} is held under another key", request.lease);
-        return Err(
-            Error::new(Code::Denied, "lease.key", text).help("eclosion arb release LEASE --reason TEXT")
-        );
+        return Err(of_another(&request.lease).help("eclosion arb release LEASE --reason TEXT"));
     }
     let shares = |wish: &&Wish| wish.amounts.keys().any(|key| lease.amounts.contains_key(key));
     let decision = Decision::reply(ReleaseReply {
@@ -303,6 +306,10 @@ fn of_client<'a>(state: &'a State, lease: &LeaseId) -> Result<(&'a Lease, &'a Cl
             Err(Error::new(Code::Precondition, "lease.task", text).help(format!("eclosion cancel {run}")))
         }
     }
+}
+
+fn of_another(lease: &LeaseId) -> Error {
+    Error::new(Code::Denied, "lease.key", format!("{lease} is held under another key"))
 }
 
 impl Attendance {

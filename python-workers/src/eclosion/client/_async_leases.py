@@ -76,6 +76,7 @@ class AsyncLease(Holding):
             end = time.monotonic() + self._client.reconnect_s
             while not self.over:
                 try:
+                    # No await between the two: the end of the block closes the last.
                     self._stream = self._opened(self.again())
                     if await self._waited():
                         break

@@ -721,6 +721,7 @@ class AsyncLeaseOperations:
     async def acquire(
         self,
         *,
+        again: LeaseId | None = None,
         key: LeaseKey | None = None,
         locks: List[str] | None = None,
         priority: Priority | None = None,
@@ -733,12 +734,13 @@ class AsyncLeaseOperations:
         deadline_s: float | None = DEADLINE_S,
     ) -> LeaseHeld:
         """Waits for a lease that ends by itself after ttl_ms, unless it is renewed or given back before."""
-        request = LeaseRequest(key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        request = LeaseRequest(again=again, key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
         return await self._client.request("lease.acquire", request, LeaseHeld, deadline_s, fresh_key(), False)
 
     def hold(
         self,
         *,
+        again: LeaseId | None = None,
         key: LeaseKey | None = None,
         locks: List[str] | None = None,
         priority: Priority | None = None,
@@ -751,7 +753,7 @@ class AsyncLeaseOperations:
         credit: int = CREDIT,
     ) -> AsyncStream[LeaseStanding, LeaseEnded]:
         """Waits for a lease and holds it for as long as the stream is open. The same key takes it up again within the grace."""
-        request = LeaseRequest(key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        request = LeaseRequest(again=again, key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
         return self._client.request_stream("lease.hold", request, LeaseStanding, LeaseEnded, fresh_key(), credit)
 
     async def release(

@@ -15,6 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from .._errors import Cancelled, Refused, Unreachable, error
 from ._connection import CREDIT, fresh_key
 from ._operations import LeaseEnded, LeaseHeld, LeaseOperations, LeaseRequest, LeaseStanding
@@ -97,24 +99,13 @@ class Holding:
             raise self.lost
 
     def again(self) -> LeaseRequest:
-        """To take it up at the next kernel; whoever has it meanwhile is not waited for."""
-        return LeaseRequest(
-            locks=self.request.locks,
-            resources=self.request.resources,
-            rates=self.request.rates,
-            wait_ms=0,
-            purpose=self.request.purpose,
-            tenant=self.request.tenant,
-            priority=self.request.priority,
-            key=self.request.key,
-        )
+        """To take it up at the next kernel: this lease, and no other in its place."""
+        return replace(self.request, again=self.id)
 
     def begun(self, standing: LeaseStanding) -> bool:
-        """Whether it is held now; one that is another than before was lost."""
+        """Whether it is held now."""
         if standing.held is None:
             return False
-        if self.known is not None and self.known.lease != standing.held.lease:
-            self.lose("it ended while no kernel was there")
         self.known = standing.held
         return True
 
@@ -124,7 +115,10 @@ class Holding:
 
     def ended(self, why: BaseException) -> None:
         """Nothing to go on from: it could not be taken up again."""
-        self.lose(str(why))
+        if isinstance(why, Refused) and over(why):
+            self.lose("it ended while no kernel was there")
+        else:
+            self.lose(str(why))
 
 
 class Lease(Holding):
@@ -134,6 +128,8 @@ class Lease(Holding):
         super().__init__(request)
         self._client = client
         self._stream = self._opened(request)
+        # Held while the stream is another one, so that the end of the block closes the last.
+        self._changing = threading.Lock()
         self._tender = threading.Thread(target=self._tend, name="eclosion-lease", daemon=True)
 
     def __enter__(self) -> Lease:
@@ -147,7 +143,8 @@ class Lease(Holding):
         raise Unreachable(error("unavailable", "connection.closed", "the lease never began"))
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self.over = True
+        with self._changing:
+            self.over = True
         try:
             if self.lost is None:
                 self._client.lease.release(lease=self.held.lease, key=self.held.key)
@@ -183,14 +180,22 @@ class Lease(Holding):
             end = time.monotonic() + self._client.reconnect_s
             while not self.over:
                 try:
-                    self._stream = self._opened(self.again())
-                    if self._waited():
+                    if self._taken_up():
                         break
                 except (Exception, Cancelled) as why:
                     if not goes_on(why) or time.monotonic() >= end:
                         self.ended(why)
                         return
                     time.sleep(AGAIN_S)
+
+    def _taken_up(self) -> bool:
+        stream = self._opened(self.again())
+        with self._changing:
+            if self.over:
+                stream.close()
+                return False
+            self._stream = stream
+        return self._waited()
 
 
 def over(why: Refused) -> bool:

@@ -327,7 +327,7 @@ class VerifyReply(_Wire, kw_only=True):
 class Act(_Wire, kw_only=True):
     """Something an operator does to a part of the kernel."""
 
-    # `actor.restart`, `dead.replay`: the operation.
+    # `actor.restart`, `pool.drain`: the operation.
     action: str
     # What it was going to touch, as it was when the operator acted.
     blast: str = ""
@@ -335,7 +335,7 @@ class Act(_Wire, kw_only=True):
     caller: str | None = None
     # The operator's own words; empty if none were given.
     reason: str = ""
-    # An address, a worker, a dead letter.
+    # An address, a worker, a run, a dead letter.
     target: str
 
 
@@ -814,6 +814,8 @@ LeaseKey = str
 class LeaseRequest(_Wire, kw_only=True):
     """What is wished for; granted whole or not at all."""
 
+    # Taken up again: this lease, under its key, and no other in its place. `lease.over`, if it has ended.
+    again: LeaseId | None = None
     # Names this claim, so that the same request again gets the same lease. The call's idempotency key, if
     # there is none.
     key: LeaseKey | None = None
@@ -829,7 +831,7 @@ class LeaseRequest(_Wire, kw_only=True):
     tenant: Tenant | None = None
     # It ends after this, unless it is renewed. `lease.acquire` needs it.
     ttl_ms: int | None = None
-    # How long to wait for it; until the deadline of the call, if nothing is said.
+    # How long to wait for it; 0: it is had if it is free. Until the deadline of the call, if nothing is said.
     wait_ms: int | None = None
 
 
@@ -2076,6 +2078,7 @@ class LeaseOperations:
     def acquire(
         self,
         *,
+        again: LeaseId | None = None,
         key: LeaseKey | None = None,
         locks: List[str] | None = None,
         priority: Priority | None = None,
@@ -2088,12 +2091,13 @@ class LeaseOperations:
         deadline_s: float | None = DEADLINE_S,
     ) -> LeaseHeld:
         """Waits for a lease that ends by itself after ttl_ms, unless it is renewed or given back before."""
-        request = LeaseRequest(key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        request = LeaseRequest(again=again, key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
         return self._client.request("lease.acquire", request, LeaseHeld, deadline_s, fresh_key(), False)
 
     def hold(
         self,
         *,
+        again: LeaseId | None = None,
         key: LeaseKey | None = None,
         locks: List[str] | None = None,
         priority: Priority | None = None,
@@ -2106,7 +2110,7 @@ class LeaseOperations:
         credit: int = CREDIT,
     ) -> Stream[LeaseStanding, LeaseEnded]:
         """Waits for a lease and holds it for as long as the stream is open. The same key takes it up again within the grace."""
-        request = LeaseRequest(key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
+        request = LeaseRequest(again=again, key=key, locks=[] if locks is None else locks, priority=priority, purpose=purpose, rates={} if rates is None else rates, resources={} if resources is None else resources, tenant=tenant, ttl_ms=ttl_ms, wait_ms=wait_ms)
         return self._client.request_stream("lease.hold", request, LeaseStanding, LeaseEnded, fresh_key(), credit)
 
     def release(

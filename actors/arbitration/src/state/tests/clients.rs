@@ -18,6 +18,7 @@ fn request(key: &str, lock: &str) -> WishRequest {
         priority: Priority::Normal,
         ttl_ms: None,
         bound: true,
+        again: None,
     }
 }
 
@@ -180,6 +181,22 @@ fn a_lease_survives_its_kernel_and_ends_a_grace_after_if_nobody_takes_it_up() {
     assert_eq!(world.over(&kept), None);
     assert!(world.over(&left).is_some());
     world.check();
+}
+
+#[test]
+fn what_is_taken_up_again_is_that_lease_and_no_other() {
+    let mut world = World::with_runs();
+    let held = world.take(&request("a", "db")).unwrap();
+    let again = WishRequest { again: Some(held.lease.clone()), ..request("a", "db") };
+    assert_eq!(world.wish(&again), Some(held.clone()));
+    let other = WishRequest { again: Some(held.lease.clone()), ..request("b", "db") };
+    assert_eq!(world.try_wish(&other).unwrap_err().reason, "lease.key");
+
+    // Who comes back late, when it was given back meanwhile, gets nothing that nobody would give back.
+    world.leave("a", true);
+    let late = world.try_wish(&again).unwrap_err();
+    assert_eq!((late.code, late.reason.as_str()), (Code::NotFound, "lease.over"));
+    assert!(world.take(&request("b", "db")).is_some());
 }
 
 #[test]

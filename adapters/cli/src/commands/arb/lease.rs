@@ -203,13 +203,12 @@ impl Holding {
                 Err(why) => return Err(why),
             }
         }
-        // Whoever has it meanwhile is not waited for.
-        let again = Request { wait_ms: Some(0), ..request(arguments, Some(self.held.key.clone())) };
-        let next = Self::begin_anew(globals, again).await?;
-        if next.held.lease != self.held.lease {
-            return Err(over("it ended while no kernel was there".into()));
-        }
-        *self = next;
+        let request = request(arguments, Some(self.held.key.clone()));
+        let again = Request { again: Some(self.held.lease.clone()), ..request };
+        *self = Self::begin_anew(globals, again).await.map_err(|why| match why.reason.as_str() {
+            "lease.over" => over("it ended while no kernel was there".into()),
+            _ => why,
+        })?;
         Ok(())
     }
 
