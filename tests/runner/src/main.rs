@@ -10,23 +10,26 @@
 //! ```
 //!
 //! What Python needs is a virtual environment under `target/`, made from `python-workers/requirements-test.txt` and
-//! made anew when that changes. Steps go on after one has failed; the exit code says whether all passed.
+//! made anew when that changes. Steps go on after one has failed; the exit code says whether all passed. A test that
+//! fails is run once more by itself: if it passes then, it hung on chance, and the last lines name it as flaky.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this binary talks to whoever runs the tests")]
 
 mod python;
+mod report;
+mod rust;
 mod step;
 
 use std::process::ExitCode;
 
-use step::{Step, Workspace};
+use step::{Outcome, Step, Workspace};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let workspace = Workspace::find();
     match arguments.first().map(String::as_str) {
-        None => run(&workspace, &[rust(), python::tests()]),
-        Some("rust") => run(&workspace, &[rust()]),
+        None => run(&workspace, &[rust::tests(), python::tests()]),
+        Some("rust") => run(&workspace, &[rust::tests()]),
         Some("python") => run(&workspace, &[python::tests()]),
         Some("lint") => run(&workspace, &lints()),
         Some("crash") => run(&workspace, &[crash(&arguments[1..])]),
@@ -39,20 +42,25 @@ fn main() -> ExitCode {
 }
 
 fn run(workspace: &Workspace, steps: &[Step]) -> ExitCode {
-    let failed: Vec<_> = steps.iter().filter(|step| !step.run(workspace)).collect();
-    for step in &failed {
-        eprintln!("FAILED: {}", step.name);
+    let mut failed = 0;
+    let mut verdicts = Vec::new();
+    for step in steps {
+        let (word, names) = match step.run(workspace) {
+            Outcome::Passed { flaky } if flaky.is_empty() => continue,
+            Outcome::Passed { flaky } => ("FLAKY, passed by itself", flaky),
+            Outcome::Failed(names) => {
+                failed += 1;
+                ("FAILED", names)
+            }
+        };
+        verdicts.push(format!("{word}: {}", step.name));
+        verdicts.extend(names.iter().map(|name| format!("    {name}")));
     }
-    println!("steps: {} passed, {} failed", steps.len() - failed.len(), failed.len());
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// `cargo test` neither builds nor refreshes another crate's binary, so it is built first and handed over by path.
-fn rust() -> Step {
-    Step::new("rust tests", |workspace| {
-        workspace.cargo(&["build", "--locked", "--package", "eclosion-cli"])
-            && workspace.cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])
-    })
+    for line in verdicts {
+        println!("{line}");
+    }
+    println!("steps: {} passed, {failed} failed", steps.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn crash(arguments: &[String]) -> Step {
