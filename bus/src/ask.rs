@@ -143,7 +143,7 @@ pub(crate) struct Items {
 }
 
 impl Items {
-    const DISCARDED: Self = Self { wanted: false, credit: None };
+    pub(crate) const DISCARDED: Self = Self { wanted: false, credit: None };
 }
 
 /// The typed reply to come. It borrows nothing.

@@ -14,6 +14,7 @@ use dashmap::mapref::entry::Entry;
 use eclosion_schemas::operation::{Operation, Spec, Table, Value};
 use eclosion_schemas::{Code, Epoch, Error, Seq};
 
+use crate::acts::ActCall;
 use crate::address::{Address, Filter, Subject};
 use crate::ask::{Ask, AskCell, CancelToken, Items, Origin, Pending, Watched};
 use crate::clock::{Clock, Tick};
@@ -59,6 +60,8 @@ struct Shared {
     dead: Arc<DeadLetters>,
     hub: Hub,
     tracer: OnceLock<Arc<dyn Tracer>>,
+    /// Who gets calls that are acts of operators before they are handled.
+    recorder: OnceLock<Address>,
 }
 
 type Routes = DashMap<Address, Arc<Shelf>, BuildHasherDefault<AddressHasher>>;
@@ -95,6 +98,7 @@ impl Bus {
             dead: Arc::default(),
             hub: Hub::default(),
             tracer: OnceLock::new(),
+            recorder: OnceLock::new(),
         }))
     }
 
@@ -249,8 +253,36 @@ impl Bus {
         Ok(())
     }
 
-    /// Asks without knowing the types; items come before the reply if the operation streams.
+    /// Calls that are acts of operators come to this address as [`ActCall`] from now on. The first stays.
+    pub fn record_acts_at(&self, address: Address) {
+        // A second one would have what the first let go on.
+        let _ = self.0.recorder.set(address);
+    }
+
+    /// Asks without knowing the types; items come before the reply if the operation streams. By way of the recorder, if it is
+    /// an operator's act.
     pub fn call(&self, call: Call) -> Pending {
+        match self.0.recorder.get() {
+            Some(recorder) if call.spec.act.is_some() => self.record(recorder, call),
+            _ => self.go_on(call),
+        }
+    }
+
+    fn record(&self, recorder: &Address, call: Call) -> Pending {
+        // Its span, and where its time goes, are of what is recorded and not of this.
+        let context = Context { trace: None, timings: None, ..call.context.clone() };
+        match ActCall::of(call) {
+            Ok(act) => {
+                let ticks = (self.0.clock.tick(), self.0.clock.tick_of(context.deadline));
+                let operation = act.operation;
+                self.send(recorder.as_str(), operation, context, ticks, act, Items::DISCARDED)
+            }
+            Err(call) => self.go_on(call),
+        }
+    }
+
+    /// A call that is recorded, or need not be.
+    pub fn go_on(&self, call: Call) -> Pending {
         let Call { spec, address, request, context, credit } = call;
         let (now, due) = (self.0.clock.tick(), self.0.clock.tick_of(context.deadline));
         let items = Items { wanted: spec.streams, credit };
@@ -500,7 +532,7 @@ fn begin(
 
 /// What a message is called on its way: a service's own name for it is in its `Opaque` request, as a name that came
 /// from outside does not live as long as the program.
-fn label(spec: &Spec) -> &'static str {
+pub(crate) fn label(spec: &Spec) -> &'static str {
     match spec.name {
         Cow::Borrowed(name) => name,
         Cow::Owned(_) => SERVED,

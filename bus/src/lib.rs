@@ -11,6 +11,7 @@
 //! (how an answer comes back), [`bus`] (routes), [`publish`] (one to many), [`local`] (all of it as one client),
 //! [`dead_letter`] and [`statistics`] (what became of everything), [`timings`] and [`trace`] (where the time of asks went).
 
+mod acts;
 pub mod address;
 mod admission;
 pub mod ask;
@@ -27,6 +28,7 @@ pub mod statistics;
 pub mod timings;
 pub mod trace;
 
+pub use acts::ActCall;
 pub use address::{Address, Filter, InvalidName, Subject};
 pub use ask::{Ask, AskFuture, CancelToken, Item, Pending, Responder};
 pub use bus::{Bus, Call};

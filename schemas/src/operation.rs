@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::error::Error;
+use crate::ops::audit::Act;
 use crate::ops::service::ServedOperation;
 
 /// Who may call.
@@ -104,7 +105,16 @@ pub trait Operation: Send + Sync + 'static {
     const DOC: &'static str;
     /// A request that is well formed; shown by `describe` and checked by a test.
     fn example() -> Self::Request;
+    /// What says of a request to what it is done and why, where clients' calls are acts of operators: such a call is in the
+    /// audit record before it is handled. It never streams.
+    #[must_use]
+    fn act() -> Option<ActOf<Self::Request>> {
+        None
+    }
 }
+
+/// Says of a request to what it is done and why; nothing of one that changes nothing.
+pub type ActOf<Request> = fn(&Request) -> Option<Act>;
 
 /// The item type of an operation that does not stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
@@ -117,6 +127,7 @@ type Decode = Arc<dyn Fn(&[u8]) -> Result<Value, Error> + Send + Sync>;
 /// A typed value in, bytes out.
 pub type Encode = fn(&(dyn Any + Send)) -> Result<Vec<u8>, Error>;
 type Schema = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+type ReadAct = Arc<dyn Fn(&(dyn Any + Send)) -> Option<Act> + Send + Sync>;
 
 /// A request, an item or a reply whose type only the service and its callers know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +159,8 @@ pub struct Spec {
     pub positional: Option<Positional>,
     /// The typed request in, JSON for people out; secrets show as their names.
     pub show_request: fn(&(dyn Any + Send)) -> Option<serde_json::Value>,
+    /// The typed request in, what the audit record has of it out ([`Operation::act`]).
+    pub act: Option<ReadAct>,
     pub example: Schema,
     pub request_schema: Schema,
     pub reply_schema: Schema,
@@ -194,6 +207,11 @@ impl Spec {
             encode_item: encode_as::<O::Item>,
             positional: if O::BY_PLACE { Some(Positional::of::<O>()) } else { None },
             show_request: |request| serde_json::to_value(request.downcast_ref::<O::Request>()?).ok(),
+            act: O::act().map(|act| -> ReadAct {
+                Arc::new(move |request| {
+                    Some(Act { action: O::NAME.into(), ..act(request.downcast_ref::<O::Request>()?)? })
+                })
+            }),
             example: Arc::new(|| serde_json::to_value(O::example()).unwrap_or_default()),
             request_schema: Arc::new(|| schemars::schema_for!(O::Request).to_value()),
             reply_schema: Arc::new(|| schemars::schema_for!(O::Reply).to_value()),
@@ -224,6 +242,7 @@ impl Spec {
             encode_item: Opaque::encode,
             positional: None,
             show_request: |request| codec::json::show(&request.downcast_ref::<Opaque>()?.body).ok(),
+            act: None,
             example: given(&operation.example),
             request_schema: given(&operation.request),
             reply_schema: given(&operation.reply),

@@ -59,12 +59,12 @@ fn all() -> Vec<Spec> {
     families.into_iter().flatten().collect()
 }
 
-/// Declares an operation: request, reply, stream item, name, address, role, durability, flags, doc, example.
+/// Declares an operation: request, reply, stream item, name, address, role, durability, flags, act, doc, example.
 macro_rules! operation {
     (
         $(#[$meta:meta])* $name:ident { request: $request:ty, reply: $reply:ty, $(item: $item:ty,)?
         name: $wire:literal, address: $address:expr, role: $role:ident, durability: $durability:ident,
-        $(mutates: $mutates:literal,)? doc: $doc:literal, example: $example:expr $(,)? }
+        $(mutates: $mutates:literal,)? $(act: $act:expr,)? doc: $doc:literal, example: $example:expr $(,)? }
     ) => {
         $(#[$meta])*
         #[doc = $doc]
@@ -85,6 +85,9 @@ macro_rules! operation {
             fn example() -> Self::Request {
                 $example
             }
+            $(fn act() -> Option<$crate::operation::ActOf<Self::Request>> {
+                Some($act)
+            })?
         }
     };
     (@item) => { $crate::operation::NoItem };
@@ -109,4 +112,41 @@ mod tests {
             assert!(spec.address.starts_with('/'), "{}", spec.name);
         }
     }
+
+    #[test]
+    fn an_act_says_what_it_is_done_to_and_gives_one_answer() {
+        let table = table().unwrap();
+        for spec in table.iter() {
+            let Some(act) = &spec.act else { continue };
+            let request =
+                (spec.decode_request)(&rmp_serde::to_vec_named(&(spec.example)()).unwrap()).unwrap();
+            let act = act(&*request).unwrap_or_else(|| panic!("{} of its example", spec.name));
+            assert_eq!(act.action, spec.name);
+            assert!(!act.target.is_empty() && spec.mutates && !spec.streams, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn what_has_a_reason_is_an_act() {
+        let table = table().unwrap();
+        for spec in table.iter() {
+            let takes_reason = (spec.request_schema)()["properties"].get("reason").is_some();
+            let recorded = spec.act.is_some() || RECORDED_BY_THEMSELVES.contains(&&*spec.name);
+            let of_clients = matches!(spec.role, crate::Role::Operate | crate::Role::Admin);
+            assert!(!takes_reason || !of_clients || recorded, "{}", spec.name);
+        }
+    }
+
+    /// They look at what they touch before, and the audit record has it with them.
+    const RECORDED_BY_THEMSELVES: &[&str] = &[
+        "actor.drain",
+        "actor.kill",
+        "actor.pause",
+        "actor.restart",
+        "actor.resume",
+        "audit.begin",
+        "dead.drop",
+        "dead.replay",
+        "lease.release",
+    ];
 }

@@ -19,6 +19,8 @@ use eclosion_schemas::{EffectId, Epoch, Timestamp};
 
 /// Acts that are under way together.
 pub const OPEN_MAX: usize = 256;
+/// Acts that can be listed: the newest. Older ones are in the journal alone.
+pub const KEPT_MAX: u64 = 10_000;
 /// Acts that one list shows.
 pub const LIST_MAX: u32 = 1_000;
 /// The operator's words, in bytes.
@@ -161,9 +163,12 @@ fn list(reads: &Reads, request: &ListRequest) -> Result<ListReply, Error> {
     Ok(ListReply { acts: acts.collect::<Result<_, _>>()?, more: rows.len() > limit })
 }
 
-/// Derives the rows of a record: one for each act, written anew when it ends.
+/// Derives the rows of a record: one for each act, written anew when it ends, and gone after [`KEPT_MAX`] others.
 pub fn project(record: &Record, rows: &mut Vec<RowChange>) {
     let view = if let Some(acted) = record.event::<OperatorActed>() {
+        if let Some(oldest) = acted.id.checked_sub(KEPT_MAX) {
+            rows.push(RowChange { table: TABLE, key: oldest.to_be_bytes().to_vec(), value: None });
+        }
         let act = acted.act.clone();
         ActView { id: acted.id, act, began_at: record.at, ended_at: None, error: None }
     } else if let Some(ended) = record.event::<OperatorEnded>() {

@@ -84,9 +84,9 @@ pub(crate) enum Command {
     /// List, show, replay and drop dead letters.
     #[command(subcommand)]
     Dead(Dead),
-    /// Show what operators did to actors and dead letters, and why.
+    /// Show what operators did, when and why, and what came of it.
     ///
-    /// What else was done is an event with its reason: `eclosion events`.
+    /// Each act stands there before it is done, also one that was refused; `--dry-run` does nothing, and leaves no trace.
     Audit(Audit),
     /// List, show and cancel runs.
     #[command(subcommand)]

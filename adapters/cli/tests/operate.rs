@@ -7,6 +7,7 @@ mod binary;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -79,6 +80,47 @@ fn a_restart_begins_the_next_life_and_is_in_the_audit_record_with_its_reason() {
     assert!(who.contains("(pid ") && who.contains(", user ") && who.contains(", program eclosion"), "{who}");
     let shown = String::from_utf8(house.say(&["audit"]).stdout).unwrap();
     assert!(shown.lines().next().unwrap().contains("who") && shown.contains(", user "), "{shown}");
+}
+
+#[test]
+fn whatever_an_operator_changes_is_in_the_audit_record_and_so_is_what_was_refused() {
+    let house = House::up();
+    house.json(&["pool", "drain", "--dry-run"]);
+    assert_eq!(house.json(&["audit"])["acts"], serde_json::json!([]));
+
+    house.json(&["pool", "drain", "--reason", "a new driver"]);
+    house.json(&["pool", "resume"]);
+    house.json(&["schedule", "add", "nightly", "--cron", "30 2 * * *", "--call", "gc.apply"]);
+    house.json(&["schedule", "trigger", "nightly"]);
+    let missing = house.say(&["schedule", "pause", "weekly", "--reason", "the wrong name"]);
+    assert_eq!(missing.status.code(), Some(3), "{missing:?}");
+
+    // What the schedule called ends a little later.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let acts = loop {
+        let acts = house.json(&["audit"])["acts"].as_array().unwrap().clone();
+        if acts.len() == 6 && acts.iter().all(|act| act["ended_at"].is_u64()) || Instant::now() > deadline {
+            break acts;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let find = |action: &str| {
+        let found = acts.iter().find(|act| act["act"]["action"] == action);
+        found.unwrap_or_else(|| unreachable!("no {action}: {acts:#?}"))
+    };
+    assert_eq!(acts.len(), 6, "{acts:#?}");
+    let drained = &find("pool.drain")["act"];
+    assert_eq!((&drained["target"], &drained["reason"]), (&"the pool".into(), &"a new driver".into()));
+    assert!(drained["caller"].as_str().unwrap().contains(", user "), "{drained}");
+    assert_eq!(find("schedule.set")["act"]["target"], "schedule nightly");
+    assert_eq!(find("gc.apply")["act"]["caller"], "schedule nightly");
+    let refused = find("schedule.pause");
+    assert_eq!(
+        (&refused["act"]["target"], &refused["error"]["code"]),
+        (&"schedule weekly".into(), &"not_found".into())
+    );
+    let done = ["pool.drain", "pool.resume", "schedule.set", "schedule.trigger", "gc.apply"];
+    assert!(done.iter().all(|action| find(action)["error"].is_null()), "{acts:#?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use eclosion_audit::AuditActor;
-use eclosion_bus::{Bus, InHand, Publication, Subject};
+use eclosion_bus::{Address, Bus, InHand, Publication, Subject};
 use eclosion_ipc::Traffic;
 use eclosion_kernel::clock::{Clock, SystemClock};
 use eclosion_kernel::{Builder, Handler, Kernel, Phase};
@@ -77,6 +77,9 @@ impl Own {
     pub(crate) fn attach(&self, kernel: &Kernel) {
         // An `Own` belongs to one kernel; a second attach is the same one.
         let _ = self.kernel.set(kernel.clone());
+        if let Ok(address) = Address::new(eclosion_schemas::ops::kernel::ADDRESS) {
+            kernel.bus().record_acts_at(address);
+        }
     }
 }
 

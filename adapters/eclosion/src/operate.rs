@@ -1,7 +1,9 @@
-//! What operators do to actors and dead letters, behind `/kernel`: `actor.*`, `dead.*`.
+//! What operators do to actors and dead letters, behind `/kernel`: `actor.*`, `dead.*`. And the record of what they do
+//! elsewhere ([`ActCall`]).
 //!
 //! ```text
 //! say what it touches ─► dry run? that is the answer ─► audit.begin (synced) ─► do it ─► audit.end ─► answer
+//!                                                       audit.begin ─► let the call go on ─► audit.end ─► its answer
 //! ```
 //!
 //! Each runs beside the actor `/kernel`, which stays free to answer; what is under way is bounded by the sessions' limits
@@ -12,7 +14,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eclosion_bus::{Address, DeadLetter, Gate, InHand, Item, Responder};
+use eclosion_bus::{ActCall, Address, Call, DeadLetter, Gate, InHand, Item, Pending, Responder};
 use eclosion_kernel::Kernel;
 use eclosion_kernel::supervision::{End, Ended};
 use eclosion_schemas::operation::Operation;
@@ -93,6 +95,12 @@ pub(crate) fn serve(kernel: &Kernel, message: InHand) -> Result<(), InHand> {
     let (operation, caller, deadline) =
         (message.operation, message.context.caller.clone(), message.context.deadline);
     let operator = Operator { kernel: kernel.clone(), operation, caller, deadline };
+    if let Some(recorded) = message.request_any().downcast_ref::<ActCall>() {
+        let (act, call) = (recorded.act.clone(), recorded.take());
+        let responder = message.finish();
+        tokio::spawn(async move { operator.record(act, call, responder).await });
+        return Ok(());
+    }
     if let Some((verb, request)) = Verb::of(operation).and_then(|verb| Some((verb, verb.request(&message)?)))
     {
         run(message.finish(), async move { operator.act(verb, request).await });
@@ -258,16 +266,41 @@ impl Operator {
         }
     }
 
+    /// Lets a call go on that another address handles.
+    async fn record(&self, act: audit::Act, call: Option<Call>, responder: Responder) {
+        let Some(call) = call else {
+            let text = "whoever was to record it died; it was not done";
+            return responder.reply(Err(Error::died(kernel_ops::ADDRESS, text)));
+        };
+        let id = match self.begin_act(act).await {
+            Ok(id) => id,
+            Err(refusal) => return responder.reply(Err(refusal)),
+        };
+        let mut pending = self.kernel.bus().go_on(call);
+        let outcome = tokio::select! {
+            // As without a record: who hangs up wants it no longer. What had been decided by then stays.
+            () = responder.cancelled().cancelled() => Err(hung_up()),
+            outcome = reply(&mut pending) => outcome,
+        };
+        drop(pending);
+        self.end(id, outcome.as_ref().err()).await;
+        responder.reply(outcome);
+    }
+
     /// # Errors
     /// What cannot be recorded is not done.
     async fn begin(&self, target: &str, reason: &str, blast: &str) -> Result<u64, Error> {
-        let act = audit::Act {
+        self.begin_act(audit::Act {
             action: self.operation.into(),
             target: target.into(),
             reason: reason.into(),
             caller: self.caller.as_deref().map(str::to_owned),
             blast: blast.into(),
-        };
+        })
+        .await
+    }
+
+    async fn begin_act(&self, act: audit::Act) -> Result<u64, Error> {
         Ok(self.kernel.bus().ask::<audit::Begin>(act).await?.id)
     }
 
@@ -278,6 +311,19 @@ impl Operator {
             tracing::warn!(id, %why, "the end of an operator's act is not recorded");
         }
     }
+}
+
+async fn reply(pending: &mut Pending) -> Answer {
+    while let Some(item) = pending.next().await {
+        if let Item::Reply(reply) = item {
+            return reply;
+        }
+    }
+    Err(hung_up())
+}
+
+fn hung_up() -> Error {
+    Error::new(Code::Cancelled, "act.abandoned", "whoever asked for it hung up before it was answered")
 }
 
 fn row(kernel: &Kernel, address: &str) -> Result<ActorRow, Error> {

@@ -17,9 +17,9 @@ pub(super) fn all() -> Vec<Spec> {
 /// Something an operator does to a part of the kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Act {
-    /// `actor.restart`, `dead.replay`: the operation.
+    /// `actor.restart`, `pool.drain`: the operation.
     pub action: String,
-    /// An address, a worker, a dead letter.
+    /// An address, a worker, a run, a dead letter.
     pub target: String,
     /// The operator's own words; empty if none were given.
     #[serde(default)]
@@ -30,6 +30,15 @@ pub struct Act {
     /// What it was going to touch, as it was when the operator acted.
     #[serde(default)]
     pub blast: String,
+}
+
+impl Act {
+    /// For whoever records it to complete: the operation, and who called.
+    #[must_use]
+    pub fn on(target: impl ToString, reason: &str) -> Self {
+        let (target, reason) = (target.to_string(), reason.to_owned());
+        Self { action: String::new(), target, reason, caller: None, blast: String::new() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::audit::Act;
 use super::operation;
 use super::run::{ADDRESS, example_run};
 use super::task::example_task;
@@ -104,6 +105,16 @@ pub struct DropRequest {
     pub all: bool,
 }
 
+impl DropRequest {
+    fn target(&self) -> String {
+        match (&self.key, &self.function) {
+            (Some(key), _) => format!("key {key}"),
+            (None, Some(function)) => function.clone(),
+            (None, None) => "all of it".to_owned(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "CacheDropReply")]
 pub struct DropReply {
@@ -118,6 +129,7 @@ operation!(Drop {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(request.target(), "")),
     doc: "Drops entries: their steps are computed the next time. No output is deleted.",
     example: DropRequest { function: Some("steps:load".into()), ..DropRequest::default() },
 });

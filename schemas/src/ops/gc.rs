@@ -7,6 +7,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::audit::Act;
 use super::operation;
 use crate::error::Error;
 use crate::ids::{ItemId, Seq, Timestamp};
@@ -229,6 +230,17 @@ pub struct ApplyRequest {
     pub items: Vec<Item>,
 }
 
+impl ApplyRequest {
+    fn target(&self) -> String {
+        match (self.only, self.items.as_slice()) {
+            (_, [item]) => item.to_string(),
+            (_, [_, _, ..]) => format!("{} items", self.items.len()),
+            (Some(only), []) => format!("what is due of kind {}", only.as_str()),
+            (None, []) => "all that is due".to_owned(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "GcApplyReply")]
 pub struct ApplyReply {
@@ -251,6 +263,7 @@ operation!(Apply {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(request.target(), &request.reason)),
     doc: "Does what the plan shows: each item is recorded, then moved into the trash or purged.",
     example: ApplyRequest { only: None, reason: "the disk is needed".into(), items: Vec::new() },
 });
@@ -278,6 +291,7 @@ operation!(Restore {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(&request.item, &request.reason)),
     doc: "Brings an item back from the trash; a run with the artifacts and logs that went with it.",
     example: RestoreRequest {
         item: Item { kind: ItemKind::Run, id: example_id() },
@@ -308,6 +322,10 @@ operation!(Purge {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(
+        request.item.as_ref().map_or_else(|| "the trash".to_owned(), ToString::to_string),
+        &request.reason
+    )),
     doc: "Empties the trash, or takes one item out of it for good.",
     example: PurgeRequest { item: None, reason: "the disk is needed".into() },
 });

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::audit::Act;
 use super::operation;
 use crate::flow::{FLOW_SCHEMA, FlowSpec, TaskSpec};
 use crate::ids::{RunId, TaskId, Tenant};
@@ -184,6 +185,7 @@ operation!(Cancel {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(format_args!("run {}", request.run), &request.reason)),
     doc: "Cancels a run: once acknowledged, nothing of it commits any more.",
     example: CancelRequest { run: example_run(), reason: "not needed".into() },
 });

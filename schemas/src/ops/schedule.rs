@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::audit::Act;
 use super::operation;
 use crate::ids::{ScheduleName, Timestamp};
 use crate::operation::Spec;
@@ -66,6 +67,7 @@ operation!(Set {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(on(&request.name, "")),
     doc: "Makes a schedule; one of the same name and another content is replaced only on request.",
     example: SetRequest { name: example_name(), spec: example_spec(), replace: false },
 });
@@ -142,6 +144,7 @@ operation!(Pause {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(on(&request.name, &request.reason)),
     doc: "Suspends a schedule: nothing of it fires until it is resumed, and what waited goes on waiting.",
     example: PauseRequest { name: example_name(), reason: "maintenance".into() },
 });
@@ -154,6 +157,7 @@ operation!(Resume {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(on(&request.name, "")),
     doc: "Lets a paused schedule tick again; what was due meanwhile is skipped and recorded.",
     example: NameRequest { name: example_name() },
 });
@@ -184,6 +188,7 @@ operation!(Fire {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(on(&request.name, "")),
     doc: "Fires a tick now, also of a paused schedule; the overlap policy holds.",
     example: TriggerRequest { name: example_name(), idem: None },
 });
@@ -200,6 +205,7 @@ operation!(Remove {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(on(&request.name, "")),
     doc: "Removes a schedule and its history; runs that it has started go on.",
     example: NameRequest { name: example_name() },
 });
@@ -270,6 +276,10 @@ operation!(History {
     doc: "Lists the latest ticks of a schedule, fired and skipped, newest first.",
     example: HistoryRequest { name: example_name(), limit: 100 },
 });
+
+fn on(name: &ScheduleName, reason: &str) -> Act {
+    Act::on(format_args!("schedule {name}"), reason)
+}
 
 fn example_name() -> ScheduleName {
     "nightly".parse().unwrap_or_else(|_| unreachable!("a well-formed name"))

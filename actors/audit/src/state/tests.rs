@@ -141,3 +141,15 @@ fn the_state_after_replay_is_the_state_before() {
     replayed.recover(&world.journal).unwrap();
     assert_eq!(Audit.digest(replayed.state()), live);
 }
+
+#[test]
+fn the_newest_acts_are_kept() {
+    let mut world = World::new();
+    for id in 1..=KEPT_MAX + 2 {
+        assert_eq!(world.begin(), Ok(id));
+        world.end(id).unwrap();
+        world.write();
+    }
+    let rows = world.store.reader().scan(TABLE, &[], false, u32::MAX).unwrap();
+    assert_eq!((rows.len() as u64, &rows[0].0), (KEPT_MAX, &3_u64.to_be_bytes().to_vec()));
+}

@@ -135,10 +135,12 @@ impl Session {
             cause: None,
             idem: envelope.idem,
             role: self.role,
-            caller: match (&self.client, spec.role) {
-                // What only an operator may do is recorded with who he is.
-                (Some(client), Role::Admin) => Some(operator::described(client, self.peer).into()),
-                (client, _) => client.clone(),
+            caller: match &self.client {
+                // What an operator does is recorded with who he is.
+                Some(client) if spec.role == Role::Admin || spec.act.is_some() => {
+                    Some(operator::described(client, self.peer).into())
+                }
+                client => client.clone(),
             },
             timings: envelope.timings.unwrap_or(false).then(Timings::begin),
             shares: self.sharing.is_on(),

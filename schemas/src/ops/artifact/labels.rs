@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{ADDRESS, FILES};
 use crate::ids::{RunId, Seq, Timestamp};
 use crate::operation::Spec;
+use crate::ops::audit::Act;
 use crate::ops::operation;
 use crate::view::ArtifactView;
 
@@ -65,6 +66,7 @@ operation!(Tag {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(format_args!("{} as {}", request.name, request.tag), &request.reason)),
     doc: "Lets a tag lead to an artifact, wherever it led before.",
     example: TagRequest { name: "automl/report@3".into(), tag: "production".into(), reason: String::new() },
 });
@@ -91,6 +93,7 @@ operation!(Untag {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(format_args!("{}@{}", request.path, request.tag), &request.reason)),
     doc: "Takes a tag away; its history stays.",
     example: UntagRequest { path: "automl/report".into(), tag: "production".into(), reason: String::new() },
 });
@@ -170,6 +173,7 @@ operation!(Pin {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(&request.name, &request.reason)),
     doc: "Holds an artifact, so that it is not collected.",
     example: PinRequest {
         name: "automl/report@production".into(),
@@ -186,6 +190,7 @@ operation!(Unpin {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(Act::on(&request.name, &request.reason)),
     doc: "Lets an artifact go that this holder has pinned.",
     example: PinRequest {
         name: "automl/report@production".into(),

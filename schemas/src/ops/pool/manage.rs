@@ -7,6 +7,7 @@ use super::{ADDRESS, Taken, operation};
 use crate::certificate::DeathCertificate;
 use crate::ids::{Attempt, RunId, TaskId, TaskRef, Timestamp, WorkerId};
 use crate::operation::Spec;
+use crate::ops::audit::Act;
 use crate::ops::task::example_worker;
 
 pub(super) fn all() -> Vec<Spec> {
@@ -85,6 +86,8 @@ operation!(Drain {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| (!request.dry_run && !request.ends_with_kernel)
+        .then(|| on(request.worker.as_ref(), &request.reason)),
     doc: "Starts no attempt any more, on one worker or at all; what is in hand is finished, then the workers end.",
     example: DrainRequest { reason: "a new driver".into(), ..DrainRequest::default() },
 });
@@ -97,6 +100,7 @@ operation!(Resume {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| (!request.dry_run).then(|| on(request.worker.as_ref(), &request.reason)),
     doc: "Starts attempts again, after the pool was drained or a worker cordoned.",
     example: ResumeRequest::default(),
 });
@@ -109,6 +113,7 @@ operation!(Cordon {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: on_worker,
     doc: "Gives a worker no attempt any more; it lives on, to be looked at.",
     example: example_act("its memory grows"),
 });
@@ -121,6 +126,7 @@ operation!(Recycle {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: on_worker,
     doc: "Ends a worker once it has finished what it has in hand; another one is started when it is needed.",
     example: example_act("a module was changed on disk"),
 });
@@ -133,6 +139,7 @@ operation!(Kill {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: on_worker,
     doc: "Kills a worker and all that came of it; what it has in hand is tried again and does not count against the task.",
     example: example_act("it hangs in a driver"),
 });
@@ -220,6 +227,8 @@ operation!(Release {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| (!request.dry_run)
+        .then(|| Act::on(format_args!("task {}", request.content), &request.reason)),
     doc: "Lets a quarantined task, and what is equal to it, be tried again.",
     example: ReleaseRequest {
         content: "5f2a".into(),
@@ -227,6 +236,16 @@ operation!(Release {
         dry_run: false
     },
 });
+
+/// One worker, or the whole pool.
+fn on(worker: Option<&WorkerId>, reason: &str) -> Act {
+    let target = worker.map_or_else(|| "the pool".to_owned(), |worker| format!("worker {worker}"));
+    Act::on(target, reason)
+}
+
+fn on_worker(request: &WorkerActRequest) -> Option<Act> {
+    (!request.dry_run).then(|| on(Some(&request.worker), &request.reason))
+}
 
 fn example_act(reason: &str) -> WorkerActRequest {
     WorkerActRequest { worker: example_worker(), reason: reason.into(), dry_run: false }

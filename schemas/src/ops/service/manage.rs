@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::super::audit::Act;
 use super::super::operation;
 use crate::error::Error;
 use crate::flow::EnvironmentSpec;
@@ -120,6 +121,7 @@ operation!(Start {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(on(&request.name, "")),
     doc: "Starts a Python object as a service, and begins it again as its policy says, in later lives of the kernel too.",
     example: StartRequest { name: example_name(), spec: example_spec() },
 });
@@ -140,6 +142,7 @@ operation!(Stop {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(on(&request.name, &request.reason)),
     doc: "Ends a service; it is not begun again before it is started or restarted.",
     example: StopRequest { name: example_name(), reason: "no longer needed".into() },
 });
@@ -152,6 +155,7 @@ operation!(Restart {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| Some(on(&request.name, &request.reason)),
     doc: "Begins the next life of a service, with its code as it is now. Its earlier deaths are forgotten.",
     example: StopRequest { name: example_name(), reason: "new code".into() },
 });
@@ -237,6 +241,10 @@ operation!(Down {
     doc: "Reports that a service has ended.",
     example: DownRequest { of: ServiceLife { name: example_name(), life: 1 }, error: None },
 });
+
+fn on(name: &ServiceName, reason: &str) -> Act {
+    Act::on(format_args!("service {name}"), reason)
+}
 
 fn example_name() -> ServiceName {
     ServiceName::new("counter").unwrap_or_else(|_| unreachable!("a well-formed name"))
