@@ -48,7 +48,7 @@ mod tests {
 
     use eclosion_schemas::operation::Table;
     use eclosion_schemas::ops::kernel::{Empty, Ping};
-    use eclosion_schemas::ops::schedule::{Pause, PauseRequest, StateReply};
+    use eclosion_schemas::ops::schedule::{ActRequest, Pause, StateReply};
     use eclosion_schemas::schedule::ScheduleState;
     use eclosion_schemas::{Error, Operation};
 
@@ -86,8 +86,8 @@ mod tests {
         (bus, recorder, schedules)
     }
 
-    fn pause() -> PauseRequest {
-        PauseRequest { name: "nightly".parse().unwrap(), reason: "maintenance".into() }
+    fn pause() -> ActRequest {
+        ActRequest { name: "nightly".parse().unwrap(), reason: "maintenance".into() }
     }
 
     #[tokio::test]

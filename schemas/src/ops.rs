@@ -147,6 +147,5 @@ mod tests {
         "audit.begin",
         "dead.drop",
         "dead.replay",
-        "lease.release",
     ];
 }

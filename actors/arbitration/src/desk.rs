@@ -21,7 +21,6 @@ use eclosion_schemas::error::{Code, Error, Retry};
 use eclosion_schemas::flow::Priority;
 use eclosion_schemas::operation::{Durability, NoItem, Operation, Role, Value};
 use eclosion_schemas::ops::arbitration::{ADDRESS, LOCK_WHOLE, Scarce};
-use eclosion_schemas::ops::audit;
 use eclosion_schemas::ops::lease::{
     Acquire, Ended, Held, Hold, Release, ReleaseReply, ReleaseRequest, Request, Standing,
 };
@@ -243,7 +242,7 @@ impl Visitor {
         let outcome = match asked {
             Asked::Acquire(request) => self.acquire(request).await.map(boxed),
             Asked::Hold(request) => self.hold(request).await.map(boxed),
-            Asked::Release(request) => self.release(request).await.map(boxed),
+            Asked::Release(request) => self.bus.ask::<GiveBack>(request).deadline(DEADLINE).await.map(boxed),
         };
         self.responder.reply(outcome);
     }
@@ -349,30 +348,6 @@ impl Visitor {
             bound,
             again: request.again,
         })
-    }
-
-    /// The holder's own is no operator's act.
-    async fn release(&mut self, request: ReleaseRequest) -> Result<ReleaseReply, Error> {
-        let ask = |request| async { self.bus.ask::<GiveBack>(request).deadline(DEADLINE).await };
-        if request.key.is_some() || request.dry_run {
-            return ask(request).await;
-        }
-        let looked = ask(ReleaseRequest { dry_run: true, ..request.clone() }).await?;
-        let act = audit::Act {
-            action: Release::NAME.into(),
-            target: format!("lease {}", request.lease),
-            reason: request.reason.clone(),
-            caller: Some(self.caller.clone()),
-            blast: format!("{} loses it; {} wait for something of it", looked.holder, looked.waiting),
-        };
-        // What cannot be recorded is not done.
-        let id = self.bus.ask::<audit::Begin>(act).await?.id;
-        let outcome = ask(request).await;
-        let end = audit::EndRequest { id, error: outcome.as_ref().err().cloned() };
-        if let Err(error) = self.bus.ask::<audit::End>(end).await {
-            tracing::warn!(id, %error, "the end of an operator's act is not recorded");
-        }
-        outcome.map(|reply| ReleaseReply { act: Some(id), ..reply })
     }
 }
 

@@ -283,8 +283,9 @@ fn unknown(state: &State, name: &str) -> Error {
     match RunId::new(run).ok().and_then(|run| state.live(&run).map(|live| (run, live))) {
         Some((run, live)) => {
             let message = format!("run {run} of {} has not committed `{name}` yet", live.flow);
+            let task = name.split_once('/').map_or("", |(_, task)| task);
             Error::new(Code::Precondition, "artifact.pending", message).help(format!(
-                "eclosion why {name}; {} artifact(s) so far: eclosion artifact ls {run}",
+                "eclosion why {run} {task}; {} artifact(s) so far: eclosion artifact ls {run}",
                 live.artifacts
             ))
         }

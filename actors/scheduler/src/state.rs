@@ -29,7 +29,7 @@ use eclosion_schemas::events::schedule::{
 };
 use eclosion_schemas::events::{Event, RunFinished, RunStarted};
 use eclosion_schemas::ops::schedule::{
-    HistoryRequest, ListRequest, NameRequest, NextRequest, PauseRequest, SetRequest, TriggerRequest,
+    ActRequest, HistoryRequest, ListRequest, NameRequest, NextRequest, SetRequest, TriggerRequest,
 };
 use eclosion_schemas::schedule::{Overlap, ScheduleSpec, ScheduleState, TickState, TickView};
 use eclosion_schemas::{EffectId, Role, RunId, ScheduleName, Timestamp};
@@ -61,10 +61,10 @@ pub enum Command {
     Set(Box<SetRequest>, Role),
     Get(NameRequest),
     List(ListRequest),
-    Pause(PauseRequest),
-    Resume(NameRequest),
+    Pause(ActRequest),
+    Resume(ActRequest),
     Trigger(TriggerRequest),
-    Remove(NameRequest),
+    Remove(ActRequest),
     Next(Box<NextRequest>),
     History(HistoryRequest),
     /// What came of a start.

@@ -23,6 +23,8 @@ pub use self::civil::Due;
 
 /// A schedule may not tick more often.
 pub const EVERY_MS_MIN: u64 = 100;
+/// Timers are a little late, and a tick that is later than the grace is missed.
+pub const GRACE_MS_MIN: u64 = 100;
 /// Longer periods and graces than ten years are a slip of the finger.
 const SPAN_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
 /// Ticks that may wait, or are made up for.
@@ -135,6 +137,12 @@ impl Plan {
         {
             let message = format!("every {every_ms} ms is not {EVERY_MS_MIN} ms to ten years");
             return Err(Error::invalid("schedule.every", message));
+        }
+        if self.grace_ms < GRACE_MS_MIN && matches!(self.misfire, Misfire::Skip {}) {
+            let message =
+                format!("a grace of {} ms misses every tick: timers are a little late", self.grace_ms);
+            let help = format!("write at least {GRACE_MS_MIN} ms");
+            return Err(Error::invalid("schedule.grace", message).help(help));
         }
         if self.grace_ms > SPAN_MS_MAX || self.jitter_ms > SPAN_MS_MAX {
             return Err(Error::invalid("schedule.span", "grace and jitter are at most ten years"));

@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use eclosion_schemas::{RunId, TaskId};
 
 use self::operate::{Audit, Dead, Drain, Events, OnActor};
+use crate::values;
 
 /// Runs flows of Python steps so that none of them is lost.
 #[derive(Debug, Parser)]
@@ -204,7 +205,7 @@ pub(crate) enum Runs {
         /// running, cancelling, succeeded, failed or cancelled.
         #[arg(long, value_parser = crate::values::run_state)]
         state: Option<eclosion_schemas::view::RunState>,
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = values::at_least_one())]
         limit: u32,
     },
     /// Show a run and its tasks.

@@ -10,6 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+/// How many are shown.
+pub(crate) fn at_least_one() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
+}
+
 /// Reads `NAME=VALUE`s. A value is JSON, else text; text that is the relative path of a file, seen from `directory`,
 /// becomes absolute, because the kernel works elsewhere. The last of equal names wins.
 ///

@@ -126,6 +126,44 @@ fn an_operator_takes_a_lease_away_its_command_ends_and_the_act_is_recorded() {
     assert!(record.contains("its holder hangs") && record.contains(&format!("lease {lease}")), "{record}");
     let (code, said) = house.refused(&["arb", "release", &lease]);
     assert!(code == Some(3) && said.contains("an operator took it away: its holder hangs"), "{said}");
+    let record = house.json(&["audit"]);
+    assert_eq!(record["acts"][0]["error"]["reason"], "lease.over", "{record:#}");
+}
+
+#[test]
+fn whoever_holds_next_is_alone() {
+    let house = House::new(STEPS);
+    house.say(&["up", "--setting", GRACE]);
+    // A command that starts another one: what is taken away ends for both.
+    let beats = house.path("beats");
+    let beat = "sh -c 'while :; do echo >> \"$0\"; sleep 0.02; done' \"$0\" & wait";
+    let words = ["arb", "acquire", "db", "--", "sh", "-c", beat, &beats];
+    let hold = || house.command(&words).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let count = || fs::read(&beats).map_or(0, |beats| beats.len());
+    let mut first = hold();
+    wait_for("it beats", || count() > 0);
+    let lease = text(&leases(&house)[0]["lease"]).to_owned();
+    house.say(&["arb", "release", &lease]);
+    assert_eq!(first.wait().unwrap().code(), Some(4));
+    let after = count();
+    house.say(&["arb", "acquire", "db", "--", "sleep", "0.2"]);
+    assert_eq!(count(), after);
+}
+
+#[test]
+fn a_holder_that_is_told_to_end_tells_its_command_and_waits_for_it() {
+    let house = House::new(STEPS);
+    house.say(&["up", "--setting", GRACE]);
+    let log = house.path("log");
+    let ends = "trap 'sleep 0.3; echo over >> \"$0\"; exit 9' TERM; echo begun >> \"$0\"; while :; do sleep 0.02; done";
+    let words = ["arb", "acquire", "db", "--", "sh", "-c", ends, &log];
+    let mut first = house.command(&words).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    wait_for("it has begun", || fs::exists(&log).unwrap());
+    assert!(Command::new("kill").args(["-TERM", &first.id().to_string()]).status().unwrap().success());
+    let next = ["arb", "acquire", "db", "--", "sh", "-c", "echo next >> \"$0\"", &log];
+    house.say(&next);
+    assert_eq!(first.wait().unwrap().code(), Some(9));
+    assert_eq!(fs::read_to_string(&log).unwrap(), "begun\nover\nnext\n");
 }
 
 #[test]

@@ -121,6 +121,11 @@ fn whatever_an_operator_changes_is_in_the_audit_record_and_so_is_what_was_refuse
     );
     let done = ["pool.drain", "pool.resume", "schedule.set", "schedule.trigger", "gc.apply"];
     assert!(done.iter().all(|action| find(action)["error"].is_null()), "{acts:#?}");
+
+    assert!(house.say(&["down"]).status.success() && house.say(&["up"]).status.success());
+    let stopped = &house.json(&["audit"])["acts"][0];
+    assert_eq!(stopped["act"]["action"], "kernel.stop");
+    assert!(stopped["ended_at"].is_u64() && stopped["error"].is_null(), "{stopped}");
 }
 
 #[test]
@@ -179,8 +184,12 @@ fn what_must_not_be_done_is_refused_with_what_can() {
         assert!(refusal["help"].is_string(), "{words:?}");
     }
     assert_eq!(house.json(&["restart", "/dog"])["help"], "did you mean /dag?");
-    // What was refused before it was begun left no record.
-    assert_eq!(house.json(&["audit"])["acts"], serde_json::json!([]));
+    // What was refused is in the record with why.
+    let record = house.json(&["audit"]);
+    let acts = record["acts"].as_array().unwrap();
+    let dog = &acts[0];
+    assert_eq!((&dog["act"]["target"], &dog["error"]["reason"]), (&"/dog".into(), &"actor.unknown".into()));
+    assert!(acts.iter().all(|act| act["error"].is_object() && act["ended_at"].is_u64()), "{record:#}");
 }
 
 #[test]

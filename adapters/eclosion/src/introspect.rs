@@ -142,12 +142,7 @@ impl Handler for Introspect {
             Err(message) => message,
         };
         let answer = self.answer(kernel, &message);
-        let stop = message.request::<Stop>().is_some();
         message.finish().reply(answer);
-        // After the reply: stopping ends the session that asked for it.
-        if stop {
-            self.0.stop.send_replace(true);
-        }
     }
 }
 
@@ -172,6 +167,7 @@ impl Introspect {
                     responder.reply(listed.map(|reply| Box::new(reply) as _));
                 });
             }
+            Stop::NAME => operate::stop(kernel, message, self.0.stop.clone()),
             _ => return operate::serve(kernel, message),
         }
         Ok(())
@@ -186,7 +182,6 @@ impl Introspect {
                 let name = message.request::<Describe>().and_then(|request| request.name.clone());
                 describe(kernel, name.as_deref())
             }
-            Stop::NAME => reply::<Stop>(Empty {}),
             Publish::NAME => message.request::<Publish>().map_or_else(
                 || Err(Error::invalid("request.type", "not a bus.publish")),
                 |request| publish(kernel, request),

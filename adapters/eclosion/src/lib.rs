@@ -89,7 +89,7 @@ pub use eclosion_client as client;
 pub use eclosion_kernel as kernel;
 pub use eclosion_kernel::{Actor, Context, Handler, Outputs};
 #[cfg(feature = "workers")]
-pub use eclosion_process::{KeeperOptions, groups::site as cgroups, main as keeper_main};
+pub use eclosion_process::{KeeperOptions, groups::site as cgroups, kill_tree, main as keeper_main};
 #[cfg(feature = "workers")]
 pub use eclosion_scheduler::trigger::{Plan as SchedulePlan, Zones, instant_text, parse_instant};
 pub use eclosion_schemas as schemas;

@@ -22,6 +22,7 @@ use eclosion_schemas::ops::{actor, audit, dead, kernel as kernel_ops};
 use eclosion_schemas::suggest::nearest;
 use eclosion_schemas::view::{ActorRow, ActorState};
 use eclosion_schemas::{Code, Error};
+use tokio::sync::watch;
 
 type Answer = Result<Box<dyn Any + Send>, Error>;
 
@@ -29,6 +30,8 @@ type Answer = Result<Box<dyn Any + Send>, Error>;
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a dead letter that was sent again is waited for.
 const REPLAY: Duration = Duration::from_secs(5);
+/// What a kernel that is to stop waits for its record.
+const RECORD_STOP: Duration = Duration::from_secs(2);
 /// Before its deadline a drain says how far it has come.
 const SPARE: Duration = Duration::from_millis(200);
 
@@ -90,11 +93,29 @@ impl Verb {
     }
 }
 
+/// Says that the kernel is to stop, once that is recorded. A kernel that can record nothing any more stops as well.
+pub(crate) fn stop(kernel: &Kernel, message: InHand, stop: watch::Sender<bool>) {
+    let operator = Operator::of(kernel, &message);
+    let responder = message.finish();
+    tokio::spawn(async move {
+        let recorded = async {
+            let act = operator.begin("the kernel", "", "").await?;
+            operator.end(act, None).await;
+            Ok::<(), Error>(())
+        };
+        if !matches!(tokio::time::timeout(RECORD_STOP, recorded).await, Ok(Ok(()))) {
+            tracing::warn!("that the kernel was told to stop is not recorded");
+        }
+        responder.reply(Ok(Box::new(kernel_ops::Empty {})));
+        // After the reply: stopping ends the session that asked for it.
+        stop.send_replace(true);
+    });
+}
+
 /// Serves the operation if it is one of these; hands the message back otherwise.
 pub(crate) fn serve(kernel: &Kernel, message: InHand) -> Result<(), InHand> {
-    let (operation, caller, deadline) =
-        (message.operation, message.context.caller.clone(), message.context.deadline);
-    let operator = Operator { kernel: kernel.clone(), operation, caller, deadline };
+    let operation = message.operation;
+    let operator = Operator::of(kernel, &message);
     if let Some(recorded) = message.request_any().downcast_ref::<ActCall>() {
         let (act, call) = (recorded.act.clone(), recorded.take());
         let responder = message.finish();
@@ -132,8 +153,27 @@ struct Operator {
 }
 
 impl Operator {
+    fn of(kernel: &Kernel, message: &InHand) -> Self {
+        let (operation, context) = (message.operation, &message.context);
+        Self { kernel: kernel.clone(), operation, caller: context.caller.clone(), deadline: context.deadline }
+    }
+
     async fn act(self, verb: Verb, request: actor::ActRequest) -> Answer {
-        let row = row(&self.kernel, &request.address)?;
+        let met = self.meets(verb, &request.address);
+        let (address, mut reply) =
+            self.unless_refused(met, &request.address, &request.reason, request.dry_run).await?;
+        if !request.dry_run {
+            let act = self.begin(&reply.address, &request.reason, &reply.blast.text).await?;
+            let done = self.perform(verb, &address, &request.reason).await;
+            self.end(act, done.as_ref().err()).await;
+            (reply.incarnation, reply.act, reply.done) = (done?, Some(act), true);
+        }
+        Ok(Box::new(reply))
+    }
+
+    /// What it would touch.
+    fn meets(&self, verb: Verb, address: &str) -> Result<(Address, actor::ActReply), Error> {
+        let row = row(&self.kernel, address)?;
         let address = Address::new(&row.address)?;
         self.refuse(verb, &address)?;
         let blast = actor::Blast {
@@ -143,15 +183,28 @@ impl Operator {
             current: row.current.clone(),
             text: verb.text(&row, self.kernel.folds(&row.address)),
         };
-        let mut reply =
-            actor::ActReply { address: row.address, blast, done: false, act: None, incarnation: None };
-        if !request.dry_run {
-            let act = self.begin(&reply.address, &request.reason, &reply.blast.text).await?;
-            let done = self.perform(verb, &address, &request.reason).await;
-            self.end(act, done.as_ref().err()).await;
-            (reply.incarnation, reply.act, reply.done) = (done?, Some(act), true);
+        Ok((
+            address,
+            actor::ActReply { address: row.address, blast, done: false, act: None, incarnation: None },
+        ))
+    }
+
+    /// An act that is refused is in the record as well; a dry run of it is not.
+    async fn unless_refused<T>(
+        &self,
+        met: Result<T, Error>,
+        target: &str,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<T, Error> {
+        let refusal = match met {
+            Ok(met) => return Ok(met),
+            Err(refusal) => refusal,
+        };
+        if !dry_run && let Ok(act) = self.begin(target, reason, "").await {
+            self.end(act, Some(&refusal)).await;
         }
-        Ok(Box::new(reply))
+        Err(refusal)
     }
 
     /// What the act would be refused with is what a dry run of it says.
@@ -228,7 +281,9 @@ impl Operator {
     }
 
     async fn letter(self, request: dead::ActRequest) -> Answer {
-        let letter = letter(&self.kernel, request.id)?;
+        let target = format!("dead letter {}", request.id);
+        let found = letter(&self.kernel, request.id);
+        let letter = self.unless_refused(found, &target, &request.reason, request.dry_run).await?;
         let mut reply = dead::ActReply { letter: shown(&letter), done: false, act: None, refused: None };
         if !request.dry_run {
             let target = format!("dead letter {} of {}", letter.id, letter.address);

@@ -33,3 +33,4 @@ pub use ladder::Rung;
 pub use message::{How, KnownWorker, SpawnWorker};
 pub use procfs::{ProcessId, boot_id};
 pub use sweep::{Leftover, sweep};
+pub use tree::kill as kill_tree;

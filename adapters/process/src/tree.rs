@@ -95,6 +95,11 @@ pub fn descendants(pid: u32, table: &[Row]) -> Vec<ProcessId> {
     found
 }
 
+/// Kills a process and all that descends from it, until nothing of it is left.
+pub fn kill(pid: u32) {
+    signal_all(Signal::KILL, || descend(BTreeSet::from([pid]), &procfs::table()));
+}
+
 fn descend(mut found: BTreeSet<u32>, table: &[Row]) -> Vec<ProcessId> {
     loop {
         let before = found.len();

@@ -56,8 +56,8 @@ class TaskOptions(TypedDict, total=False):
     """``initial_ms``, ``factor`` and ``max_ms`` of the waiting before a retry."""
     timeout: str | float
     """``"30s"``, or seconds; none: no limit."""
-    cpu: float
-    """Cores; 1 by default."""
+    cpu: int
+    """Cores, whole ones; 1 by default."""
     memory: str | int
     """``"2GiB"``, or bytes; beyond it the task is killed."""
     processes: int
@@ -212,7 +212,7 @@ def task(
     retries: int = ...,
     backoff: dict[str, float] = ...,
     timeout: str | float = ...,
-    cpu: float = ...,
+    cpu: int = ...,
     memory: str | int = ...,
     processes: int = ...,
     open_files: int = ...,

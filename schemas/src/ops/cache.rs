@@ -92,7 +92,7 @@ operation!(Explain {
     example: ExplainRequest { run: example_run(), task: example_task() },
 });
 
-/// Exactly one of the three is given.
+/// Exactly one of key, function and all is given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "CacheDropRequest")]
 pub struct DropRequest {
@@ -103,6 +103,8 @@ pub struct DropRequest {
     pub function: Option<String>,
     #[serde(default)]
     pub all: bool,
+    #[serde(default)]
+    pub reason: String,
 }
 
 impl DropRequest {
@@ -110,7 +112,8 @@ impl DropRequest {
         match (&self.key, &self.function) {
             (Some(key), _) => format!("key {key}"),
             (None, Some(function)) => function.clone(),
-            (None, None) => "all of it".to_owned(),
+            (None, None) if self.all => "all of it".to_owned(),
+            (None, None) => "nothing".to_owned(),
         }
     }
 }
@@ -129,7 +132,7 @@ operation!(Drop {
     role: Operate,
     durability: Power,
     mutates: true,
-    act: |request| Some(Act::on(request.target(), "")),
+    act: |request| Some(Act::on(request.target(), &request.reason)),
     doc: "Drops entries: their steps are computed the next time. No output is deleted.",
     example: DropRequest { function: Some("steps:load".into()), ..DropRequest::default() },
 });

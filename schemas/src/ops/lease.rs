@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::audit::Act;
 use super::operation;
 use crate::flow::Priority;
 use crate::ids::{Fence, LeaseId, LeaseKey, Tenant, Timestamp};
@@ -165,9 +166,6 @@ pub struct ReleaseReply {
     /// How many wait for something of it.
     pub waiting: u64,
     pub done: bool,
-    /// Its number in the audit record.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub act: Option<u64>,
 }
 
 operation!(Release {
@@ -178,6 +176,10 @@ operation!(Release {
     role: Operate,
     durability: Power,
     mutates: true,
+    act: |request| {
+        let is_operators = request.key.is_none() && !request.dry_run;
+        is_operators.then(|| Act::on(format_args!("lease {}", request.lease), &request.reason))
+    },
     doc: "Gives a client's lease back. Without its key it is an operator who takes it away: that is in the audit record.",
     example: ReleaseRequest {
         lease: example_lease(),

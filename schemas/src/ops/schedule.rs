@@ -123,8 +123,8 @@ operation!(List {
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "SchedulePauseRequest")]
-pub struct PauseRequest {
+#[schemars(rename = "ScheduleActRequest")]
+pub struct ActRequest {
     pub name: ScheduleName,
     #[serde(default)]
     pub reason: String,
@@ -137,7 +137,7 @@ pub struct StateReply {
 }
 
 operation!(Pause {
-    request: PauseRequest,
+    request: ActRequest,
     reply: StateReply,
     name: "schedule.pause",
     address: ADDRESS,
@@ -146,20 +146,20 @@ operation!(Pause {
     mutates: true,
     act: |request| Some(on(&request.name, &request.reason)),
     doc: "Suspends a schedule: nothing of it fires until it is resumed, and what waited goes on waiting.",
-    example: PauseRequest { name: example_name(), reason: "maintenance".into() },
+    example: ActRequest { name: example_name(), reason: "maintenance".into() },
 });
 
 operation!(Resume {
-    request: NameRequest,
+    request: ActRequest,
     reply: StateReply,
     name: "schedule.resume",
     address: ADDRESS,
     role: Operate,
     durability: Power,
     mutates: true,
-    act: |request| Some(on(&request.name, "")),
+    act: |request| Some(on(&request.name, &request.reason)),
     doc: "Lets a paused schedule tick again; what was due meanwhile is skipped and recorded.",
-    example: NameRequest { name: example_name() },
+    example: ActRequest { name: example_name(), reason: "maintenance is over".into() },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -169,6 +169,8 @@ pub struct TriggerRequest {
     /// The same key again gets the same tick.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idem: Option<String>,
+    #[serde(default)]
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -188,9 +190,9 @@ operation!(Fire {
     role: Operate,
     durability: Power,
     mutates: true,
-    act: |request| Some(on(&request.name, "")),
+    act: |request| Some(on(&request.name, &request.reason)),
     doc: "Fires a tick now, also of a paused schedule; the overlap policy holds.",
-    example: TriggerRequest { name: example_name(), idem: None },
+    example: TriggerRequest { name: example_name(), idem: None, reason: "the data came early".into() },
 });
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -198,16 +200,16 @@ operation!(Fire {
 pub struct RemoveReply {}
 
 operation!(Remove {
-    request: NameRequest,
+    request: ActRequest,
     reply: RemoveReply,
     name: "schedule.remove",
     address: ADDRESS,
     role: Operate,
     durability: Power,
     mutates: true,
-    act: |request| Some(on(&request.name, "")),
+    act: |request| Some(on(&request.name, &request.reason)),
     doc: "Removes a schedule and its history; runs that it has started go on.",
-    example: NameRequest { name: example_name() },
+    example: ActRequest { name: example_name(), reason: "the data is gone".into() },
 });
 
 /// One of `name` and `spec`.

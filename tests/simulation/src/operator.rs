@@ -9,7 +9,7 @@ use eclosion_scheduler::{Command as ScheduleCommand, Scheduler};
 use eclosion_schemas::ops::artifact::{PinRequest, TagRequest};
 use eclosion_schemas::ops::audit::{Act, BeginReply, EndRequest};
 use eclosion_schemas::ops::gc::{PurgeRequest, RestoreRequest};
-use eclosion_schemas::ops::schedule::{NameRequest, PauseRequest, SetRequest, TriggerRequest};
+use eclosion_schemas::ops::schedule::{ActRequest, NameRequest, SetRequest, TriggerRequest};
 use eclosion_schemas::schedule::{Action, Misfire, Overlap, ScheduleSpec, ScheduleView, Trigger};
 use eclosion_schemas::{Error, Role, ScheduleName, Timestamp};
 use eclosion_stale_manager::state::CollectReply;
@@ -278,20 +278,23 @@ fn pick<T: Clone>(all: &[T], which: u64) -> Option<T> {
     all.get(usize::try_from(index).ok()?).cloned()
 }
 
+fn act(index: usize) -> ActRequest {
+    ActRequest { name: name(index), reason: String::new() }
+}
+
 fn command(kind: &Kind, number: usize) -> ScheduleCommand {
     match kind {
         Kind::Set { name: index, spec } => {
             let request = SetRequest { name: name(*index), spec: spec.as_ref().clone(), replace: true };
             ScheduleCommand::Set(Box::new(request), Role::Operate)
         }
-        Kind::Pause(index) => {
-            ScheduleCommand::Pause(PauseRequest { name: name(*index), reason: String::new() })
-        }
-        Kind::Resume(index) => ScheduleCommand::Resume(NameRequest { name: name(*index) }),
-        Kind::Remove(index) => ScheduleCommand::Remove(NameRequest { name: name(*index) }),
+        Kind::Pause(index) => ScheduleCommand::Pause(act(*index)),
+        Kind::Resume(index) => ScheduleCommand::Resume(act(*index)),
+        Kind::Remove(index) => ScheduleCommand::Remove(act(*index)),
         Kind::Trigger(index) => ScheduleCommand::Trigger(TriggerRequest {
             name: name(*index),
             idem: Some(format!("wish-{number}")),
+            reason: String::new(),
         }),
         Kind::Quiet(index) => ScheduleCommand::Get(NameRequest { name: name(*index) }),
         _ => ScheduleCommand::List(eclosion_schemas::ops::schedule::ListRequest { state: None, limit: 10 }),

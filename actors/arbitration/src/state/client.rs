@@ -272,7 +272,6 @@ pub(super) fn give_back(state: &State, queue: &Queue, request: &GiveBack) -> Res
         holder: client.to_string(),
         waiting: queue.by_age().filter(shares).count() as u64,
         done: !request.dry_run,
-        act: None,
     });
     if request.dry_run {
         return Ok(decision);

@@ -224,7 +224,7 @@ pub(super) fn list(state: &State, reads: &Reads, request: &ListRequest) -> Decis
 }
 
 pub(super) fn drop(state: &State, request: &DropRequest) -> Result<Decision, Error> {
-    let DropRequest { key, function, all } = request;
+    let DropRequest { key, function, all, .. } = request;
     if usize::from(key.is_some()) + usize::from(function.is_some()) + usize::from(*all) != 1 {
         return Err(Error::invalid(
             "cache.drop",

@@ -7,7 +7,7 @@ use eclosion_schemas::events::schedule::{
     SchedulePaused, ScheduleRemoved, ScheduleResumed, ScheduleSet, TickEnded,
 };
 use eclosion_schemas::ops::schedule::{
-    Change, NextReply, NextRequest, PREVIEW_MAX, PauseRequest, RemoveReply, SetReply, SetRequest, StateReply,
+    ActRequest, Change, NextReply, NextRequest, PREVIEW_MAX, RemoveReply, SetReply, SetRequest, StateReply,
     TriggerReply, TriggerRequest,
 };
 use eclosion_schemas::schedule::{Action, ScheduleSpec, ScheduleState, SkipReason, TickState, TickView};
@@ -135,7 +135,7 @@ fn names_a_segment(request: &serde_json::Value) -> bool {
     parts.into_iter().flatten().any(|part| part.get("segment").is_some_and(|segment| !segment.is_null()))
 }
 
-fn pause(state: &State, request: &PauseRequest) -> Result<Decision, Error> {
+fn pause(state: &State, request: &ActRequest) -> Result<Decision, Error> {
     let schedule = found(state, &request.name)?;
     let reply = Decision::reply(StateReply { state: ScheduleState::Paused });
     if schedule.paused.is_some() {

@@ -26,6 +26,10 @@ struct World {
     runs: u32,
 }
 
+fn act() -> ActRequest {
+    ActRequest { name: name(), reason: String::new() }
+}
+
 impl World {
     fn new() -> Self {
         let journal = Journal::new(MemoryStore::default().open(), None);
@@ -63,7 +67,11 @@ impl World {
     }
 
     fn trigger(&mut self, idem: &str) -> Result<TriggerReply, Error> {
-        self.ask(&Command::Trigger(TriggerRequest { name: name(), idem: Some(idem.into()) }))
+        self.ask(&Command::Trigger(TriggerRequest {
+            name: name(),
+            idem: Some(idem.into()),
+            reason: String::new(),
+        }))
     }
 
     /// The clock goes on, or back; and the timer of the shell would have run out.
@@ -283,14 +291,14 @@ fn a_clock_that_is_put_back_fires_nothing_twice() {
 #[test]
 fn what_was_due_while_it_was_paused_is_skipped_in_one_record() {
     let mut world = World::with(every_minute());
-    let pause = Command::Pause(PauseRequest { name: name(), reason: "maintenance".into() });
+    let pause = Command::Pause(ActRequest { name: name(), reason: "maintenance".into() });
     world.send(&pause);
     assert_eq!(world.engine.wake_at(), None);
     assert!(world.after_ms(3 * MINUTE + 1).is_empty());
     let view = world.view();
     assert_eq!(view.state, ScheduleState::Paused);
     assert!(view.why.join("\n").contains("maintenance"), "{:?}", view.why);
-    let step = world.send(&Command::Resume(NameRequest { name: name() }));
+    let step = world.send(&Command::Resume(act()));
     let seen: Vec<_> = step.records.iter().filter_map(|record| tick_text(record)).collect();
     assert_eq!(seen, ["paused +1..3"]);
     assert_eq!(world.after_ms(MINUTE), ["fired +4"]);
@@ -302,9 +310,9 @@ fn a_paused_schedule_lets_nothing_out_of_its_queue() {
     world.after_ms(MINUTE);
     let run = world.start_runs().remove(0);
     assert_eq!(world.after_ms(MINUTE), ["queued +2"]);
-    world.send(&Command::Pause(PauseRequest { name: name(), reason: String::new() }));
+    world.send(&Command::Pause(act()));
     assert_eq!(world.finish(&run, RunState::Succeeded), ["succeeded +1"]);
-    let step = world.send(&Command::Resume(NameRequest { name: name() }));
+    let step = world.send(&Command::Resume(act()));
     let seen: Vec<_> = step.records.iter().filter_map(|record| tick_text(record)).collect();
     assert_eq!(seen, ["fired +2"]);
 }
@@ -334,14 +342,14 @@ fn equal_content_is_the_same_schedule_and_other_content_needs_to_be_meant() {
 #[test]
 fn a_trigger_fires_once_for_its_key_whatever_the_schedule_does() {
     let mut world = World::with(every_minute());
-    world.send(&Command::Pause(PauseRequest { name: name(), reason: String::new() }));
+    world.send(&Command::Pause(act()));
     let first = world.trigger("a").unwrap();
     assert_eq!(first.state, TickState::Starting);
     assert_eq!(world.trigger("a").unwrap(), first, "the same key again");
     let refused = world.trigger("b").unwrap_err();
     assert!(refused.code == Code::Precondition && refused.message.contains("tick 0"), "{refused}");
     assert_eq!(world.engine.outstanding().len(), 1);
-    world.send(&Command::Resume(NameRequest { name: name() }));
+    world.send(&Command::Resume(act()));
     let run = world.start_runs().remove(0);
     world.finish(&run, RunState::Succeeded);
     assert_eq!(world.trigger("b").unwrap().n, 1);
@@ -380,7 +388,7 @@ fn a_removed_schedule_leaves_nothing_behind() {
     world.start_runs();
     world.after_ms(MINUTE);
     world.trigger("a").unwrap();
-    world.send(&Command::Remove(NameRequest { name: name() }));
+    world.send(&Command::Remove(act()));
     assert_eq!(world.engine.digest(), Scheduler::default().digest(&State::default()));
     assert!(world.finish(&"r1".parse().unwrap(), RunState::Succeeded).is_empty());
     let refused = world.ask::<ScheduleView>(&Command::Get(NameRequest { name: name() })).unwrap_err();
@@ -474,7 +482,7 @@ fn history_keeps_the_latest_ticks_and_forgets_with_the_schedule() {
     let reply = step.reply.unwrap().unwrap().downcast::<HistoryReply>().unwrap();
     let shown: Vec<_> = reply.ticks.iter().map(|tick| (tick.n, tick.state)).collect();
     assert_eq!(shown, [(199, TickState::Skipped), (198, TickState::Skipped), (197, TickState::Skipped)]);
-    world.send(&Command::Remove(NameRequest { name: name() }));
+    world.send(&Command::Remove(act()));
     fold(&world, &mut rows);
     assert!(rows.is_empty());
 }

@@ -396,6 +396,10 @@ fn what_cannot_be_meant_is_refused_with_a_way_out() {
         (spec(Trigger::At { at: "2026-12-24T18:00:00.5".into() }, "UTC"), "schedule.at"),
         (ScheduleSpec { jitter_ms: u64::MAX, ..every(1_000) }, "schedule.span"),
         (ScheduleSpec { grace_ms: Some(u64::MAX), ..every(1_000) }, "schedule.span"),
+        (
+            ScheduleSpec { misfire: Some(Misfire::Skip {}), grace_ms: Some(0), ..every(1_000) },
+            "schedule.grace",
+        ),
         (ScheduleSpec { misfire: Some(Misfire::RunAll { max: 0 }), ..every(1_000) }, "schedule.bound"),
         (with_overlap(Overlap::Queue { max: 0 }), "schedule.bound"),
         (with_overlap(Overlap::Queue { max: TICKS_MAX + 1 }), "schedule.bound"),

@@ -14,7 +14,7 @@ pub(crate) enum Arb {
     Leases,
     /// Show who waits for whom, oldest first.
     Waiting {
-        /// Show instead whose turn it would be, in order, if there were enough of everything.
+        /// Show instead which task's turn it would be, in order, if there were enough of everything.
         #[arg(long)]
         dry_run: bool,
     },

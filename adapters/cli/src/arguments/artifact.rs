@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::values;
+
 use clap::{Args, Subcommand, ValueHint};
 use eclosion_schemas::{RunId, Seq};
 
@@ -9,12 +11,12 @@ use eclosion_schemas::{RunId, Seq};
 pub(crate) enum Artifact {
     /// List artifacts by name.
     Ls {
-        /// Names that start with this: RUN/, or FLOW/.
+        /// Names that start with this: RUN/. By the flow finds `eclosion artifact search`.
         #[arg(default_value = "")]
         prefix: String,
         #[arg(long)]
         run: Option<RunId>,
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = values::at_least_one())]
         limit: u32,
     },
     /// Find artifacts by what is known of them, newest first.
@@ -50,7 +52,7 @@ pub(crate) enum Artifact {
         /// Also where they led before, oldest first.
         #[arg(long)]
         history: bool,
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = values::at_least_one())]
         limit: u32,
     },
     /// Hold an artifact, so that it is not collected.
@@ -62,11 +64,14 @@ pub(crate) enum Artifact {
         /// Of artifacts whose name RUN/TASK starts with this.
         #[arg(default_value = "")]
         prefix: String,
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = values::at_least_one())]
         limit: u32,
     },
     /// Show what an artifact was made from, and what was made from it.
-    Lineage { name: String },
+    Lineage {
+        /// RUN/TASK
+        name: String,
+    },
     /// Compare what is stored with its names.
     Verify { name: Option<String> },
 }
@@ -94,7 +99,7 @@ pub(crate) struct Search {
     /// Go on where an earlier search stopped.
     #[arg(long, value_name = "SEQ", value_parser = seq)]
     pub(crate) before: Option<Seq>,
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = values::at_least_one())]
     pub(crate) limit: u32,
 }
 

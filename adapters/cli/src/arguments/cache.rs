@@ -3,6 +3,8 @@
 use clap::Subcommand;
 use eclosion_schemas::{RunId, TaskId};
 
+use crate::values;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cache {
     /// List the results that are kept, newest first.
@@ -10,7 +12,7 @@ pub(crate) enum Cache {
         /// Of this function: module:qualname.
         #[arg(long)]
         function: Option<String>,
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = values::at_least_one())]
         limit: u32,
     },
     /// Say whether a step's result was used again, from where, or what differed.
@@ -23,5 +25,7 @@ pub(crate) enum Cache {
         /// All of them.
         #[arg(long)]
         all: bool,
+        #[arg(long, default_value = "")]
+        reason: String,
     },
 }

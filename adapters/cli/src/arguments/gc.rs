@@ -3,6 +3,8 @@
 use clap::{Args, Subcommand};
 use eclosion_schemas::ops::gc::{Item, ItemKind};
 
+use crate::values;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Gc {
     /// Show what would be deleted now and why, and what is held by whom.
@@ -32,7 +34,7 @@ pub(crate) enum Gc {
     },
     /// List the records of deletions, newest first.
     Log {
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = values::at_least_one())]
         limit: u32,
     },
     /// Show the settings that the kernel runs with, and where each was set.

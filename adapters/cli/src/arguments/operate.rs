@@ -3,6 +3,8 @@
 use clap::{Args, Subcommand};
 use eclosion_schemas::Seq;
 
+use crate::values;
+
 /// Something that changes a running kernel.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Deed {
@@ -35,7 +37,7 @@ pub(crate) struct Drain {
 pub(crate) enum Dead {
     /// List dead letters, newest first.
     Ls {
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = values::at_least_one())]
         limit: u32,
     },
     /// Show a dead letter with its request.
@@ -76,6 +78,6 @@ fn seq(text: &str) -> Result<Seq, std::num::ParseIntError> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = values::at_least_one())]
     pub(crate) limit: u32,
 }

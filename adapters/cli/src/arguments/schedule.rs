@@ -15,7 +15,7 @@ pub(crate) enum Schedule {
         /// active, paused or done.
         #[arg(long, value_parser = values::word::<ScheduleState>)]
         state: Option<ScheduleState>,
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = values::at_least_one())]
         limit: u32,
     },
     /// Show a schedule, what is under way, and why something does not tick.
@@ -29,15 +29,27 @@ pub(crate) enum Schedule {
         reason: String,
     },
     /// Let it tick again; what was due meanwhile is skipped and recorded.
-    Resume { name: ScheduleName },
+    Resume {
+        name: ScheduleName,
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
     /// Fire a tick now.
-    Trigger { name: ScheduleName },
+    Trigger {
+        name: ScheduleName,
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
     /// Remove a schedule and its history; runs that it has started go on.
-    Rm { name: ScheduleName },
+    Rm {
+        name: ScheduleName,
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
     /// Show the latest ticks, fired and skipped, newest first.
     History {
         name: ScheduleName,
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = values::at_least_one())]
         limit: u32,
     },
 }

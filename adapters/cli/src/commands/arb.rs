@@ -133,7 +133,7 @@ fn next(globals: &Globals, status: &StatusReply) -> Result<(), Error> {
         return document("next", &serde_json::json!({ "next": status.next }));
     }
     if status.next.is_empty() {
-        talk("nobody waits");
+        talk("no task waits");
     }
     status.next.iter().try_for_each(|task| print(&task.to_string()))
 }

@@ -15,7 +15,7 @@ pub(super) async fn perform(globals: &Globals, cache: Cache) -> Result<u8, Error
     match cache {
         Cache::Ls { function, limit } => list(globals, function, limit).await,
         Cache::Explain { run, task } => explain(globals, run, task).await,
-        Cache::Drop { what, all } => forget(globals, what, all).await,
+        Cache::Drop { what, all, reason } => forget(globals, what, all, reason).await,
     }
 }
 
@@ -59,14 +59,14 @@ async fn explain(globals: &Globals, run: RunId, task: TaskId) -> Result<u8, Erro
 }
 
 /// A function has a colon in its name, a key has none.
-async fn forget(globals: &Globals, what: Option<String>, all: bool) -> Result<u8, Error> {
+async fn forget(globals: &Globals, what: Option<String>, all: bool, reason: String) -> Result<u8, Error> {
     let (function, key) = match what {
         Some(what) if what.contains(':') => (Some(what), None),
         Some(what) => (None, Some(key(&what)?)),
         None => (None, None),
     };
     let client = session::attach(globals).await?;
-    let reply = client.call::<Drop>(DropRequest { key, function, all }).await?;
+    let reply = client.call::<Drop>(DropRequest { key, function, all, reason }).await?;
     if globals.json {
         document("cache-drop", &reply)?;
     } else {

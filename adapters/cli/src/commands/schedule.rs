@@ -3,8 +3,8 @@
 use eclosion::{SchedulePlan, Zones, instant_text, parse_instant};
 use eclosion_schemas::codec::json;
 use eclosion_schemas::ops::schedule::{
-    Change, Fire, Get, History, HistoryRequest, List, ListRequest, NameRequest, Next, NextReply, NextRequest,
-    Pause, PauseRequest, Remove, Resume, Set, SetRequest, StateReply, TriggerRequest,
+    ActRequest, Change, Fire, Get, History, HistoryRequest, List, ListRequest, NameRequest, Next, NextReply,
+    NextRequest, Pause, Remove, Resume, Set, SetRequest, StateReply, TriggerRequest,
 };
 use eclosion_schemas::schedule::{
     Action, ScheduleSpec, ScheduleState, ScheduleView, TickView, Trigger, UpcomingTick,
@@ -28,15 +28,16 @@ pub(super) async fn perform(globals: &Globals, schedule: said::Schedule) -> Resu
         Schedule::Next(next) => self::next(globals, *next).await,
         Schedule::Pause { name, reason } => {
             let client = session::attach(globals).await?;
-            let request = PauseRequest { name: name.clone(), reason };
+            let request = ActRequest { name: name.clone(), reason };
             changed(globals, &name, &client.call::<Pause>(request).await?)
         }
-        Schedule::Resume { name } => {
+        Schedule::Resume { name, reason } => {
             let client = session::attach(globals).await?;
-            changed(globals, &name, &client.call::<Resume>(NameRequest { name: name.clone() }).await?)
+            let request = ActRequest { name: name.clone(), reason };
+            changed(globals, &name, &client.call::<Resume>(request).await?)
         }
-        Schedule::Trigger { name } => trigger(globals, name).await,
-        Schedule::Rm { name } => remove(globals, name).await,
+        Schedule::Trigger { name, reason } => trigger(globals, name, reason).await,
+        Schedule::Rm { name, reason } => remove(globals, name, reason).await,
         Schedule::History { name, limit } => history(globals, name, limit).await,
     }
 }
@@ -250,9 +251,10 @@ fn changed(globals: &Globals, name: &ScheduleName, reply: &StateReply) -> Result
     Ok(exit::OK)
 }
 
-async fn trigger(globals: &Globals, name: ScheduleName) -> Result<u8, Error> {
+async fn trigger(globals: &Globals, name: ScheduleName, reason: String) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
-    let reply = client.call::<Fire>(TriggerRequest { name: name.clone(), idem: None }).await?;
+    let request = TriggerRequest { name: name.clone(), idem: None, reason };
+    let reply = client.call::<Fire>(request).await?;
     match globals.json {
         true => document("schedule-trigger", &reply)?,
         false => {
@@ -262,9 +264,9 @@ async fn trigger(globals: &Globals, name: ScheduleName) -> Result<u8, Error> {
     Ok(exit::OK)
 }
 
-async fn remove(globals: &Globals, name: ScheduleName) -> Result<u8, Error> {
+async fn remove(globals: &Globals, name: ScheduleName, reason: String) -> Result<u8, Error> {
     let client = session::attach(globals).await?;
-    let reply = client.call::<Remove>(NameRequest { name: name.clone() }).await?;
+    let reply = client.call::<Remove>(ActRequest { name: name.clone(), reason }).await?;
     match globals.json {
         true => document("schedule-removed", &reply)?,
         false => talk(&format!("schedule {name} is removed; runs that it has started go on")),

@@ -96,6 +96,7 @@ from ._operations import (
     ResumeRequest,
     RunListReply,
     RunListRequest,
+    ScheduleActRequest,
     ScheduleHistoryReply,
     ScheduleHistoryRequest,
     ScheduleListReply,
@@ -103,7 +104,6 @@ from ._operations import (
     ScheduleName,
     ScheduleNextReply,
     ScheduleNextRequest,
-    SchedulePauseRequest,
     ScheduleRemoveReply,
     ScheduleRequest,
     ScheduleSetReply,
@@ -478,10 +478,11 @@ class AsyncCacheOperations:
         all: bool = False,
         function: str | None = None,
         key: CacheKey | None = None,
+        reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> CacheDropReply:
         """Drops entries: their steps are computed the next time. No output is deleted."""
-        request = CacheDropRequest(all=all, function=function, key=key)
+        request = CacheDropRequest(all=all, function=function, key=key, reason=reason)
         return await self._client.request("cache.drop", request, CacheDropReply, deadline_s, fresh_key(), False)
 
     async def explain(
@@ -1103,27 +1104,29 @@ class AsyncScheduleOperations:
         deadline_s: float | None = DEADLINE_S,
     ) -> ScheduleStateReply:
         """Suspends a schedule: nothing of it fires until it is resumed, and what waited goes on waiting."""
-        request = SchedulePauseRequest(name=name, reason=reason)
+        request = ScheduleActRequest(name=name, reason=reason)
         return await self._client.request("schedule.pause", request, ScheduleStateReply, deadline_s, fresh_key(), False)
 
     async def remove(
         self,
         *,
         name: ScheduleName,
+        reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> ScheduleRemoveReply:
         """Removes a schedule and its history; runs that it has started go on."""
-        request = ScheduleRequest(name=name)
+        request = ScheduleActRequest(name=name, reason=reason)
         return await self._client.request("schedule.remove", request, ScheduleRemoveReply, deadline_s, fresh_key(), False)
 
     async def resume(
         self,
         *,
         name: ScheduleName,
+        reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> ScheduleStateReply:
         """Lets a paused schedule tick again; what was due meanwhile is skipped and recorded."""
-        request = ScheduleRequest(name=name)
+        request = ScheduleActRequest(name=name, reason=reason)
         return await self._client.request("schedule.resume", request, ScheduleStateReply, deadline_s, fresh_key(), False)
 
     async def set(
@@ -1143,10 +1146,11 @@ class AsyncScheduleOperations:
         *,
         name: ScheduleName,
         idem: str | None = None,
+        reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> ScheduleTriggerReply:
         """Fires a tick now, also of a paused schedule; the overlap policy holds."""
-        request = ScheduleTriggerRequest(idem=idem, name=name)
+        request = ScheduleTriggerRequest(idem=idem, name=name, reason=reason)
         return await self._client.request("schedule.trigger", request, ScheduleTriggerReply, deadline_s, fresh_key(), False)
 
 

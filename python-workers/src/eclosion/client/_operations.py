@@ -391,12 +391,13 @@ CacheKey = str
 
 
 class CacheDropRequest(_Wire, kw_only=True):
-    """Exactly one of the three is given."""
+    """Exactly one of key, function and all is given."""
 
     all: bool = False
     # `module:qualname`.
     function: str | None = None
     key: CacheKey | None = None
+    reason: str = ""
 
 
 class CacheDropReply(_Wire, kw_only=True):
@@ -871,8 +872,6 @@ class LeaseReleaseRequest(_Wire, kw_only=True):
 
 
 class LeaseReleaseReply(_Wire, kw_only=True):
-    # Its number in the audit record.
-    act: int | None = None
     done: bool
     # Who holds it, and what for.
     holder: str
@@ -1422,7 +1421,7 @@ class ScheduleNextReply(_Wire, kw_only=True):
     zone: str
 
 
-class SchedulePauseRequest(_Wire, kw_only=True):
+class ScheduleActRequest(_Wire, kw_only=True):
     name: ScheduleName
     reason: str = ""
 
@@ -1458,6 +1457,7 @@ class ScheduleTriggerRequest(_Wire, kw_only=True):
     # The same key again gets the same tick.
     idem: str | None = None
     name: ScheduleName
+    reason: str = ""
 
 
 class ScheduleTriggerReply(_Wire, kw_only=True):
@@ -1835,10 +1835,11 @@ class CacheOperations:
         all: bool = False,
         function: str | None = None,
         key: CacheKey | None = None,
+        reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> CacheDropReply:
         """Drops entries: their steps are computed the next time. No output is deleted."""
-        request = CacheDropRequest(all=all, function=function, key=key)
+        request = CacheDropRequest(all=all, function=function, key=key, reason=reason)
         return self._client.request("cache.drop", request, CacheDropReply, deadline_s, fresh_key(), False)
 
     def explain(
@@ -2460,27 +2461,29 @@ class ScheduleOperations:
         deadline_s: float | None = DEADLINE_S,
     ) -> ScheduleStateReply:
         """Suspends a schedule: nothing of it fires until it is resumed, and what waited goes on waiting."""
-        request = SchedulePauseRequest(name=name, reason=reason)
+        request = ScheduleActRequest(name=name, reason=reason)
         return self._client.request("schedule.pause", request, ScheduleStateReply, deadline_s, fresh_key(), False)
 
     def remove(
         self,
         *,
         name: ScheduleName,
+        reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> ScheduleRemoveReply:
         """Removes a schedule and its history; runs that it has started go on."""
-        request = ScheduleRequest(name=name)
+        request = ScheduleActRequest(name=name, reason=reason)
         return self._client.request("schedule.remove", request, ScheduleRemoveReply, deadline_s, fresh_key(), False)
 
     def resume(
         self,
         *,
         name: ScheduleName,
+        reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> ScheduleStateReply:
         """Lets a paused schedule tick again; what was due meanwhile is skipped and recorded."""
-        request = ScheduleRequest(name=name)
+        request = ScheduleActRequest(name=name, reason=reason)
         return self._client.request("schedule.resume", request, ScheduleStateReply, deadline_s, fresh_key(), False)
 
     def set(
@@ -2500,10 +2503,11 @@ class ScheduleOperations:
         *,
         name: ScheduleName,
         idem: str | None = None,
+        reason: str = "",
         deadline_s: float | None = DEADLINE_S,
     ) -> ScheduleTriggerReply:
         """Fires a tick now, also of a paused schedule; the overlap policy holds."""
-        request = ScheduleTriggerRequest(idem=idem, name=name)
+        request = ScheduleTriggerRequest(idem=idem, name=name, reason=reason)
         return self._client.request("schedule.trigger", request, ScheduleTriggerReply, deadline_s, fresh_key(), False)
 
 

@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use eclosion_schemas::ops::schedule::{
-    History, HistoryRequest, NameRequest, Pause, PauseRequest, Remove, Set, SetRequest,
-};
+use eclosion_schemas::ops::schedule::{ActRequest, History, HistoryRequest, Pause, Remove, Set, SetRequest};
 use eclosion_schemas::schedule::{Action, Misfire, Overlap, ScheduleSpec, TickState, TickView, Trigger};
 use eclosion_schemas::{ScheduleName, Timestamp};
 
@@ -33,7 +31,7 @@ impl Round {
             self.account.kills.kernel += 1;
             self.client = self.kernel.start().await?;
         }
-        let pause = PauseRequest { name: schedule.clone(), reason: "enough".into() };
+        let pause = ActRequest { name: schedule.clone(), reason: "enough".into() };
         self.client.call::<Pause>(pause).await?;
         let all_ended = async || {
             let ticks = self.ticks(&schedule).await?;
@@ -42,7 +40,7 @@ impl Round {
         let ticks = self.until_asked("what ticks have started has ended", all_ended).await?;
         let failed: Vec<_> = ticks.iter().filter(|tick| tick.state == TickState::Failed).collect();
         ensure(failed.is_empty(), || format!("ticks failed: {failed:?}"))?;
-        self.client.call::<Remove>(NameRequest { name: schedule }).await?;
+        self.client.call::<Remove>(ActRequest { name: schedule, reason: String::new() }).await?;
         Ok(())
     }
 

@@ -53,8 +53,8 @@ fn any_step(world: &mut World, dice: &mut Dice, running: &mut Vec<RunId>) {
             let run = running.remove(dice.roll(running.len() as u64) as usize);
             world.finish(&run, RunState::Succeeded);
         }
-        6 => _ = world.send(&Command::Pause(PauseRequest { name: name(), reason: String::new() })),
-        7 => _ = world.send(&Command::Resume(NameRequest { name: name() })),
+        6 => _ = world.send(&Command::Pause(act())),
+        7 => _ = world.send(&Command::Resume(act())),
         8 => _ = world.trigger(&format!("{}", dice.roll(1_000))),
         _ => _ = world.after_ms(dice.roll(9_000)),
     }

@@ -3,9 +3,11 @@
 //! ```text
 //! hold: wait ─► run the command ─┬─ it ends ──► give back, exit as it did
 //!                                ├─ the kernel is gone ──► the same key at the next kernel, within PATIENCE ─► go on
-//!                                └─ the lease is over, or another's ──► kill the command
+//!                                ├─ told to end (SIGTERM, SIGHUP) ──► so is the command
+//!                                └─ the lease is over, or another's ──► kill the command and what it has started
 //! ```
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -17,7 +19,9 @@ use eclosion_schemas::ops::lease::{
 };
 use eclosion_schemas::suggest::shell_word;
 use eclosion_schemas::{Code, Error, LeaseId, LeaseKey};
+use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{self, SignalKind};
 use tokio::time::Instant;
 
 use crate::arguments::arb;
@@ -35,17 +39,28 @@ const SPARE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-fn request(arguments: &arb::Acquire, key: Option<LeaseKey>) -> Request {
-    Request {
+fn request(arguments: &arb::Acquire, key: Option<LeaseKey>) -> Result<Request, Error> {
+    Ok(Request {
         locks: arguments.locks.clone(),
-        resources: arguments.resource.iter().cloned().collect(),
-        rates: arguments.rate.iter().cloned().collect(),
+        resources: counted(&arguments.resource)?,
+        rates: counted(&arguments.rate)?,
         ttl_ms: arguments.ttl,
         wait_ms: arguments.wait,
         purpose: arguments.purpose.clone(),
         key,
         ..Request::default()
+    })
+}
+
+fn counted(amounts: &[(String, u64)]) -> Result<BTreeMap<String, u64>, Error> {
+    let mut counted = BTreeMap::new();
+    for (name, amount) in amounts {
+        if counted.insert(name.clone(), *amount).is_some() {
+            let text = format!("`{name}` is named twice");
+            return Err(Error::invalid("lease.request", text).help("eclosion arb acquire --help"));
+        }
     }
+    Ok(counted)
 }
 
 pub(super) async fn acquire(
@@ -61,7 +76,7 @@ pub(super) async fn acquire(
         )));
     }
     let wait = arguments.wait.map_or(FOREVER, |wait_ms| Duration::from_millis(wait_ms) + SPARE);
-    let held = client.call::<Acquire>(request(&arguments, None)).deadline(wait).await?;
+    let held = client.call::<Acquire>(request(&arguments, None)?).deadline(wait).await?;
     if globals.json {
         document("lease", &held)?;
         return Ok(exit::OK);
@@ -115,7 +130,7 @@ const SHELL_NOT_FOUND: u8 = 127;
 
 /// Takes it, runs the command, gives it back.
 pub(super) async fn hold(globals: &Globals, client: Client, arguments: arb::Acquire) -> Result<u8, Error> {
-    let mut holding = Holding::begin(client, request(&arguments, None)).await?;
+    let mut holding = Holding::begin(client, request(&arguments, None)?).await?;
     let mut child = match spawn(&arguments.command, &holding.held) {
         Ok(child) => child,
         Err(why) => {
@@ -123,6 +138,7 @@ pub(super) async fn hold(globals: &Globals, client: Client, arguments: arb::Acqu
             return Err(why);
         }
     };
+    let mut told = Told::listen()?;
     let ended = loop {
         tokio::select! {
             ended = child.wait() => break ended.map_err(|why| not_run(&arguments.command, &why))?,
@@ -133,8 +149,8 @@ pub(super) async fn hold(globals: &Globals, client: Client, arguments: arb::Acqu
                     return Err(why);
                 }
             },
-            // The command has it from the terminal as well, and ends as it likes.
-            _ = tokio::signal::ctrl_c() => {}
+            // It ends as it likes, and the lease with it.
+            signal = told.next() => pass_on(&child, signal),
         }
     };
     holding.give_back().await?;
@@ -203,7 +219,7 @@ impl Holding {
                 Err(why) => return Err(why),
             }
         }
-        let request = request(arguments, Some(self.held.key.clone()));
+        let request = request(arguments, Some(self.held.key.clone()))?;
         let again = Request { again: Some(self.held.lease.clone()), ..request };
         *self = Self::begin_anew(globals, again).await.map_err(|why| match why.reason.as_str() {
             "lease.over" => over("it ended while no kernel was there".into()),
@@ -235,7 +251,48 @@ fn spawn(command: &[String], held: &Held) -> Result<Child, Error> {
         .map_err(|why| not_run(command, &why))
 }
 
+/// What this program is told by others; Ctrl-C of a terminal the command has as well.
+struct Told {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hang_up: unix::Signal,
+}
+
+impl Told {
+    fn listen() -> Result<Self, Error> {
+        let listen =
+            |kind| unix::signal(kind).map_err(|why| Error::internal("lease.signals", why.to_string()));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// None for what the command has been told already.
+    async fn next(&mut self) -> Option<Signal> {
+        tokio::select! {
+            _ = self.interrupt.recv() => None,
+            _ = self.terminate.recv() => Some(Signal::TERM),
+            _ = self.hang_up.recv() => Some(Signal::HUP),
+        }
+    }
+}
+
+fn pass_on(child: &Child, signal: Option<Signal>) {
+    let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    if let (Some(pid), Some(signal)) = (pid, signal)
+        && let Err(why) = rustix::process::kill_process(pid, signal)
+    {
+        talk(&format!("the command could not be told to end: {why}"));
+    }
+}
+
+/// With all that it has started: whoever has the lease next must be alone.
 async fn kill(child: &mut Child) {
+    if let Some(pid) = child.id() {
+        eclosion::kill_tree(pid);
+    }
     if let Err(why) = child.kill().await {
         talk(&format!("the command could not be killed: {why}"));
     }
