@@ -13,6 +13,7 @@ import pytest
 
 import kernel
 from eclosion import _frames as frames
+from eclosion._errors import ERROR_TEXT_MAX
 
 Write = Callable[[str], pathlib.Path]
 
@@ -149,6 +150,62 @@ def test_what_a_task_does_wrong_is_an_error_and_the_worker_stays(
     assert says in error["message"]
     stream = worker.link.execute("steps:square", root, arguments={"x": kernel.value(3)})
     assert worker.link.result(stream) == 9
+
+
+def test_a_text_that_is_no_text_is_escaped_and_the_worker_stays(worker: kernel.Worker, code: Write) -> None:
+    root = code("""
+        import os
+        import pathlib
+
+        from eclosion import Refused, TaskError, current
+
+        NAME = os.fsdecode(b"a\\xe9.csv")
+
+        def fail():
+            why = ValueError(f"cannot read {NAME}")
+            why.__notes__ = [f"note {NAME}"]
+            raise why from KeyError(NAME)
+
+        def notes():
+            why = ValueError("odd")
+            why.__notes__ = 3
+            raise why
+
+        def told():
+            raise TaskError(NAME, help=NAME)
+
+        def refuse():
+            raise Refused({"code": "invalid", "reason": NAME, "message": NAME, "help": object()})
+
+        def endless():
+            raise TaskError("x" * (20 << 20))
+
+        def report():
+            current().progress(1, 2, NAME)
+            current().metric(NAME, 3)
+            print(NAME)
+
+        def file():
+            path = pathlib.Path(NAME)
+            path.write_text("1")
+            return path
+        """)
+    escaped = "a\\udce9.csv"
+    error = worker.link.error(worker.link.execute("steps:fail", root))
+    assert error["message"] == f"ValueError: cannot read {escaped}"
+    assert error["remote"]["text"] == f"cannot read {escaped}"
+    assert error["remote"]["notes"] == [f"note {escaped}"]
+    assert error["remote"]["cause"]["type"] == "KeyError"
+    assert worker.link.error(worker.link.execute("steps:notes", root))["message"] == "ValueError: odd"
+    error = worker.link.error(worker.link.execute("steps:told", root))
+    assert (error["message"], error["help"]) == (escaped, escaped)
+    assert worker.link.error(worker.link.execute("steps:refuse", root))["reason"] == escaped
+    assert len(worker.link.error(worker.link.execute("steps:endless", root))["message"]) == ERROR_TEXT_MAX
+    stream = worker.link.execute("steps:report", root)
+    reports = [msgspec.msgpack.decode(worker.link.take(frames.DATA, stream=stream).body) for _ in range(2)]
+    assert (reports[0]["text"], reports[1]["name"]) == (escaped, escaped)
+    assert worker.link.result(stream) is None
+    assert worker.link.payload(worker.link.execute("steps:file", root))["parts"][0]["name"] == escaped
 
 
 def test_a_misspelled_function_and_wrong_arguments_come_with_a_way_out(worker: kernel.Worker, code: Write) -> None:

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from ._errors import sendable
+
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable
@@ -96,7 +98,7 @@ class Current:
         """Says how far it is. Calls in quick succession are conflated, the last one is always sent."""
         if self._report is None:
             return
-        value: dict[str, Any] = {"tag": "progress", "done": float(done), "text": str(text)}
+        value: dict[str, Any] = {"tag": "progress", "done": float(done), "text": sendable(str(text))}
         if total is not None:
             value["total"] = float(total)
         now = time.monotonic()
@@ -112,7 +114,7 @@ class Current:
         """Reports a figure, at a step if it is one of a series."""
         if self._report is None:
             return
-        data: dict[str, Any] = {"tag": "metric", "name": str(name), "value": float(value)}
+        data: dict[str, Any] = {"tag": "metric", "name": sendable(str(name)), "value": float(value)}
         if step is not None:
             data["step"] = int(step)
         self._report(data)

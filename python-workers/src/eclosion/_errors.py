@@ -10,11 +10,20 @@ from __future__ import annotations
 
 import builtins
 import sys
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+import msgspec
 
 if TYPE_CHECKING:
     from ._schemas import DeathCertificate
 
+
+# Of an error on the wire, and of each text in one that is over it.
+ERROR_BYTES_MAX = 4 << 20
+ERROR_TEXT_MAX = 64 * 1024
+REASON_MAX = 256
+
+_encode = msgspec.msgpack.encode
 
 # Python 3.10 shows no notes in a traceback.
 _HAS_NOTES = sys.version_info >= (3, 11)
@@ -185,3 +194,34 @@ def error(
     if remote is not None:
         data["remote"] = remote
     return data
+
+
+def packed(data: ErrorData) -> tuple[dict[str, Any], bytes]:
+    """Envelope and body of an ERROR frame. Whatever an exception says of itself can be sent: a surrogate is escaped, a
+    text without end is cut."""
+    try:
+        body = _encode(data)
+    except (TypeError, ValueError, OverflowError):
+        body = b""
+    if not body or len(body) > ERROR_BYTES_MAX:
+        data = cast("ErrorData", _sendable(data))
+        body = _encode(data)
+    return {"reason": sendable(data.get("reason", ""))[:REASON_MAX]}, body
+
+
+def sendable(text: str) -> str:
+    """The text, with what UTF-8 has no bytes for as its escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _sendable(value: object) -> object:
+    if value is None or isinstance(value, (bool, float)):
+        return value
+    if isinstance(value, int) and value.bit_length() < 64:
+        return value
+    if isinstance(value, dict):
+        entries = cast("dict[object, object]", value)
+        return {_sendable(key): _sendable(entry) for key, entry in entries.items()}
+    if isinstance(value, (list, tuple)):
+        return [_sendable(entry) for entry in cast("list[object]", value)]
+    return sendable(str(value)[:ERROR_TEXT_MAX])

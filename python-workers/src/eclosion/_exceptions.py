@@ -87,7 +87,10 @@ def _text(raised: BaseException) -> tuple[str, bool]:
 
 
 def _notes(raised: BaseException) -> tuple[list[str], bool]:
-    notes = [str(note) for note in getattr(raised, "__notes__", ())]
+    try:
+        notes = [str(note) for note in getattr(raised, "__notes__", ())]
+    except Exception as why:  # User code as well.
+        notes = [f"<its notes cannot be shown: {type(why).__name__}>"]
     # A group's members have no place of their own in the shape; a line for each tells most of it.
     members: tuple[BaseException, ...] = getattr(raised, "exceptions", ()) if _is_group(raised) else ()
     notes += [f"[{n}] {one_line(member)}" for n, member in enumerate(members)]

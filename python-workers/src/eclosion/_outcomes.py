@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import _frames as frames
-from ._errors import Refused, error
+from ._errors import Refused, error, packed
 from ._frames import Disconnected
 from ._kernel import CALLS, key_of
 from ._values import Encoded
@@ -125,7 +125,8 @@ class Outcomes:
                 ended = why.error
             except OSError as why:
                 ended = error("internal", "task.encode", f"a part of the result cannot be written: {why}", retry=True)
-        return frames.ERROR, {**outcome.envelope, "reason": ended.get("reason", "")}, _encode(ended)
+        reason, body = packed(ended)
+        return frames.ERROR, {**outcome.envelope, **reason}, body
 
     def _drop(self, outcome: Outcome) -> None:
         self._kept.remove(outcome)

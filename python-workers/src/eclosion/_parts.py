@@ -13,6 +13,8 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ._errors import sendable
+
 if TYPE_CHECKING:
     from ._schemas import Segment
 
@@ -76,7 +78,7 @@ class FileContent:
     def __init__(self, descriptor: int, codec: str, name: str | None) -> None:
         self._descriptor = descriptor
         self.codec = codec
-        self.name = name
+        self.name = None if name is None else sendable(name)
         self.size_bytes = os.fstat(descriptor).st_size
 
     def write(self, descriptor: int) -> None:

@@ -48,7 +48,7 @@ import msgspec
 
 from . import _frames as frames
 from ._current import Current, current
-from ._errors import Refused, TaskError, error
+from ._errors import Refused, TaskError, error, packed
 from ._exceptions import one_line, remote_exception
 from ._frames import Channel, Disconnected, Frame
 
@@ -256,8 +256,8 @@ class Server:
         try:
             body = self._encoded(call, self._result(call))
         except Refused as refused:
-            why = refused.error
-            self._channel.send(frames.ERROR, call.stream, {"reason": why.get("reason", ""), **call.ran()}, _encode(why))
+            reason, body = packed(refused.error)
+            self._channel.send(frames.ERROR, call.stream, {**reason, **call.ran()}, body)
             return
         if not call.cancelled:
             self._channel.send(frames.DATA, call.stream, call.ran() or None, body, flags=frames.END)

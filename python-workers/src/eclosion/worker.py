@@ -53,7 +53,7 @@ from . import _frames as frames
 from ._attach import Attached
 from ._attempt import current_of, perform
 from ._code import Code
-from ._errors import ErrorData, error
+from ._errors import ErrorData, error, packed
 from ._frames import Disconnected, Frame
 from ._interrupts import UserCode
 from ._items import Items
@@ -82,7 +82,6 @@ WAITING_MAX = 4
 EXIT_ORPHANED = 75
 EXIT_BROKEN = 70
 
-_encode = msgspec.msgpack.encode
 _decode_execute = msgspec.msgpack.Decoder(Execute).decode
 
 
@@ -467,7 +466,7 @@ class Worker:
         self._send_error(frame.stream, why)
 
     def _send_error(self, stream: int, why: ErrorData) -> None:
-        self._kernel.send(frames.ERROR, stream, {"reason": why.get("reason", "")}, _encode(why), flags=frames.END)
+        self._kernel.send(frames.ERROR, stream, *packed(why), flags=frames.END)
 
 
 def _draining() -> ErrorData:
