@@ -31,6 +31,15 @@ class Desk:
     def fail(self) -> None:
         raise ValueError("cannot read \udce9.csv")
 
+    def large(self) -> bytes:
+        return bytes(20 << 20)
+
+    def stepped(self) -> memoryview:
+        return memoryview(b"abcdef")[::2]
+
+    def thing(self) -> object:
+        return object()
+
 
 class Caller:
     """The kernel's end of a service's connection."""
@@ -85,4 +94,15 @@ def test_a_text_that_is_no_text_is_escaped_and_the_object_stays(desk: Caller) ->
     assert error["reason"] == "service.raised"
     assert error["message"] == "ValueError: cannot read \\udce9.csv"
     assert error["remote"]["text"] == "cannot read \\udce9.csv"
+    assert desk.result("add") == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "says"), [("large", "over the limit"), ("stepped", "contiguous"), ("thing", "type object")]
+)
+def test_what_cannot_be_sent_is_refused_and_the_object_stays(desk: Caller, method: str, says: str) -> None:
+    assert desk.result("add") == 1
+    error = desk.error(method)
+    assert error["reason"] == "reply.encode"
+    assert says in error["message"]
     assert desk.result("add") == 2

@@ -4,7 +4,8 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 from eclosion import Refused, _values
 from eclosion._values import INLINE_BYTES_MAX, encode
 from eclosion.testing import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 plain = st.recursive(
     st.none()
@@ -105,6 +109,10 @@ def test_large_bytes_are_a_part_and_small_ones_are_inline() -> None:
     assert round_trip(data) == data
 
 
+def test_a_view_with_steps_is_sent_as_its_bytes() -> None:
+    assert round_trip(memoryview(bytes(range(6)) * 20_000)[::2]) == bytes((0, 2, 4)) * 20_000
+
+
 def test_a_path_and_an_open_file_travel_with_their_content_and_name(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("<p>hello</p>")
@@ -129,6 +137,19 @@ def test_a_staged_value_is_staged_again_from_its_files_alone(tmp_path: pathlib.P
     encoded.close()
 
 
+class Odd(Mapping[str, int]):
+    """A mapping that cannot be read."""
+
+    def __getitem__(self, key: str) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        raise LookupError("never mind")
+
+    def __len__(self) -> int:
+        return 1
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -136,6 +157,8 @@ def test_a_staged_value_is_staged_again_from_its_files_alone(tmp_path: pathlib.P
         ({"f": len}, "builtin_function_or_method"),
         (2**70, "ints"),
         (np.array([object()]), "Python objects"),
+        ({"x": memoryview(b"abcdef")[::2]}, "contiguous"),
+        (Odd(), "never mind"),
         (pathlib.Path("/nowhere/x"), "does not exist"),
         (pathlib.Path("/"), "not a file"),
     ],
@@ -146,6 +169,10 @@ def test_what_cannot_travel_is_refused_by_name(value: object, says: str) -> None
     assert caught.value.error.get("reason") == "task.encode"
     assert says in caught.value.error.get("message", "")
     assert "help" in caught.value.error
+    with pytest.raises(Refused) as caught:
+        _values.encode_named({"x": value})
+    assert caught.value.error.get("reason") == "call.arguments"
+    assert says in caught.value.error.get("message", "")
 
 
 def test_nothing_is_left_open_when_encoding_fails(tmp_path: pathlib.Path) -> None:

@@ -114,6 +114,7 @@ def test_a_function_may_connect_where_its_module_may_not(worker: kernel.Worker, 
         ("steps:items", "task.encode", "a generator"),
         ("steps:later", "task.encode", "a coroutine"),
         ("steps:thing", "task.encode", "builtins.object"),
+        ("steps:stepped", "task.encode", "contiguous"),
         ("steps:square", "task.arguments", "missing 1 required positional argument"),
         ("steps:leave", "task.raised", "SystemExit: 3"),
         ("steps:interrupt", "task.raised", "KeyboardInterrupt"),
@@ -138,6 +139,9 @@ def test_what_a_task_does_wrong_is_an_error_and_the_worker_stays(
 
         def thing():
             return object()
+
+        def stepped():
+            return [memoryview(b"abcdef")[::2]]
 
         def leave():
             sys.exit(3)

@@ -118,7 +118,10 @@ class Outcomes:
             try:
                 store = self._kernel.staging(outcome.fence)
                 payload = ended.shared(store) if outcome.key[0] == CALLS else None
-                return frames.DATA, outcome.envelope, _encode(ended.stage(store) if payload is None else payload)
+                body = _encode(ended.stage(store) if payload is None else payload)
+                if len(body) <= frames.MESSAGE_BYTES_MAX:
+                    return frames.DATA, outcome.envelope, body
+                ended = error("exhausted", "task.encode", "the result has too many parts", help="join its arrays")
             except Disconnected:
                 raise
             except Refused as why:

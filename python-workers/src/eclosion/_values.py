@@ -202,9 +202,9 @@ class Encoded:
 
 def encode(value: object) -> Encoded:
     """Encodes a value. Raises :class:`Refused` (``task.encode``) naming what cannot travel."""
-    if isinstance(value, _BYTES) and len(data := bytes(cast("bytes", value))) > INLINE_BYTES_MAX:
-        return Encoded(_reference(0), [BytesContent("bytes", data)])
     try:
+        if isinstance(value, _BYTES) and len(data := bytes(cast("bytes", value))) > INLINE_BYTES_MAX:
+            return Encoded(_reference(0), [BytesContent("bytes", data)])
         body = _encode_plain(value)
     except Exception:
         # It has something in it that becomes a part, or that cannot travel.
@@ -250,9 +250,9 @@ def encode_named(values: Mapping[str, object]) -> Encoded:
     parts: list[Content] = []
     try:
         return Encoded(_packed(values, parts, first=0), parts)
-    except _UNSENT as why:
+    except Exception as why:
         _closed(parts)
-        advice = (
+        advice = _way_out(why) or (
             "pass plain data, dataclasses, numpy arrays, bytes or a pathlib.Path, or make the value in the function"
         )
         raise Refused(error("invalid", "call.arguments", f"an argument cannot be sent: {why}", help=advice)) from why
@@ -356,10 +356,6 @@ class Inputs:
         return path
 
 
-# What encoding raises for what cannot travel.
-_UNSENT = (TypeError, ValueError, OverflowError, RecursionError, OSError, msgspec.MsgspecError)
-
-
 def _packed(value: object, parts: list[Content], *, first: int) -> bytes:
     def hook(item: object) -> object:
         content = content_of(item)
@@ -374,15 +370,22 @@ def _packed(value: object, parts: list[Content], *, first: int) -> bytes:
 def _body(value: object, parts: list[Content], *, first: int) -> bytes:
     try:
         return _packed(value, parts, first=first)
-    except _UNSENT as why:
+    except Exception as why:  # A mapping or a path may be user code, and raise anything.
+        help = _way_out(why) or "return plain data, dataclasses, numpy arrays, bytes or a pathlib.Path to a file"
         raise Refused(
             error(
                 "invalid",
                 "task.encode",
                 f"the result cannot be sent: {why}",
-                help="return plain data, dataclasses, numpy arrays, bytes or a pathlib.Path to a file",
+                help=help,
             )
         ) from why
+
+
+def _way_out(why: Exception) -> str | None:
+    if isinstance(why, BufferError):
+        return "of a memoryview with steps: bytes(view)"
+    return None
 
 
 def _reference(index: int) -> bytes:

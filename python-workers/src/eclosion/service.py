@@ -264,10 +264,14 @@ class Server:
 
     def _encoded(self, call: Call, value: Any) -> bytes:
         try:
-            return _encode(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as why:
+            body = _encode(value)
+        except Exception as why:
             text = f"what {call.method} gives is no data that can be sent: {why}"
             raise Refused(error("internal", "reply.encode", text)) from None
+        if len(body) > frames.MESSAGE_BYTES_MAX:
+            text = f"what {call.method} gives has {len(body)} bytes, over the limit of {frames.MESSAGE_BYTES_MAX}"
+            raise Refused(error("exhausted", "reply.encode", text, help="yield it in pieces"))
+        return body
 
     def _result(self, call: Call) -> Any:
         """What the method returns. Raises :class:`Refused` with what is wrong with the call, or what it raised."""
@@ -276,7 +280,7 @@ class Server:
             raise Refused(error("unimplemented", "operation.unknown", f"there is no {call.method} here"))
         try:
             arguments = method.arguments(call.body)
-        except msgspec.MsgspecError as why:
+        except (msgspec.MsgspecError, RecursionError) as why:
             text = f"the request of {call.method} is malformed: {why}"
             help = f"eclosion describe {call.method}"
             raise Refused(error("invalid", "request.malformed", text, help=help)) from None
