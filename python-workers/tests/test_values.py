@@ -113,6 +113,12 @@ def test_a_view_with_steps_is_sent_as_its_bytes() -> None:
     assert round_trip(memoryview(bytes(range(6)) * 20_000)[::2]) == bytes((0, 2, 4)) * 20_000
 
 
+def test_the_way_out_of_a_masked_array_is_said() -> None:
+    with pytest.raises(Refused) as caught:
+        encode([np.ma.array([1.0, 999.0], mask=[False, True])])
+    assert "filled" in caught.value.error.get("help", "")
+
+
 def test_a_path_and_an_open_file_travel_with_their_content_and_name(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("<p>hello</p>")
@@ -157,6 +163,7 @@ class Odd(Mapping[str, int]):
         ({"f": len}, "builtin_function_or_method"),
         (2**70, "ints"),
         (np.array([object()]), "Python objects"),
+        (np.ma.array([1.0, 999.0], mask=[False, True]), "lose its mask"),
         ({"x": memoryview(b"abcdef")[::2]}, "contiguous"),
         (Odd(), "never mind"),
         (pathlib.Path("/nowhere/x"), "does not exist"),

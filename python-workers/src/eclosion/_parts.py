@@ -22,6 +22,14 @@ _WRITE_BYTES = 64 << 20
 _ARRAY_HEAD_BYTES_MAX = 64 * 1024
 
 
+class NoData(TypeError):
+    """What is to be sent is no data; ``help`` says what is instead."""
+
+    def __init__(self, text: str, help: str) -> None:
+        super().__init__(text)
+        self.help = help
+
+
 class Content(Protocol):
     """A part before it is staged."""
 
@@ -139,6 +147,9 @@ def _handle_content(handle: io.IOBase) -> Content:
 
 
 def _array_content(numpy: Any, item: Any) -> Content:
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(item, masked.MaskedArray):
+        raise NoData("a masked array would lose its mask", "send array.filled(…), or array.data and array.mask")
     if item.dtype.hasobject:
         raise TypeError(f"an array of dtype {item.dtype} holds Python objects; convert it to a plain dtype")
     # Plain subclasses and strides have no place in the format: a C- or Fortran-ordered array has.

@@ -30,6 +30,7 @@ from ._parts import (
     BytesContent,
     Content,
     FileContent,
+    NoData,
     content_of,
     map_array,
     open_arrow,
@@ -385,7 +386,7 @@ def _body(value: object, parts: list[Content], *, first: int) -> bytes:
 def _way_out(why: Exception) -> str | None:
     if isinstance(why, BufferError):
         return "of a memoryview with steps: bytes(view)"
-    return None
+    return why.help if isinstance(why, NoData) else None
 
 
 def _reference(index: int) -> bytes:
