@@ -155,6 +155,15 @@ def sums(values: Iterable[Any], more: Any) -> list[int]:
     return [int(value.sum() + more.sum()) for value in values]
 
 
+def reads(paths: Iterable[pathlib.Path]) -> list[list[str]]:
+    """What each is, where it lies, and how long its content is."""
+    return [[type(path).__name__, str(path), str(len(path.read_bytes()))] for path in paths]
+
+
+def reads_one(path: pathlib.Path) -> list[str]:
+    return reads([path])[0]
+
+
 def _left(gate: str, how: str) -> None:
     """Whole from the moment that it is seen."""
     part = pathlib.Path(gate) / "left.part"

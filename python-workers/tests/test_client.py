@@ -21,6 +21,7 @@ from eclosion._schemas import DeathExited, ReportProgress
 from eclosion.client import Client, Ref, aio, timed
 from eclosion.client._connection import Exchange
 from house import DEADLINE_S, SOURCES, House
+from kernel import until
 
 if TYPE_CHECKING:
     import pathlib
@@ -145,6 +146,23 @@ def test_coroutines_hear_reports_and_may_stop_waiting_for_them(home: House, tmp_
 def test_an_argument_that_is_no_data_is_refused_before_it_is_sent(client: Client) -> None:
     with pytest.raises(eclosion.Refused, match="an argument cannot be sent"):
         client.submit(steps.join, object())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_file_is_a_path_to_a_copy_as_long_as_the_call(client: Client, tmp_path: pathlib.Path) -> None:
+    """Small it rides along, large it lies in shared memory."""
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    small.write_bytes(b"x")
+    large.write_bytes(bytes(1 << 20))
+    kind, place, size = client.submit(steps.reads_one, large).result(DEADLINE_S)
+    assert (kind, os.path.basename(place), size) == (type(large).__name__, "large.csv", str(1 << 20))
+    assert place != str(large)
+    both = client.submit(steps.reads, [small, large, small]).result(DEADLINE_S)
+    assert [size for _, _, size in both] == ["1", str(1 << 20), "1"]
+    fed = client.submit(steps.reads, client.feed([small, large])).result(DEADLINE_S)
+    assert [os.path.basename(place) for _, place, _ in fed] == ["small.csv", "large.csv"]
+    # The worker removes them after the outcome was sent.
+    until(lambda: not any(os.path.exists(read[1]) for read in [*both, *fed]))
+    until(lambda: not os.path.exists(place))
 
 
 def test_large_results_are_fetched(client: Client) -> None:

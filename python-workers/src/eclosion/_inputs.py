@@ -15,7 +15,7 @@ from ._current import current
 from ._errors import Cancelled
 from ._parts import open_carried
 from ._schemas import Payload
-from ._values import decode
+from ._values import decode, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,4 +82,6 @@ class InputStream:
 def _open_part(part: Part) -> object:
     if part.data is None:
         raise ValueError("a value of a stream has a part that does not ride along")
+    if part.codec == "file":
+        return write_file(current().scratch, part.name, part.data)
     return open_carried(part.codec, part.data)

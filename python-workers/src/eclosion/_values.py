@@ -297,7 +297,7 @@ class Inputs:
 
     Arrays are mapped read-only, straight from the store's file, or lie where the caller of a call has put them into
     shared memory; there they last as long as the call. A file is a path in the attempt's scratch that leads to
-    the descriptor, so that it has its name and is not copied.
+    the descriptor, so that it has its name and is not copied; of a call, it is a file there.
     """
 
     def __init__(self, store: Store, scratch: Callable[[], pathlib.Path]) -> None:
@@ -320,9 +320,13 @@ class Inputs:
 
     def open_part(self, part: Part) -> object:
         if part.data is not None:
+            if part.codec == "file":
+                return write_file(self._scratch(), part.name, part.data)
             return open_carried(part.codec, part.data)
         if part.segment is not None:
             view = open_shared(self._store.attach(part.segment.arena), part.segment)
+            if part.codec == "file":
+                return write_file(self._scratch(), part.name, view)
             # An array or a table lies there itself; the segment is used again after the call.
             return open_carried(part.codec, view if part.codec in ("npy", "arrow") else bytes(view))
         if not part.digest:
@@ -334,7 +338,7 @@ class Inputs:
         if part.codec in ("msgpack", "bytes"):
             return read_part(descriptor, size_bytes)
         if part.codec == "file":
-            return self._place(descriptor, part.name or "file")
+            return self._link(descriptor, part.name)
         if part.codec == "arrow":
             return open_arrow(descriptor)
         raise ValueError(f"a part of unknown codec `{part.codec}`")
@@ -347,14 +351,28 @@ class Inputs:
             stream.close()
         self._streams.clear()
 
-    def _place(self, descriptor: int, name: str) -> pathlib.Path:
-        # Only the last component: a name that came over the wire must not reach another directory.
-        folder = self._scratch() / "inputs" / str(descriptor)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / (pathlib.PurePosixPath(name).name or "file")
+    def _link(self, descriptor: int, name: str | None) -> pathlib.Path:
+        path = _place(self._scratch(), name)
         # By process id and not `self`, so that a task's own children can read it too.
         path.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
         return path
+
+
+def write_file(scratch: pathlib.Path, name: str | None, content: bytes | memoryview) -> pathlib.Path:
+    """A file of its own in the attempt's scratch, with this content."""
+    path = _place(scratch, name)
+    path.write_bytes(content)
+    return path
+
+
+def _place(scratch: pathlib.Path, name: str | None) -> pathlib.Path:
+    # Imported late: few tasks need it, and it draws random numbers.
+    import tempfile
+
+    inputs = scratch / "inputs"
+    inputs.mkdir(exist_ok=True)
+    # Only the last component: a name that came over the wire must not reach another directory.
+    return pathlib.Path(tempfile.mkdtemp(dir=inputs)) / (pathlib.PurePosixPath(name or "").name or "file")
 
 
 def _packed(value: object, parts: list[Content], *, first: int) -> bytes:
