@@ -52,6 +52,29 @@ def arenas():
             found.add(line.split()[4])
     return sorted(found)
 
+KEPT = {}
+
+def keeps(n, array):
+    KEPT[n] = array[1:]
+    return int(array[0])
+
+def kept():
+    return {str(n): [int(array.min()), int(array.max())] for n, array in KEPT.items()}
+
+def own():
+    # Bytes of arenas that are pages of this process alone.
+    count, arena = 0, False
+    for line in open("/proc/self/smaps"):
+        words = line.split()
+        if not words[0].endswith(":"):
+            arena = "memfd:eclosion-arena" in line
+        elif arena and words[0] == "Anonymous:":
+            count += int(words[1]) * 1024
+    return count
+
+def same(array):
+    return array
+
 def file(path):
     import pathlib
     return pathlib.Path(path)
@@ -150,6 +173,18 @@ def test_as_long_as_anything_lies_there_its_place_is_not_used_again(home: House,
             for n in range(20, 26):
                 assert (client.submit(made.array, n, BYTES).result(DEADLINE_S) == n).all()
             assert (np.asarray(kept) == 7).all()
+
+
+def test_an_argument_that_a_function_keeps_stays_as_it_is(home: House, made: Any) -> None:
+    """Its place in shared memory is used again for the calls after it."""
+    with home.connect() as client:
+        for n in range(4):
+            array = np.full(BYTES - n, n, dtype="u1")
+            assert client.submit(made.keeps, n, array).result(DEADLINE_S) == n
+            assert (client.submit(made.same, np.full(BYTES, 99, dtype="u1")).result(DEADLINE_S) == 99).all()
+        assert client.submit(made.kept).result(DEADLINE_S) == {str(n): [n, n] for n in range(4)}
+        # And what it does not keep was not copied.
+        assert 4 * (BYTES - 4) <= client.submit(made.own).result(DEADLINE_S) < 5 * BYTES
 
 
 def test_a_stream_that_is_left_gives_everything_back(home: House, made: Any) -> None:

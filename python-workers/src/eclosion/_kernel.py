@@ -10,6 +10,8 @@ Invariants:
 1. Only the reading thread closes a channel. Whoever else finds it ended hangs it up, which the reader sees.
 2. Every call that waits for a reply gets one: the reply, :class:`Disconnected` when the stream ends, or a refusal when
    ``ASK_TIMEOUT_S`` has passed.
+3. What a call reads in shared memory is the kernel's again once its outcome is sent. What user code keeps of it lies in
+   pages of this process's own by then (:meth:`Kernel.keep`), so that it never changes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import mmap
 import os
 import queue
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from ._schemas import Fence
+    from ._schemas import Fence, Segment
     from ._values import SegmentData
 
 Key = tuple[int, int]
@@ -47,6 +50,8 @@ def key_of(fence: Fence) -> Key:
 ASK_TIMEOUT_S = 120
 # Arenas that stay mapped: to map one anew costs a request and the first touch of its pages.
 MAPPED_MAX = 16
+# Of Linux; not every version of Python has it.
+MAP_NORESERVE = 0x4000
 
 _encode = msgspec.msgpack.encode
 _decode_numbers = msgspec.msgpack.Decoder(dict[str, int]).decode
@@ -73,7 +78,9 @@ class Kernel:
         self._pending: dict[int, queue.SimpleQueue[Frame | None]] = {}
         self._next_stream = 1
         self._mapped: dict[int, mmap.mmap] = {}
-        """Arenas of the kernel that is connected, the last attached last."""
+        """Arenas of the kernel that is connected, the last attached last. Private, as pages may have to be kept."""
+        self._held: list[tuple[weakref.ref[object], mmap.mmap, Segment]] = []
+        """What the call that runs was given of them."""
         self._lent: dict[int, mmap.mmap] = {}
         """Arenas that it has lent, mapped for writing."""
 
@@ -202,13 +209,32 @@ class Kernel:
             except Disconnected as why:
                 raise Refused(error("cancelled", "task.cancelled", f"nobody waits for the call: {why}")) from None
             try:
-                memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+                # Written to by `keep` alone, so that nothing is to be reserved for it.
+                flags = mmap.MAP_PRIVATE | MAP_NORESERVE
+                memory = mmap.mmap(descriptor, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
             finally:
                 os.close(descriptor)
             while len(mapped) >= MAPPED_MAX:
                 del mapped[next(iter(mapped))]
             mapped[arena] = memory
         return memory
+
+    def hold(self, value: object, memory: mmap.mmap, segment: Segment) -> None:
+        self._held.append((weakref.ref(value), memory, segment))
+
+    def keep(self) -> None:
+        """Before an outcome is sent: whatever user code still has of shared memory gets pages of its own."""
+        held, self._held = self._held, []
+        for reference, memory, segment in held:
+            value = reference()
+            if value is None:
+                continue
+            # Others may lie on the same pages, and are to be seen as they are: they are mapped anew.
+            if self._mapped.get(segment.arena) is memory:
+                del self._mapped[segment.arena]
+            first = segment.offset - segment.offset % mmap.PAGESIZE
+            for at in range(first, segment.offset + segment.length, mmap.PAGESIZE):
+                memory[at] = memory[at]
 
     def lend(self, size_bytes: int, fence: Fence) -> tuple[memoryview, SegmentData]:
         """A place in shared memory to write, as a ``Lender`` of ``_values.py`` gives it.

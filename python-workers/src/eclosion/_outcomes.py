@@ -100,6 +100,7 @@ class Outcomes:
                 channel.hang_up()
                 failed = channel
                 continue
+            self._kernel.keep()
             # Before it is sent, as the next call may be the answer to it and would wake the watcher.
             self._main_reads_again()
             outcome.sent = channel
@@ -108,6 +109,7 @@ class Outcomes:
             except Disconnected:
                 channel.hang_up()  # The next kernel asks for what is held.
             return
+        self._kernel.keep()
         self._drop(outcome)
         self._main_reads_again()
 

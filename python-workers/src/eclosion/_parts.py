@@ -244,4 +244,4 @@ def open_shared(memory: mmap.mmap, segment: Segment) -> memoryview:
     end = segment.offset + segment.length
     if segment.offset < 0 or segment.length < 0 or end > len(memory):
         raise ValueError(f"a segment ends at {end} of {len(memory)} bytes of shared memory")
-    return memoryview(memory)[segment.offset : end]
+    return memoryview(memory).toreadonly()[segment.offset : end]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._inputs import InputStream
-    from ._schemas import Part, Payload
+    from ._schemas import Part, Payload, Segment
 
 INLINE_BYTES_MAX = 32 * 1024
 PART_EXTENSION = 1
@@ -109,6 +109,10 @@ class Store(Protocol):
 
     def attach(self, arena: int) -> mmap.mmap:
         """Returns shared memory, mapped for reading."""
+        ...
+
+    def hold(self, value: object, memory: mmap.mmap, segment: Segment) -> None:
+        """Says that ``value`` lies in a segment of what :meth:`attach` has returned."""
         ...
 
 
@@ -296,7 +300,7 @@ class Inputs:
     """Opens the parts of an attempt's arguments, and closes what was opened when the attempt is over.
 
     Arrays are mapped read-only, straight from the store's file, or lie where the caller of a call has put them into
-    shared memory; there they last as long as the call. A file is a path in the attempt's scratch that leads to
+    shared memory. One that the function keeps stays as it is, as its pages are copied at the end of the call. A file is a path in the attempt's scratch that leads to
     the descriptor, so that it has its name and is not copied; of a call, it is a file there.
     """
 
@@ -324,11 +328,17 @@ class Inputs:
                 return write_file(self._scratch(), part.name, part.data)
             return open_carried(part.codec, part.data)
         if part.segment is not None:
-            view = open_shared(self._store.attach(part.segment.arena), part.segment)
+            memory = self._store.attach(part.segment.arena)
+            view = open_shared(memory, part.segment)
             if part.codec == "file":
                 return write_file(self._scratch(), part.name, view)
             # An array or a table lies there itself; the segment is used again after the call.
-            return open_carried(part.codec, view if part.codec in ("npy", "arrow") else bytes(view))
+            if part.codec not in ("npy", "arrow"):
+                return open_carried(part.codec, bytes(view))
+            value = open_carried(part.codec, view)
+            # As for a client: what is made of an array without a copy keeps the array, a table's buffers the view.
+            self._store.hold(value if part.codec == "npy" else view, memory, part.segment)
+            return value
         if not part.digest:
             raise ValueError("an input's part has no digest")
         descriptor, size_bytes = self._store.open(part.digest)

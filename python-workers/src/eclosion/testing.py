@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
-    from ._schemas import Argument
+    from ._schemas import Argument, Segment
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 
@@ -90,6 +90,9 @@ class LocalStore:
 
     def attach(self, arena: int) -> mmap.mmap:
         raise ValueError(f"there is no shared memory in a test: {arena}")
+
+    def hold(self, value: object, memory: mmap.mmap, segment: Segment) -> None:
+        raise ValueError(f"there is no shared memory in a test: {segment.arena}")
 
     def seal(self, staged: _values.PayloadData) -> Payload:
         """The payload that the kernel would commit: parts by digest."""
