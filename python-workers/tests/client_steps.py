@@ -122,6 +122,14 @@ def total(values: Iterable[int]) -> list[int]:
     return [len(taken), sum(taken)]
 
 
+def kind(value: object) -> str:
+    return type(value).__name__
+
+
+def ignores(values: Iterable[int]) -> Generator[int, None, None]:
+    yield 0
+
+
 def doubled(values: Iterable[int]) -> Generator[int, None, None]:
     for value in values:
         yield 2 * value

@@ -14,6 +14,7 @@ import pytest
 
 import client_steps as steps
 import eclosion
+from eclosion.client import _feeds
 from house import DEADLINE_S, SOURCES, House
 from kernel import until
 
@@ -51,6 +52,40 @@ def test_a_function_takes_every_value_in_order_and_the_feed_is_over(client: Clie
     # Its place is free again: more of them than there are places, one after the other.
     for _ in range(70):
         assert client.submit(steps.total, client.feed([1, 2])).result(DEADLINE_S) == [2, 3]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Fewer places than there are, and a number of feeds for which they do not do."""
+    monkeypatch.setattr(_feeds, "ADDRESSES", 16)
+    return 20
+
+
+def test_what_nobody_reads_ends_with_its_call(client: Client, few: int) -> None:
+    for _ in range(few):
+        assert client.submit(steps.kind, client.feed([1])).result(DEADLINE_S) == "InputStream"
+
+
+def test_what_nobody_reads_ends_when_it_is_refused(client: Client, few: int) -> None:
+    kept: list[Any] = []
+    for _ in range(few):
+        kept.append(client.feed([1]))
+        with pytest.raises(eclosion.Refused, match="an argument cannot be sent"):
+            client.submit(steps.total, kept[-1], odd=object())
+
+
+def test_what_nobody_reads_ends_when_nobody_has_it(client: Client, few: int) -> None:
+    for _ in range(few):
+        client.feed([1])
+
+
+def test_what_nobody_reads_ends_with_the_client_and_with_what_iterates(home: House, few: int) -> None:
+    kept: list[Any] = []
+    for _ in range(few // 2):
+        with home.connect() as client:
+            kept.append(client.feed([1]))
+            with client.iterate(steps.ignores, client.feed([1])) as values:
+                assert list(values) == [0]
 
 
 def test_values_go_through_a_function_and_come_back_as_they_do(client: Client) -> None:
@@ -122,7 +157,8 @@ def test_a_program_that_dies_is_told_to_the_function(home: House, client: Client
     program = """
 import sys, itertools, eclosion
 client = eclosion.connect(sys.argv[1])
-print(*client.feed(itertools.count()).place.values(), flush=True)
+feed = client.feed(itertools.count())
+print(*feed.place.values(), flush=True)
 sys.stdin.read()
 """
     process = subprocess.Popen(

@@ -5,7 +5,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_a_view_with_steps_is_sent_as_its_bytes() -> None:
 
 def test_the_way_out_of_a_masked_array_is_said() -> None:
     with pytest.raises(Refused) as caught:
-        encode([np.ma.array([1.0, 999.0], mask=[False, True])])
+        encode([MASKED])
     assert "filled" in caught.value.error.get("help", "")
 
 
@@ -143,6 +143,9 @@ def test_a_staged_value_is_staged_again_from_its_files_alone(tmp_path: pathlib.P
     encoded.close()
 
 
+MASKED = cast("Any", np.ma.array([1.0, 999.0], mask=[False, True]))
+
+
 class Odd(Mapping[str, int]):
     """A mapping that cannot be read."""
 
@@ -163,7 +166,7 @@ class Odd(Mapping[str, int]):
         ({"f": len}, "builtin_function_or_method"),
         (2**70, "ints"),
         (np.array([object()]), "Python objects"),
-        (np.ma.array([1.0, 999.0], mask=[False, True]), "lose its mask"),
+        (MASKED, "lose its mask"),
         ({"x": memoryview(b"abcdef")[::2]}, "contiguous"),
         (Odd(), "never mind"),
         (pathlib.Path("/nowhere/x"), "does not exist"),

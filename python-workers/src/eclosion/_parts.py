@@ -22,7 +22,7 @@ _WRITE_BYTES = 64 << 20
 _ARRAY_HEAD_BYTES_MAX = 64 * 1024
 
 
-class NoData(TypeError):
+class NoData(TypeError):  # noqa: N818
     """What is to be sent is no data; ``help`` says what is instead."""
 
     def __init__(self, text: str, help: str) -> None:

@@ -121,6 +121,14 @@ class Fed:
 
     place: dict[str, Any]
 
+    def end_unread(self) -> None:
+        """Ends it unless it is being read."""
+
+
+def feeds_of(arguments: dict[str, Any]) -> list[Fed]:
+    """The streams among arguments."""
+    return [value for value in arguments.values() if isinstance(value, Fed)]
+
 
 class Encoded:
     """A value ready to be staged and sent."""
@@ -300,8 +308,9 @@ class Inputs:
     """Opens the parts of an attempt's arguments, and closes what was opened when the attempt is over.
 
     Arrays are mapped read-only, straight from the store's file, or lie where the caller of a call has put them into
-    shared memory. One that the function keeps stays as it is, as its pages are copied at the end of the call. A file is a path in the attempt's scratch that leads to
-    the descriptor, so that it has its name and is not copied; of a call, it is a file there.
+    shared memory. One that the function keeps stays as it is, as its pages are copied at the end of the call. A file
+    is a path in the attempt's scratch that leads to the descriptor, so that it has its name and is not copied; of a
+    call, it is a file there.
     """
 
     def __init__(self, store: Store, scratch: Callable[[], pathlib.Path]) -> None:

@@ -92,7 +92,7 @@ class LocalStore:
         raise ValueError(f"there is no shared memory in a test: {arena}")
 
     def hold(self, value: object, memory: mmap.mmap, segment: Segment) -> None:
-        raise ValueError(f"there is no shared memory in a test: {segment.arena}")
+        raise ValueError(f"there is no shared memory in a test: {segment.arena}, {len(memory)} bytes for {value!r:.80}")
 
     def seal(self, staged: _values.PayloadData) -> Payload:
         """The payload that the kernel would commit: parts by digest."""

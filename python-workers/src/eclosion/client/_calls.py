@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 
     from ._client import Client
+    from ._feeds import Feed
     from ._functions import Target
     from .aio import AsyncReports
 
@@ -316,6 +318,7 @@ class Calls:
         self._waiting: deque[Ref[Any]] = deque()
         self._under_way = 0
         self._resting = False
+        self._feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
 
     def submit(
         self,
@@ -326,7 +329,39 @@ class Calls:
         *,
         yields: bool = False,
     ) -> Ref[Any]:
-        """Sends a call, or lets it wait for room."""
+        """Sends a call, or lets it wait for room. Its feeds end with it."""
+        feeds = _values.feeds_of(arguments)
+        try:
+            ref = self._submit(target, arguments, environment, options, yields=yields)
+        except BaseException:
+            _end(feeds)
+            raise
+        if feeds:
+            ref.watch(lambda: _end(feeds))
+        return ref
+
+    def feed(self, values: Iterable[Any]) -> Feed:
+        """A feed that ends with this client at the latest."""
+        from ._feeds import Feed
+
+        feed = Feed(self.client.link.path, values)
+        self._feeds.add(feed)
+        return feed
+
+    def close(self) -> None:
+        """Ends its feeds."""
+        for feed in list(self._feeds):
+            feed.close()
+
+    def _submit(
+        self,
+        target: Target,
+        arguments: dict[str, Any],
+        environment: EnvironmentSpec,
+        options: CallOptions,
+        *,
+        yields: bool,
+    ) -> Ref[Any]:
         ref: Ref[Any] = Ref(self, self.request(target, arguments, environment, options), yields=yields)
         self.client.link.connection(self.client.reconnect_s)
         try:
@@ -434,6 +469,11 @@ class Calls:
         with self._lock:
             self._resting = False
         self._send()
+
+
+def _end(feeds: list[_values.Fed]) -> None:
+    for feed in feeds:
+        feed.end_unread()
 
 
 def encode_arguments(arguments: dict[str, Any]) -> Payload:

@@ -15,6 +15,7 @@ import msgspec
 
 from .._errors import Unreachable
 from .._schemas import EnvironmentSpec, Payload
+from .._values import feeds_of
 from ..task import Task
 from ._arenas import NAMED, SEALED
 from ._calls import Calls, Ref
@@ -98,17 +99,17 @@ class Client(Operations):
     def iterate(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Values:
         """Iterates, here, over what a generator yields on a worker. Raises TypeError for what is no generator."""
         target, arguments = self._generator(function, args, kwargs)
-        return Values(self, self._calls.request(target, arguments, self.environment, options_of(function)))
+        request = self._calls.request(target, arguments, self.environment, options_of(function))
+        return Values(self, request, feeds=feeds_of(arguments))
 
     def feed(self, values: Iterable[Any]) -> Feed:
         """A stream into a function, as one of its arguments: ``client.submit(train, client.feed(rows()))``.
 
         The function iterates over it, once, and ``values`` are taken here as it does. Over when all were read, when the
-        function leaves, or closed.
+        function leaves, or closed; unread, when the call is done or refused, when nobody has it any more, or when this
+        client is closed.
         """
-        from ._feeds import Feed
-
-        return Feed(self.link.path, values)
+        return self._calls.feed(values)
 
     def view(self, filter: str) -> View:
         """The folded states of all subjects that match."""
@@ -144,7 +145,8 @@ class Client(Operations):
         return refs
 
     def close(self) -> None:
-        """Ends the connection, and with it every call."""
+        """Ends the connection, and with it every call and every feed."""
+        self._calls.close()
         self.link.close()
 
     def __enter__(self) -> Client:

@@ -9,6 +9,7 @@ which add up: a slow function stops the iterator here. Cancel and death reach bo
 any more is closed, and a function whose program is gone is told so at its next value.
 
     offered --the function begins to read--> read --the end, or it is left--> over            any --close--> over
+       └ its call is done or refused, or nobody has the feed any more--> over
 
 Invariants: (1) one reader, once: the address is gone after it. (2) The iterator runs on the feed's own thread, and is
 closed there. (3) Addresses are used again, so that the kernel's table does not grow with feeds.
@@ -16,17 +17,24 @@ closed there. (3) Addresses are used again, so that the kernel's table does not 
 
 from __future__ import annotations
 
+import itertools
+import os
+import weakref
+
 # The annotation is looked at: it says that the method streams what.
 from collections.abc import Generator  # noqa: TC003
 from typing import TYPE_CHECKING, Any
 
+from .. import _frames as frames
 from .. import _values
 from .._errors import Refused, error
 from .._process import start_thread
 from ..service import Call, Server, connect, methods_of, service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    from .._frames import Frame
 
 # Programs that feed at the same time; a kernel has 128 connections.
 ADDRESSES = 64
@@ -54,9 +62,31 @@ class _Source:
 class _Feeding(Server):
     """Ends when its one reader has had everything, or has left."""
 
+    _is_read = False
+
+    def take(self, frame: Frame) -> None:
+        if frame.kind == frames.CALL:
+            self._is_read = True
+        super().take(frame)
+
+    def end_unread(self) -> None:
+        """Ends it unless it has its reader, who ends it."""
+        if not self._is_read:
+            self.hang_up()
+
     def answer(self, call: Call) -> None:
         super().answer(call)
         self.hang_up()
+
+
+# Not always from the first: that one is taken as long as a feed is read. Programs begin at different ones.
+_next_place = itertools.count(os.getpid())
+
+
+def _places() -> Iterator[int]:
+    """Every address, once, from the one after the last."""
+    first = next(_next_place)
+    return ((first + n) % ADDRESSES for n in range(ADDRESSES))
 
 
 class Feed(_values.Fed):
@@ -65,7 +95,7 @@ class Feed(_values.Fed):
     def __init__(self, path: str, values: Iterable[Any]) -> None:
         methods = methods_of(_Source)
         [method] = methods.values()
-        for n in range(ADDRESSES):
+        for n in _places():
             operation = f"feed-{n}.read"
             served = {**method.declare(), "name": operation}
             address = {"address": f"/feed-{n}", "waiting_max": 1, "concurrency": 1, "operations": [served]}
@@ -85,6 +115,11 @@ class Feed(_values.Fed):
         for frame in early:
             self._server.take(frame)
         start_thread(self._server.run, "eclosion-feed")
+        weakref.finalize(self, self._server.end_unread).atexit = False
+
+    def end_unread(self) -> None:
+        """The call that took it is done, or will never be: ends it unless it is being read."""
+        self._server.end_unread()
 
     def close(self) -> None:
         """Ends it; who still reads is told that it is gone."""

@@ -15,8 +15,9 @@ from ._connection import CREDIT, fresh_key
 from ._results import value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from .._values import Fed
     from ._client import Client
 
 _decode_report: Callable[[bytes], TaskReport] = msgspec.msgpack.Decoder(TaskReport).decode
@@ -26,10 +27,12 @@ _decode_payload = msgspec.msgpack.Decoder(Payload).decode
 class Values:
     """See the head of this file. Progress and metrics go to ``reports``, if somebody sets it."""
 
-    def __init__(self, client: Client, request: bytes, credit: int = CREDIT) -> None:
+    def __init__(self, client: Client, request: bytes, credit: int = CREDIT, feeds: Iterable[Fed] = ()) -> None:
         self._client = client
         connection = client.link.connection(client.reconnect_s)
         self._exchange = connection.open("pool.stream", request, credit=credit, idem=fresh_key())
+        self._feeds = list(feeds)
+        """They end when nobody has them any more."""
         self.reports: Callable[[TaskReport], None] | None = None
 
     def __iter__(self) -> Values:
@@ -39,6 +42,7 @@ class Values:
         while True:
             item = self._exchange.next()
             if item is None:
+                self._end_feeds()
                 self._exchange.reply()  # Raises what it ended with, if that is an error.
                 raise StopIteration
             report = _decode_report(item)
@@ -54,6 +58,12 @@ class Values:
     def close(self) -> None:
         if self._exchange.outcome is None:
             self._exchange.cancel()
+        self._end_feeds()
+
+    def _end_feeds(self) -> None:
+        for feed in self._feeds:
+            feed.end_unread()
+        self._feeds.clear()
 
     def __enter__(self) -> Values:
         return self
