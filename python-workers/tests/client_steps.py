@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -20,6 +21,28 @@ if TYPE_CHECKING:
 
 def square(x: int) -> int:
     return x * x
+
+
+@functools.lru_cache
+def cached(x: int, *, plus: int = 0) -> int:
+    return x + plus
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 2
+
+    def far(self) -> int:
+        return self.x + self.y
+
+    @classmethod
+    def origin(cls) -> str:
+        return cls.__name__
+
+
+class Deep(Point):
+    """Inherits what is found at its base."""
 
 
 def join(start: str, *, end: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import fractions
+import functools
 import os
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from eclosion._frames import Channel
 from eclosion._schemas import DeathExited, ReportProgress
 from eclosion.client import Client, Ref, aio, timed
 from eclosion.client._connection import Exchange
+from eclosion.client._functions import Roots
 from house import DEADLINE_S, SOURCES, House
 from kernel import until
 
@@ -71,6 +74,25 @@ def test_the_kernel_of_another_instance_is_started_by_its_name(
 def test_a_submitted_function_returns_what_it_returns_here(client: Client) -> None:
     assert client.submit(steps.square, 3).result(DEADLINE_S) == steps.square(3)
     assert client.submit(steps.join, "a", end="z").result(DEADLINE_S) == "a-z"
+
+
+def test_a_cached_function_a_class_and_its_methods_are_called_by_name(client: Client) -> None:
+    cached: Any = steps.cached
+    assert client.submit(cached, 3, plus=1).result(DEADLINE_S) == 4
+    assert client.submit(steps.Point, 1).result(DEADLINE_S) == {"x": 1, "y": 2}
+    assert client.submit(steps.Point.origin).result(DEADLINE_S) == "Point"
+    # Of a library: found without a root, whose files would all be hashed.
+    for known in (fractions.Fraction, functools.reduce):
+        target = Roots().target(known)
+        assert target is not None
+        assert target.code == os.sep
+
+
+@pytest.mark.parametrize("method", [steps.Point(1).far, steps.Deep.origin])
+def test_a_method_without_its_object_is_refused_by_name(client: Client, method: Any) -> None:
+    with pytest.raises(eclosion.Refused, match=r"`Point\.\w+` is a method") as refused:
+        client.submit(method)
+    assert "help" in refused.value.error
 
 
 def test_a_map_gives_results_in_order_and_as_completed_each_once(client: Client) -> None:

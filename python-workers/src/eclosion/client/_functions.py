@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .. import _wiring
+from .._errors import Refused, error
 from ..task import Task, module_name
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Roots:
         if file is None:
             # Of the library, or built in: it is found without a root.
             return Target(f"{name}:{qualname}", os.sep, "") if module.__name__ != "__main__" else None
+        _check_unbound(function, qualname)
         up = name.count(".") + (os.path.basename(file) == "__init__.py")
         root = os.path.dirname(file)
         for _ in range(up):
@@ -64,11 +67,32 @@ def _importable(module: Any, function: Callable[..., Any]) -> tuple[str, str | N
         name = module_name(module.__name__)
     except _wiring.FlowError:
         return module.__name__, None
-    code = getattr(function, "__code__", None)
     file = getattr(module, "__file__", None)
-    if code is None or not isinstance(file, str) or not file.endswith(".py"):
+    if not isinstance(file, str) or not file.endswith(".py"):
         return name, None
-    return name, os.path.realpath(file)
+    file = os.path.realpath(file)
+    # A class, or what a decorator of a library has made of a function. Of a library, it needs no root.
+    if not hasattr(function, "__code__") and _is_of_library(file):
+        return name, None
+    return name, file
+
+
+def _is_of_library(file: str) -> bool:
+    if "site-packages" in file or "dist-packages" in file:
+        return True
+    return file.startswith(os.path.join(os.path.dirname(os.path.realpath(os.__file__)), ""))
+
+
+def _check_unbound(function: Any, qualname: str) -> None:
+    """A method is found by its name at the worker, without its object. A class method is, by its class's."""
+    owner = getattr(function, "__self__", None)
+    if owner is None or isinstance(owner, ModuleType):
+        return
+    if isinstance(owner, type) and qualname == f"{owner.__qualname__}.{function.__name__}":
+        return
+    text = f"`{qualname}` is a method of an object that does not travel with it"
+    help = "submit a function that makes the object and calls its method"
+    raise Refused(error("invalid", "call.function", text, help=help))
 
 
 def _hash_of(root: str) -> str:
