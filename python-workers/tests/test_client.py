@@ -295,6 +295,31 @@ def test_an_executor_is_one(home: House, client: Client, tmp_path: pathlib.Path)
         pool.submit(steps.square, 1)
 
 
+def test_an_executor_asks_the_kernel_for_what_its_futures_need(client: Client) -> None:
+    with eclosion.Executor(client) as pool:
+        # In shared memory, which has to be mapped first.
+        assert len(pool.submit(steps.large, 300_000).result(DEADLINE_S)) == 300_000
+        died = pool.submit(steps.die).exception(DEADLINE_S)
+        assert isinstance(died, eclosion.TaskDied)
+        assert died.certificate is not None
+
+
+def test_a_callback_of_a_future_may_wait_for_another_one(client: Client) -> None:
+    with eclosion.Executor(client) as pool:
+        waited: concurrent.futures.Future[int] = concurrent.futures.Future()
+        first = pool.submit(steps.square, 2)
+        first.add_done_callback(lambda _: waited.set_result(pool.submit(steps.square, 3).result(DEADLINE_S)))
+        assert waited.result(DEADLINE_S) == 9
+
+
+def test_an_executor_that_nobody_has_any_more_leaves_no_thread(client: Client) -> None:
+    before = set(threading.enumerate())
+    last = eclosion.Executor(client).submit(steps.slow, 3)
+    assert last.result(DEADLINE_S) == 3
+    del last
+    until(lambda: not [left for left in set(threading.enumerate()) - before if left.name.startswith("eclosion-settle")])
+
+
 def test_coroutines_wait_without_blocking_the_loop(home: House, tmp_path: pathlib.Path) -> None:
     async def main() -> None:
         async with await aio.connect(home.socket) as client:

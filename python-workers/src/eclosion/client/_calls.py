@@ -135,7 +135,11 @@ class Ref(Generic[R]):
             self.cancel()
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Calls ``watcher`` in some thread once it is done; at once if it is."""
+        """Calls ``watcher`` in some thread once it is done; at once if it is.
+
+        That may be the thread that reads the connection: a watcher hands over to another one whatever takes long or
+        asks the kernel, as :meth:`result` may.
+        """
         with self._changed:
             if self._outcome is None:
                 self._watchers.append(watcher)
