@@ -187,6 +187,40 @@ def test_a_file_is_a_path_to_a_copy_as_long_as_the_call(client: Client, tmp_path
     until(lambda: not os.path.exists(place))
 
 
+def test_the_loop_over_a_stream_raises_what_the_call_ended_with(client: Client) -> None:
+    with pytest.raises(eclosion.Refused, match=r"no operation `nope\.nope`"):
+        list(client.stream("nope.nope"))
+    with client.artifact.get(name="nope") as pieces:
+        with pytest.raises(eclosion.Refused) as refused:
+            list(pieces)
+        assert refused.value.error.get("code") == "not_found"
+        with pytest.raises(eclosion.Refused):
+            pieces.reply()
+
+
+def test_a_stream_that_was_closed_here_just_ends(client: Client) -> None:
+    for _ in (events := client.stream("bus.subscribe", {"filter": "**"})):
+        events.close()
+    with pytest.raises(eclosion.Cancelled):
+        events.reply()
+
+
+def test_the_same_of_streams_in_coroutines(home: House) -> None:
+    async def main() -> None:
+        async with aio.connect(home.socket) as client:
+            with pytest.raises(eclosion.Refused, match=r"no operation `nope\.nope`"):
+                [item async for item in client.stream("nope.nope")]
+            pieces = client.artifact.get(name="nope")
+            with pytest.raises(eclosion.Refused):
+                [piece async for piece in pieces]
+            with pytest.raises(eclosion.Refused):
+                await pieces.reply()
+            async for _ in (events := client.stream("bus.subscribe", {"filter": "**"})):
+                events.close()
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+
+
 def test_large_results_are_fetched(client: Client) -> None:
     assert client.submit(steps.large, 100_000).result(DEADLINE_S) == "x" * 100_000
 

@@ -324,3 +324,12 @@ def _until(holds: Any) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not come to pass in time"
         time.sleep(0.01)
+
+
+def test_a_stream_that_the_kernels_death_cut_off_says_so(home: House) -> None:
+    with home.connect() as client:
+        events = iter(client.stream("bus.subscribe", {"filter": "**"}))
+        next(events)
+        home.kill(client)
+        with pytest.raises(eclosion.Unreachable):
+            list(events)

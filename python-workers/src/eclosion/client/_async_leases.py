@@ -61,7 +61,6 @@ class AsyncLease(Holding):
         async for standing in self._stream:
             if self.begun(standing):
                 return True
-        await self._stream.reply()
         return False
 
     async def _tend(self) -> None:

@@ -364,19 +364,23 @@ class Connection:
 
 
 class Stream(Generic[Item, Reply]):
-    """Items, then the reply. Leaving it early, by ``close`` or as a context manager, cancels the call."""
+    """Items, then the reply. Leaving it early, by ``close`` or as a context manager, cancels the call.
+
+    Iterating over it raises, after the items that came, what the call ended with, if that is an error. One that this
+    program has closed just ends.
+    """
 
     def __init__(self, exchange: Exchange, item: Callable[[bytes], Item], reply: Callable[[bytes], Reply]) -> None:
         self._exchange = exchange
         self._item = item
         self._reply = reply
+        self._closed = False
 
     def __iter__(self) -> Iterator[Item]:
-        while True:
-            item = self._exchange.next()
-            if item is None:
-                return
+        while (item := self._exchange.next()) is not None:
             yield self._item(item)
+        if not self._closed:
+            self._exchange.reply()  # Raises what it ended with, if that is an error.
 
     def reply(self, timeout_s: float | None = None) -> Reply:
         """The reply; items that were not taken are passed over. A time-out cancels the call."""
@@ -384,6 +388,7 @@ class Stream(Generic[Item, Reply]):
 
     def close(self) -> None:
         if self._exchange.outcome is None:
+            self._closed = True
             self._exchange.cancel()
 
     def __enter__(self) -> Stream[Item, Reply]:

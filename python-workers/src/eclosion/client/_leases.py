@@ -161,11 +161,7 @@ class Lease(Holding):
         return self._client.request_stream("lease.hold", request, LeaseStanding, LeaseEnded, fresh_key(), CREDIT)
 
     def _waited(self) -> bool:
-        for standing in self._stream:
-            if self.begun(standing):
-                return True
-        self._stream.reply()
-        return False
+        return any(self.begun(standing) for standing in self._stream)
 
     def _tend(self) -> None:
         """In a thread of its own: hears of its end, and takes it up again where the kernel was killed."""

@@ -69,7 +69,6 @@ def _fetch(client: Client, part: Part, into: Any) -> None:
     with client.artifact.read(digest=part.digest) as pieces:
         for piece in pieces:
             into.write(piece.bytes)
-        pieces.reply()
     if into.tell() != part.bytes:
         raise ValueError(f"a part has {into.tell()} of {part.bytes} bytes")
     into.seek(0, os.SEEK_SET)

@@ -98,13 +98,17 @@ class _AsyncExchange:
 
 
 class AsyncStream(Generic[Item, Reply]):
-    """Items, then the reply. Leaving it early, by ``close`` or as a context manager, cancels the call."""
+    """Items, then the reply; what iterating over it raises is said at :class:`eclosion.client.Stream`.
+
+    Leaving it early, by ``close`` or as a context manager, cancels the call.
+    """
 
     def __init__(self, opened: Callable[[], Any], item: Any, reply: Any) -> None:
         self._opened = opened
         self._exchange: _AsyncExchange | None = None
         self._item = decoder(item)
         self._reply = decoder(reply)
+        self._closed = False
 
     async def _open(self) -> _AsyncExchange:
         if self._exchange is None:
@@ -113,11 +117,10 @@ class AsyncStream(Generic[Item, Reply]):
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         exchange = await self._open()
-        while True:
-            item = await exchange.next()
-            if item is None:
-                return
+        while (item := await exchange.next()) is not None:
             yield self._item(item)
+        if not self._closed:
+            await exchange.reply()  # Raises what it ended with, if that is an error.
 
     async def reply(self) -> Reply:
         """The reply; items that were not taken are passed over."""
@@ -125,6 +128,7 @@ class AsyncStream(Generic[Item, Reply]):
 
     def close(self) -> None:
         if self._exchange is not None and self._exchange.exchange.outcome is None:
+            self._closed = True
             self._exchange.exchange.cancel()
 
     async def __aenter__(self) -> AsyncStream[Item, Reply]:
