@@ -67,6 +67,14 @@ def fail_oddly() -> str:
     return b"\xff".decode()
 
 
+def stop() -> int:
+    raise StopIteration(3)
+
+
+def stop_async() -> int:
+    raise StopAsyncIteration(3)
+
+
 def die() -> None:
     os._exit(3)
 

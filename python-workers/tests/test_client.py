@@ -112,6 +112,20 @@ def test_what_a_function_raises_is_raised_here_as_its_builtin_kind(client: Clien
     assert raised.value.remote["type"] == "UnicodeDecodeError"
 
 
+@pytest.mark.parametrize("function", [steps.stop, steps.stop_async])
+def test_what_would_end_a_loop_here_is_raised_as_an_error(home: House, client: Client, function: Any) -> None:
+    async def main() -> None:
+        async with aio.connect(home.socket) as kernel:
+            await kernel.submit(function)
+
+    with pytest.raises(RuntimeError) as raised:
+        asyncio.run(asyncio.wait_for(main(), DEADLINE_S))
+    assert isinstance(raised.value, eclosion.TaskRaised)
+    assert raised.value.remote["type"] in ("StopIteration", "StopAsyncIteration")
+    with pytest.raises(RuntimeError):
+        list(map(Ref.result, [client.submit(function)]))
+
+
 def test_a_worker_that_dies_resolves_its_call_with_a_certificate(client: Client) -> None:
     with pytest.raises(eclosion.TaskDied) as died:
         client.submit(steps.die).result(DEADLINE_S)

@@ -2,7 +2,8 @@
 
 An error that crosses the wire is plain data (:class:`ErrorData`, ``schemas/src/error.rs``). In Python it is raised as
 :class:`Refused`, which carries that data, or as the class below it that says most (:func:`raised`). Nothing is ever
-unpickled: an exception of a task is a :class:`TaskRaised` that tells of it, and a ``ValueError`` too if it was one.
+unpickled: an exception of a task is a :class:`TaskRaised` that tells of it, and a ``ValueError`` too if it was one
+(a ``StopIteration`` is a ``RuntimeError``).
 :class:`Cancelled` and :class:`TaskError` are the two that user code may raise itself.
 """
 
@@ -140,6 +141,9 @@ def raised(data: ErrorData) -> BaseException:
 def _task_raised(data: ErrorData) -> TaskRaised:
     remote = data.get("remote", {})
     kind = getattr(builtins, remote.get("type", ""), None)
+    if kind in (StopIteration, StopAsyncIteration):
+        # As PEP 479 has it: raised here, it would be taken for the end of a loop or the value of a coroutine.
+        kind = RuntimeError
     found: TaskRaised | None = None
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
