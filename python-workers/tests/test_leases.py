@@ -82,6 +82,37 @@ def test_a_lease_that_was_given_back_is_not_taken_up_again(home: House) -> None:
         assert not client.arbitration.status().leases
 
 
+def test_a_lease_is_used_once(home: House) -> None:
+    async def again() -> None:
+        async with aio.connect(home.socket) as client:
+            lease = client.lease("db")
+            async with lease:
+                with pytest.raises(Refused, match="make another"):
+                    await lease.__aenter__()
+            with pytest.raises(Refused, match="make another"):
+                await lease.__aenter__()
+
+    with home.connect() as client:
+        lease = client.lease("db")
+        with lease:
+            with pytest.raises(Refused, match="make another"), lease:
+                pass
+            lease.check()
+        with pytest.raises(Refused) as refused, lease:
+            pass
+        assert refused.value.error.get("reason") == "lease.used"
+    asyncio.run(asyncio.wait_for(again(), DEADLINE_S))
+
+
+def test_a_lease_that_is_not_entered_holds_nothing(home: House) -> None:
+    with home.connect() as client, home.connect() as other:
+        unused = client.lease("db")
+        with other.lease("db", wait_s=0):
+            pass
+        with unused:
+            assert [held.lease for held in other.arbitration.status().leases] == [unused.id]
+
+
 def test_a_lease_that_was_taken_away_is_told_by_the_block(home: House) -> None:
     with home.connect() as client, pytest.raises(LeaseLost, match="it hangs"), client.lease("db") as lease:
         client.lease.release(lease=lease.id, reason="it hangs")

@@ -29,6 +29,7 @@ class AsyncLease(Holding):
         self._tender: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> AsyncLease:
+        self.use()
         try:
             if await self._waited():
                 self._tender = asyncio.get_running_loop().create_task(self._tend())

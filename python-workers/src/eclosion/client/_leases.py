@@ -76,6 +76,12 @@ class Holding:
         self.known: LeaseHeld | None = None
         self.lost: LeaseLost | None = None
         self.over = False
+        self._used = threading.Lock()
+
+    def use(self) -> None:
+        """Its block begins. Raises for a second one."""
+        if not self._used.acquire(blocking=False):
+            raise Refused(error("precondition", "lease.used", "a lease is used once; make another"))
 
     @property
     def held(self) -> LeaseHeld:
@@ -122,23 +128,25 @@ class Holding:
 
 
 class Lease(Holding):
-    """A block that holds it. Made by ``client.lease(…)``; each is used once."""
+    """A block that holds it. Made by ``client.lease(…)``; each is used once, and asked for when its block begins."""
 
     def __init__(self, client: Client, request: LeaseRequest) -> None:
         super().__init__(request)
         self._client = client
-        self._stream = self._opened(request)
+        self._stream: Stream[LeaseStanding, LeaseEnded]
         # Held while the stream is another one, so that the end of the block closes the last.
         self._changing = threading.Lock()
         self._tender = threading.Thread(target=self._tend, name="eclosion-lease", daemon=True)
 
     def __enter__(self) -> Lease:
+        self.use()
+        stream = self._stream = self._opened(self.request)
         try:
-            if self._waited():
+            if self._waited(stream):
                 self._tender.start()
                 return self
         except BaseException:  # Ctrl-C as well: it is not waited for any more.
-            self._stream.close()
+            stream.close()
             raise
         raise Unreachable(error("unavailable", "connection.closed", "the lease never began"))
 
@@ -160,8 +168,8 @@ class Lease(Holding):
     def _opened(self, request: LeaseRequest) -> Stream[LeaseStanding, LeaseEnded]:
         return self._client.request_stream("lease.hold", request, LeaseStanding, LeaseEnded, fresh_key(), CREDIT)
 
-    def _waited(self) -> bool:
-        return any(self.begun(standing) for standing in self._stream)
+    def _waited(self, stream: Stream[LeaseStanding, LeaseEnded]) -> bool:
+        return any(self.begun(standing) for standing in stream)
 
     def _tend(self) -> None:
         """In a thread of its own: hears of its end, and takes it up again where the kernel was killed."""
@@ -191,7 +199,7 @@ class Lease(Holding):
                 stream.close()
                 return False
             self._stream = stream
-        return self._waited()
+        return self._waited(stream)
 
 
 def over(why: Refused) -> bool:
