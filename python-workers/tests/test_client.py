@@ -123,7 +123,7 @@ def test_what_would_end_a_loop_here_is_raised_as_an_error(home: House, client: C
     assert isinstance(raised.value, eclosion.TaskRaised)
     assert raised.value.remote["type"] in ("StopIteration", "StopAsyncIteration")
     with pytest.raises(RuntimeError):
-        list(map(Ref.result, [client.submit(function)]))
+        list(map(Ref[Any].result, [client.submit(function)]))
 
 
 def test_a_worker_that_dies_resolves_its_call_with_a_certificate(client: Client) -> None:
