@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import glob
 import json
 import os
+import subprocess
 import sys
 import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from house import DEADLINE_S, House, house
+from eclosion import Unreachable
+from house import DEADLINE_S, SOURCES, House, house
 from kernel import until
 
 np = pytest.importorskip("numpy")
@@ -187,6 +190,52 @@ def test_an_argument_that_a_function_keeps_stays_as_it_is(home: House, made: Any
         assert 4 * (BYTES - 4) <= client.submit(made.own).result(DEADLINE_S) < 5 * BYTES
 
 
+def test_what_is_kept_stays_as_it_is_after_its_client_is_gone(home: House, made: Any) -> None:
+    kept: list[Any] = []
+    for n in range(3):
+        with home.connect() as client:
+            kept.append(client.submit(made.array, n, 300_000).result(DEADLINE_S))
+        kept.append(home.connect().submit(made.array, n, 300_000).result(DEADLINE_S))
+    # A client that was not closed goes when the collector finds it.
+    gc.collect()
+    with home.connect() as other:
+        others = [other.submit(made.array, n, 300_000).result(DEADLINE_S) for n in range(100, 140)]
+        assert [set(array.tolist()) for array in kept] == [{n // 2} for n in range(6)]
+        del others
+        assert other.kernel.status().traffic.connections == 1 + len(kept)
+        kept.clear()
+        # Their connections go with them.
+        until(lambda: other.kernel.status().traffic.connections == 1)
+
+
+def test_calls_end_with_their_client_though_its_memory_is_kept(home: House, made: Any) -> None:
+    client = home.connect()
+    kept = client.submit(made.array, 7, BYTES).result(DEADLINE_S)
+    values, deliveries = client.iterate(made.endless, 100), client.subscribe("**")
+    next(values)
+    client.close()
+    with pytest.raises(Unreachable):
+        list(values)
+    with pytest.raises(Unreachable):
+        list(deliveries)
+    with pytest.raises(Unreachable):
+        client.submit(made.array, 0, 1)
+    assert (kept == 7).all()
+
+
+def test_a_program_that_keeps_an_array_ends(home: House) -> None:
+    source = f"""
+import sys
+sys.path[:0] = [{str(home.folder / "code")!r}, {str(SOURCES)!r}]
+import eclosion, made
+with eclosion.connect({str(home.socket)!r}) as client:
+    kept = client.submit(made.array, 7, {BYTES}).result({DEADLINE_S})
+print(set(kept.tolist()))
+"""
+    said = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=DEADLINE_S)
+    assert (said.stdout, said.returncode) == ("{7}\n", 0), said.stderr
+
+
 def test_a_stream_that_is_left_gives_everything_back(home: House, made: Any) -> None:
     with home.connect() as client:
         for _ in range(10):
@@ -199,7 +248,7 @@ def test_a_stream_that_is_left_gives_everything_back(home: House, made: Any) -> 
         assert place_of(last).startswith("/memfd:eclosion-arena")
 
 
-def test_names_are_this_users_alone_and_go_with_the_client(home: House, made: Any) -> None:
+def test_names_are_this_users_alone_and_go_with_the_client_and_its_last_value(home: House, made: Any) -> None:
     def names() -> list[str]:
         return [name for name in os.listdir("/dev/shm") if name.startswith(f"ecl.{tag}.")]
 
@@ -210,10 +259,11 @@ def test_names_are_this_users_alone_and_go_with_the_client(home: House, made: An
         tag = path.split(".")[1]
         assert os.stat(path).st_mode & 0o777 == 0o600
         assert names() == [os.path.basename(path)]
+    assert (array == 3).all(), "who has it mapped reads on"
+    del array
     with home.connect() as other, contextlib.closing(other.link):
         status = other.kernel.status
         until(lambda: status().traffic.connections == 1 and not names())
-    assert (array == 3).all(), "who has it mapped reads on"
 
 
 def test_a_file_of_a_call_comes_with_its_name(home: House, made: Any) -> None:

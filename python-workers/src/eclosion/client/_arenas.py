@@ -5,7 +5,8 @@
 The kernel tells where a large value lies (a segment of an arena). An array or a table lies there itself, read-only; all
 else is copied. It is given back once the last array over it is gone, whichever thread lets go of it: that is noted
 without a lock, and a thread of its own tells the kernel. A value by shared memory is right as long as the connection
-lasts: after that its place may be used again. Whoever keeps one for longer copies it.
+lasts: after that its place may be used again. So a client that is closed ends its calls, and the connection lasts until
+the last such value is gone.
 
 Invariants: (1) at most :data:`MAPPED_MAX` arenas stay mapped beside those that somebody reads; (2) a stream that is
 left early gives back whatever was on its way.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .._errors import Refused, error
+from .._errors import Refused, error, raised
 from .._parts import open_carried, open_shared
 from .._process import start_thread
 
@@ -38,6 +39,10 @@ ATTACH_S = 10.0
 # Told at once.
 GATHERED_MAX = 64
 
+# What the thread that gives back is told beside that.
+_RETIRE = "retire"
+_END = "end"
+
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 Key = tuple[int, int]
@@ -51,8 +56,9 @@ class Arenas:
         self._lock = threading.Lock()
         self._mapped: dict[int, mmap.mmap] = {}
         self._held: dict[Key, Segment] = {}
-        self._done: queue.SimpleQueue[Segment | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Segment | str] = queue.SimpleQueue()
         self._releasing = False
+        self._retired = False
 
     def open(self, part: Part) -> object:
         """What a part stands for whose bytes lie in shared memory. Raises one that is gone as :class:`Refused`."""
@@ -61,11 +67,14 @@ class Arenas:
             raise ValueError("a part without a segment")
         key = (segment.arena, segment.generation)
         with self._lock:
-            self._held[key] = segment
             if not self._releasing:
                 self._releasing = True
                 start_thread(self._release, "eclosion-release")
+            self._held[key] = segment
         try:
+            # After it is noted: either this is seen by whoever closes the connection, or that is seen here.
+            if self._connection.lost is not None:
+                raise raised(self._connection.lost)
             view = open_shared(self._memory(segment.arena), segment)
             if part.codec not in ("npy", "arrow"):
                 return open_carried(part.codec, bytes(view))
@@ -86,12 +95,20 @@ class Arenas:
             keep = list(self._held.values())
         self._tell({"stream": stream, "keep": keep})
 
+    def retire(self) -> bool:
+        """The client is closed, perhaps by the garbage collector, so that no lock is taken here. Whether anything lies
+        in what was lent: then the thread that gives back ends the calls at once, and the connection after the last."""
+        if not self._held:
+            return False
+        self._done.put(_RETIRE)
+        return True
+
     def close(self) -> None:
         """The connection is gone, and with it all holds. What is mapped stays so as long as somebody reads it."""
         with self._lock:
             self._mapped = {}
             self._held = {}
-        self._done.put(None)
+        self._done.put(_END)
 
     def _memory(self, arena: int) -> mmap.mmap:
         with self._lock:
@@ -112,17 +129,22 @@ class Arenas:
             gathered = [self._done.get()]
             while len(gathered) < GATHERED_MAX and not self._done.empty():
                 gathered.append(self._done.get())
-            segments = [segment for segment in gathered if segment is not None]
+            segments = [segment for segment in gathered if not isinstance(segment, str)]
             with self._lock:
                 for segment in segments:
                     self._held.pop((segment.arena, segment.generation), None)
-            if len(segments) < len(gathered):
+            if _END in gathered:
                 return
-            self._tell({"segments": segments})
+            if segments:
+                self._tell({"segments": segments})
+            if _RETIRE in gathered:
+                self._retired = True
+                self._connection.leave_all()
+            if self._retired and not self._held:
+                self._connection.hang_up()
 
     def _tell(self, request: dict[str, Any]) -> None:
-        if self._connection.lost is None:
-            self._connection.open("arena.release", _encode(request), deadline_s=ATTACH_S)
+        self._connection.tell("arena.release", _encode(request), ATTACH_S)
 
 
 def _map(descriptors: tuple[int, ...], name: str | None) -> mmap.mmap:

@@ -145,7 +145,12 @@ class Client(Operations):
         return refs
 
     def close(self) -> None:
-        """Ends the connection, and with it every call and every feed."""
+        """Ends every call, every feed, and the connection.
+
+        Where an array or a table of a result lies in memory that the kernel has lent, and somebody has it still, the
+        connection itself lasts, unused, until that is gone: what was had stays as it is. Whatever the kernel keeps for
+        as long as this client's session lasts ends no sooner.
+        """
         self._calls.close()
         self.link.close()
 

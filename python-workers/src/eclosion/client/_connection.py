@@ -317,9 +317,32 @@ class Connection:
             if self.arenas is not None:
                 self.arenas.left(exchange.stream)
 
+    def tell(self, method: str, body: bytes, deadline_s: float) -> None:
+        """Sends a call whose answer nobody wants; also when those of the client have ended."""
+        with self._lock:
+            stream = next(self._streams)
+        self.send(frames.CALL, stream, {"method": method, "deadline_ms": round(deadline_s * 1000)}, body)
+
     def close(self) -> None:
-        """Ends the connection and every call on it."""
+        """Ends every call, and the connection with them or, where it has lent memory, with the last value there.
+
+        Takes no lock: the garbage collector calls it, in any thread.
+        """
+        if self.lost is None:
+            self.lost = error_lost("the client was closed")
+        if self.arenas is None or not self.arenas.retire():
+            self.hang_up()
+
+    def hang_up(self) -> None:
         self._channel.hang_up()
+
+    def leave_all(self) -> None:
+        """Ends every call of a connection that is closed and still has to last."""
+        with self._lock:
+            open_ = tuple(self._exchanges.values())
+        for exchange in open_:
+            self.leave(exchange)
+            exchange.answer(self.lost or error_lost("the client was closed"))
 
     # The reading thread.
 
@@ -334,7 +357,7 @@ class Connection:
         except (Disconnected, ValueError) as ended:  # ValueError: the socket was closed meanwhile.
             why = error_lost(str(ended))
         with self._lock:
-            self.lost = why
+            self.lost = why = self.lost or why
             open_, self._exchanges = self._exchanges, {}
         self._channel.close()
         if self.arenas is not None:
