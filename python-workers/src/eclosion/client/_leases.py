@@ -224,6 +224,10 @@ class Leases(LeaseOperations):
         tenant: str | None = None,
         priority: Priority | None = None,
     ) -> Lease:
-        """Locks by name, ``"name:shared"`` with others who share it. ``wait_s`` ends in :class:`Rejected`."""
+        """Locks by name, ``"name:shared"`` with others who share it.
+
+        ``resources``: ``cpu`` in thousandths of a core, ``memory`` in bytes, others in their own count. ``wait_s``
+        ends in :class:`Rejected`; with 0 it is had if it is free.
+        """
         request = request_of(locks, resources, rates, wait_s, purpose, tenant, priority)
         return Lease(self._whole, request)
