@@ -131,6 +131,8 @@ const SHELL_NOT_FOUND: u8 = 127;
 /// Takes it, runs the command, gives it back.
 pub(super) async fn hold(globals: &Globals, client: Client, arguments: arb::Acquire) -> Result<u8, Error> {
     let mut holding = Holding::begin(client, request(&arguments, None)?).await?;
+    // Not while it waits, which they end; and before there is a command that would be left alone.
+    let mut told = Told::listen()?;
     let mut child = match spawn(&arguments.command, &holding.held) {
         Ok(child) => child,
         Err(why) => {
@@ -138,7 +140,6 @@ pub(super) async fn hold(globals: &Globals, client: Client, arguments: arb::Acqu
             return Err(why);
         }
     };
-    let mut told = Told::listen()?;
     let ended = loop {
         tokio::select! {
             ended = child.wait() => break ended.map_err(|why| not_run(&arguments.command, &why))?,
